@@ -1,0 +1,3 @@
+//! replctl stands up, breaks and repairs Redis-protocol replication groups of real processes.
+
+pub mod topology;

@@ -1,0 +1,3 @@
+//! The `replctl` program.
+
+fn main() {}
