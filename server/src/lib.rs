@@ -1,5 +1,8 @@
 //! repld: a replicating server that speaks the Redis protocol.
 
+pub mod rdb;
+pub mod replication;
+
 /// Runs the server as its command line says and returns its exit code when it has shut down.
 ///
 /// `arguments` are those after the program's name: `[CONF] [--directive value …]`.
