@@ -1,0 +1,3 @@
+//! How one server follows another.
+
+pub mod backlog;
