@@ -345,7 +345,7 @@ pub(super) fn incrbyfloat(context: &mut WriteContext, args: Args) -> Result<Effe
         Some(text) => LongDouble::parse(text).ok_or(INVALID)?,
     };
     let delta = LongDouble::parse(args.get(2)).ok_or(INVALID)?;
-    let sum = old.add(delta).ok_or(ErrorReply::new("ERR increment would produce NaN or Infinity"))?;
+    let sum = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment would produce NaN or Infinity"))?;
     let text = sum.to_string();
     context.keyspace.set_str(context.db, key, text.as_bytes(), Deadline::Keep);
     context.reply.bulk(text.as_bytes());
