@@ -51,7 +51,7 @@ impl Compressor {
         let length = u32::try_from(input.len()).ok()?;
         let base = self.positions(length)?;
         self.out.clear();
-        let shift = 32 - (length.ilog2() + 1).clamp(8, TABLE_BITS);
+        let shift = 32 - (length.max(1).ilog2() + 1).clamp(8, TABLE_BITS);
         let (mut at, mut run_from) = (0, 0);
         while at + REFERENCE_MIN <= input.len() {
             let slot = &mut self.table[hash(&input[at..]) >> shift];
