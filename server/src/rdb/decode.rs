@@ -523,3 +523,36 @@ fn type_name(byte: u8) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_follows_what_arrives_and_not_what_is_announced() {
+        let mut decoder = Decoder::new();
+        decoder.feed(b"REDIS0009\x00\x01k\x80\x1F\xFF\xFF\xFF");
+        assert_eq!(decoder.next_item(), Ok(None));
+        decoder.feed(&[0; 100]);
+        assert_eq!(decoder.next_item(), Ok(None));
+        assert!(decoder.fed.capacity() < 1000);
+    }
+
+    #[test]
+    fn a_long_string_is_not_looked_at_again_before_it_is_complete() {
+        let mut decoder = Decoder::new();
+        decoder.feed(b"REDIS0009\x00\x01k\x80\x00\x10\x00\x00");
+        assert_eq!(decoder.next_item(), Ok(None));
+        assert_eq!(decoder.unread_min, 3 + 5 + (1 << 20));
+    }
+
+    #[test]
+    fn the_memory_of_a_long_string_is_given_back() {
+        let mut decoder = Decoder::new();
+        decoder.feed(b"REDIS0009\x00\x01k\x80\x00\x40\x00\x00");
+        decoder.feed(&vec![b'v'; 4 << 20]);
+        assert!(matches!(decoder.next_item(), Ok(Some(Item::Entry { .. }))));
+        decoder.feed(b"\x00");
+        assert!(decoder.fed.capacity() <= KEPT_BYTES_MAX);
+    }
+}
