@@ -241,3 +241,76 @@ fn canonical_i32(bytes: &[u8]) -> Option<i32> {
     }
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Options = Options { compress: false, checksum: false };
+
+    fn body(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
+        let mut encoder = Encoder::new(&Header::default(), PLAIN);
+        encoder.take();
+        write(&mut encoder);
+        encoder.take()
+    }
+
+    fn text(bytes: &[u8]) -> Vec<u8> {
+        body(|encoder| encoder.string(bytes))
+    }
+
+    #[test]
+    fn an_image_is_laid_out_as_the_module_says() {
+        let bytes = body(|encoder| {
+            encoder.resize_db(0, 2, 1);
+            encoder.entry(0, b"foo", EncodeValue::Str(b"bar"), None);
+            encoder.entry(0, b"n", EncodeValue::Str(b"12"), Some(1_733_000_000_000));
+        });
+        let expected = b"\xFE\x00\xFB\x02\x01\x00\x03foo\x03bar\xFC\x00\x72\xD9\x7E\x93\x01\x00\x00\x00\x01n\xC0\x0C";
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_change_of_database_is_said_each_time_and_only_then() {
+        let bytes = body(|encoder| {
+            for db in [1, 1, 300, 1] {
+                encoder.entry(db, b"k", EncodeValue::Str(b""), None);
+            }
+        });
+        assert_eq!(bytes, b"\xFE\x01\x00\x01k\x00\x00\x01k\x00\xFE\x41\x2C\x00\x01k\x00\xFE\x01\x00\x01k\x00");
+    }
+
+    #[test]
+    fn only_digits_that_come_back_the_same_become_integers() {
+        assert_eq!(text(b"0"), [0xC0, 0]);
+        assert_eq!(text(b"-128"), [0xC0, 0x80]);
+        assert_eq!(text(b"128"), [0xC1, 0x80, 0]);
+        assert_eq!(text(b"-32768"), [0xC1, 0, 0x80]);
+        assert_eq!(text(b"32768"), [0xC2, 0, 0x80, 0, 0]);
+        assert_eq!(text(b"-2147483648"), [0xC2, 0, 0, 0, 0x80]);
+        for digits in ["2147483648", "-2147483649", "00", "-0", "-", "", "+1", "1 ", "01", "1.0", "99999999999"] {
+            assert_eq!(text(digits.as_bytes())[1..], *digits.as_bytes());
+        }
+    }
+
+    #[test]
+    fn lengths_take_the_shortest_form() {
+        let lengths = [0x3F, 0x40, 0x3FFF, 0x4000, 0xFFFF_FFFF, 0x1_0000_0000];
+        let forms: Vec<Vec<u8>> =
+            lengths.map(|length| body(|encoder| push_length(&mut encoder.pending, length))).into();
+        let expected: [&[u8]; 6] = [
+            b"\x3F",
+            b"\x40\x40",
+            b"\x7F\xFF",
+            b"\x80\x00\x00\x40\x00",
+            b"\x80\xFF\xFF\xFF\xFF",
+            b"\x81\x00\x00\x00\x01\x00\x00\x00\x00",
+        ];
+        assert_eq!(forms, expected);
+    }
+
+    #[test]
+    fn without_a_checksum_the_image_ends_in_zeros() {
+        assert!(Encoder::new(&Header::default(), PLAIN).finish().ends_with(b"\xFF\0\0\0\0\0\0\0\0"));
+    }
+}

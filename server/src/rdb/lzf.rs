@@ -51,7 +51,7 @@ impl Compressor {
         let length = u32::try_from(input.len()).ok()?;
         let base = self.positions(length)?;
         self.out.clear();
-        let shift = 32 - (length.ilog2() + 1).clamp(8, TABLE_BITS);
+        let shift = 32 - (length.max(1).ilog2() + 1).clamp(8, TABLE_BITS);
         let (mut at, mut run_from) = (0, 0);
         while at + REFERENCE_MIN <= input.len() {
             let slot = &mut self.table[hash(&input[at..]) >> shift];
@@ -154,5 +154,87 @@ fn repeat_from(out: &mut Vec<u8>, from: usize, length: usize) {
         let piece = left.min(out.len() - from);
         out.extend_from_within(from..from + piece);
         left -= piece;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn compressed(compressor: &mut Compressor, input: &[u8]) -> Vec<u8> {
+        compressor.compress(input, usize::MAX).expect("no limit").to_vec()
+    }
+
+    fn decompressed(stream: &[u8], length: usize) -> Option<Vec<u8>> {
+        let mut out = b"before".to_vec();
+        decompress(stream, length, &mut out)?;
+        Some(out.split_off(6))
+    }
+
+    /// Few different bytes, so that much repeats, at all distances.
+    fn repetitive() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![vec(0..3u8, 1..20), vec(any::<u8>(), 1..40), Just(vec![7; 700])];
+        vec(piece, 0..60).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_compressed_comes_back_here_and_elsewhere(inputs in vec(repetitive(), 1..4)) {
+            let mut compressor = Compressor::new();
+            for input in inputs {
+                let stream = compressed(&mut compressor, &input);
+                prop_assert_eq!(decompressed(&stream, input.len()), Some(input.clone()));
+                if !input.is_empty() {
+                    prop_assert_eq!(::lzf::decompress(&stream, input.len()).ok(), Some(input));
+                }
+            }
+        }
+
+        #[test]
+        fn streams_of_another_compressor_are_read(input in repetitive()) {
+            if let Ok(stream) = ::lzf::compress(&input) {
+                prop_assert_eq!(decompressed(&stream, input.len()), Some(input));
+            }
+        }
+
+        #[test]
+        fn earlier_inputs_leave_no_trace(first in repetitive(), second in repetitive()) {
+            let mut reused = Compressor::new();
+            compressed(&mut reused, &first);
+            prop_assert_eq!(compressed(&mut reused, &second), compressed(&mut Compressor::new(), &second));
+        }
+
+        #[test]
+        fn a_damaged_stream_yields_nothing_or_the_declared_length(stream in vec(any::<u8>(), 0..200), length in 0..2000usize) {
+            let out = decompressed(&stream, length);
+            prop_assert!(out.is_none_or(|out| out.len() == length));
+        }
+    }
+
+    #[test]
+    fn a_reference_before_the_beginning_is_refused() {
+        // The byte before belongs to whoever owns the buffer, not to the stream.
+        assert_eq!(decompressed(&[0x20, 0], 3), None);
+        assert_eq!(decompressed(&[0, b'a', 0x20, 0], 4), Some(b"aaaa".to_vec()));
+        assert_eq!(decompressed(&[0, b'a', 0x20, 1], 4), None);
+    }
+
+    #[test]
+    fn what_does_not_get_smaller_is_given_up() {
+        let noise: Vec<u8> = (0..200u32).map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect();
+        assert_eq!(Compressor::new().compress(&noise, noise.len() - 4), None);
+        assert!(Compressor::new().compress(&[b'x'; 200], 20).is_some());
+    }
+
+    #[test]
+    fn positions_start_over_before_they_overflow() {
+        let input = b"abcdefgh".repeat(30);
+        let mut worn = Compressor::new();
+        compressed(&mut worn, &input);
+        worn.base = u32::MAX - 10;
+        assert_eq!(compressed(&mut worn, &input), compressed(&mut Compressor::new(), &input));
+        assert_eq!(worn.base, 1 + input.len() as u32);
     }
 }

@@ -9,10 +9,10 @@
 //! FE 00                                  SELECTDB: the entries that follow belong to database 0
 //! FB 02 01                               RESIZEDB: it has 2 keys, 1 with a deadline (a hint for sizing tables)
 //! 00 03 "foo" 03 "bar"                   a type byte (0 = string), the key, the value
-//! FC 00 D4 7E 3E 93 01 00 00             EXPIRETIME_MS: the deadline of the next entry, Unix ms, little endian
+//! FC 00 72 D9 7E 93 01 00 00             EXPIRETIME_MS: the deadline of the next entry, Unix ms, little endian
 //! 00 01 "n" C0 0C                        the string "12", stored as the one-byte integer 12
 //! FF                                     EOF
-//! 6B 9C A1 F2 0E 44 D1 07                CRC64 of everything before it, little endian; zeros = not computed
+//! 19 FB 08 A6 C4 5B 6E 29                CRC64 of everything before it, little endian; zeros = not computed
 //! ```
 //!
 //! A length is 6 bits (`00xxxxxx`), 14 bits (`01xxxxxx` and a byte, big endian), 32 bits (`80` and four bytes, big endian) or
@@ -89,3 +89,6 @@ mod string {
     /// Compressed length, plain length, LZF stream.
     pub const LZF: u8 = 0xC3;
 }
+
+#[cfg(test)]
+mod tests;
