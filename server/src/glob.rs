@@ -93,3 +93,85 @@ fn set(pattern: &[u8], byte: u8, case: Case) -> Option<usize> {
     }
     (found != negated).then_some(pattern.len() - rest.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sensitive(pattern: &str, text: &str) -> bool {
+        matches(pattern.as_bytes(), text.as_bytes(), Case::Sensitive)
+    }
+
+    #[test]
+    fn the_documented_patterns_match_what_is_documented() {
+        for (pattern, yes, no) in [
+            ("h?llo", &["hello", "hallo", "hxllo"][..], &["hllo", "heello"][..]),
+            ("h*llo", &["hllo", "heeeello"], &["hell", "ahllo"]),
+            ("h[ae]llo", &["hello", "hallo"], &["hillo", "hllo"]),
+            ("h[^e]llo", &["hallo", "hbllo"], &["hello", "hllo"]),
+            ("h[a-b]llo", &["hallo", "hbllo"], &["hcllo"]),
+            ("h[b-a]llo", &["hallo", "hbllo"], &["hcllo"]),
+            ("\\*[\\]-]\\", &["*]\\", "*-\\"], &["a]\\", "*]"]),
+            ("a[bc", &["ab", "ac"], &["a", "ad", "abc"]),
+            ("*", &["", "x"], &[]),
+            ("", &[""], &["x"]),
+            ("**a**", &["a", "bab"], &["", "b"]),
+            ("[]a]", &[], &["]a]", "a"]),
+            ("[^]*", &["a", "ab"], &[""]),
+        ] {
+            assert!(yes.iter().all(|text| sensitive(pattern, text)), "{pattern} matches all of {yes:?}");
+            assert!(!no.iter().any(|text| sensitive(pattern, text)), "{pattern} matches none of {no:?}");
+        }
+    }
+
+    #[test]
+    fn case_is_ignored_only_when_asked() {
+        for (pattern, text) in [("ABc", "abC"), ("[A]", "a"), ("[a-c]", "B"), ("\\A", "a")] {
+            assert!(!sensitive(pattern, text));
+            assert!(matches(pattern.as_bytes(), text.as_bytes(), Case::Ignored), "{pattern}");
+        }
+        assert!(!matches(b"[\\A]", b"a", Case::Ignored));
+    }
+
+    #[test]
+    fn many_stars_take_no_more_than_the_product_of_the_lengths() {
+        let pattern = "a*".repeat(1_000) + "b";
+        let started = std::time::Instant::now();
+        assert!(!sensitive(&pattern, &"a".repeat(4_000)));
+        assert!(started.elapsed().as_secs() < 10);
+    }
+
+    /// The definition, one case per line: exponential, and obviously right.
+    fn reference(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern, text) {
+            ([], _) => text.is_empty(),
+            ([b'*', rest @ ..], _) => (0..=text.len()).any(|eaten| reference(rest, &text[eaten..])),
+            ([b'?', rest @ ..], [_, text @ ..]) => reference(rest, text),
+            ([b'[', b'^', one, b']', rest @ ..], [byte, text @ ..]) => one != byte && reference(rest, text),
+            ([b'[', low, b'-', high, b']', rest @ ..], [byte, text @ ..]) => {
+                (low.min(high)..=low.max(high)).contains(&byte) && reference(rest, text)
+            }
+            ([b'\\', one, rest @ ..] | [one, rest @ ..], [byte, text @ ..]) => one == byte && reference(rest, text),
+            (_, []) => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_the_definition(
+            pattern in prop::collection::vec(prop::sample::select(vec!["*", "*", "?", "a", "b", "[^a]", "[a-b]", "[c-b]", "\\*", "\\a"]), 0..9),
+            text in "[abc*]{0,10}",
+        ) {
+            let pattern = pattern.concat();
+            prop_assert_eq!(sensitive(&pattern, &text), reference(pattern.as_bytes(), text.as_bytes()));
+        }
+
+        #[test]
+        fn any_bytes_are_a_pattern(pattern in prop::collection::vec(any::<u8>(), 0..20), text in prop::collection::vec(any::<u8>(), 0..20)) {
+            matches(&pattern, &text, Case::Ignored);
+            let escaped: Vec<u8> = text.iter().flat_map(|byte| [b'\\', *byte]).collect();
+            prop_assert!(matches(&escaped, &text, Case::Sensitive));
+        }
+    }
+}

@@ -355,10 +355,10 @@ static KEPT: &[Directive] = &[
     kept(&["hll-sparse-max-bytes"], Check::Memory, "3000", Live),
     kept(&["stream-node-max-bytes"], Check::Memory, "4096", Live),
     kept(&["stream-node-max-entries"], Check::Integer(0, i64::MAX), "100", Live),
-    kept(&["server_cpulist", "server-cpulist"], Check::Text, "", AtStart),
-    kept(&["bio_cpulist", "bio-cpulist"], Check::Text, "", AtStart),
-    kept(&["bgsave_cpulist", "bgsave-cpulist"], Check::Text, "", AtStart),
-    kept(&["aof_rewrite_cpulist", "aof-rewrite-cpulist"], Check::Text, "", AtStart),
+    kept(&["server_cpulist"], Check::Text, "", AtStart),
+    kept(&["bio_cpulist"], Check::Text, "", AtStart),
+    kept(&["bgsave_cpulist"], Check::Text, "", AtStart),
+    kept(&["aof_rewrite_cpulist"], Check::Text, "", AtStart),
 ];
 
 const LEVELS: &[(&str, Level)] =

@@ -180,7 +180,7 @@ pub(super) struct Directory;
 
 impl Kind<PathBuf> for Directory {
     fn update(&self, value: &mut PathBuf, words: &[Vec<u8>]) -> Result<(), String> {
-        let directory = path(&words[0]).canonicalize().map_err(|error| super::file::reason(&error))?;
+        let directory = path(&words[0]).canonicalize().map_err(|error| super::load::reason(&error))?;
         if !directory.is_dir() {
             return Err("Not a directory".into());
         }
@@ -279,7 +279,7 @@ impl Kind<OutputLimits> for OutputLimitClasses {
     const SEVERAL_WORDS: bool = true;
 
     fn update(&self, value: &mut OutputLimits, words: &[Vec<u8>]) -> Result<(), String> {
-        if words.len() % 4 != 0 {
+        if !words.len().is_multiple_of(4) {
             return Err("Wrong number of arguments in buffer limit configuration.".into());
         }
         let mut limits = *value;
@@ -472,7 +472,7 @@ fn text(word: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(word).map_err(|_| "argument must be UTF-8 text".into())
 }
 
-fn path(word: &[u8]) -> PathBuf {
+pub(super) fn path(word: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     PathBuf::from(std::ffi::OsStr::from_bytes(word))
 }

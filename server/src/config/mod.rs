@@ -5,8 +5,7 @@
 //!       └ lines of words ┘ └ then these, as if they were lines at its end ┘
 //! ```
 //!
-//! Every directive is one entry of the table in [`directives`](self): field, default, names, kind, and when it may be
-//! changed. [`Config::load`] reads them, [`Config::get`], [`Config::set`] and [`Config::rewrite`] serve `CONFIG GET`,
+//! Every directive is one entry of a table: field, default, names, kind, and when it may be changed. [`Config::load`] reads them, [`Config::get`], [`Config::set`] and [`Config::rewrite`] serve `CONFIG GET`,
 //! `CONFIG SET` and `CONFIG REWRITE`. The names, defaults and error texts are those of Redis 7.0
 //! (<https://redis.io/docs/latest/operate/oss_and_stack/management/config/>), so that its files and tools work.
 //!
@@ -16,11 +15,15 @@
 //! `active-defrag-*`, …) are checked, kept and shown, so that a stock file loads.
 
 mod directives;
-mod file;
 mod kind;
 mod load;
+mod runtime;
 mod values;
+pub mod words;
 
 pub use directives::Config;
 pub use load::ConfigError;
 pub use values::*;
+
+#[cfg(test)]
+mod tests;
