@@ -69,8 +69,10 @@ pub struct Client {
     pub subscriptions: Cell<(usize, usize)>,
     /// Requests queued by MULTI, if it is in one.
     pub queued: Cell<Option<usize>>,
-    /// Requests are not read on: it waits for replicas, or the server is paused.
+    /// It waits for replicas: its requests are not run.
     pub blocked: Cell<bool>,
+    /// Its next request waits for the end of a pause.
+    pub postponed: Cell<bool>,
     /// A key that it watches was changed.
     pub watch_broken: Cell<bool>,
     /// Bytes that wait to be sent, without its mailbox.
@@ -98,6 +100,7 @@ impl Client {
             subscriptions: Cell::new((0, 0)),
             queued: Cell::new(None),
             blocked: Cell::new(false),
+            postponed: Cell::new(false),
             watch_broken: Cell::new(false),
             output_bytes: Cell::new(0),
             protocol: Cell::new(Protocol::Resp2),
@@ -136,6 +139,11 @@ impl Client {
     pub fn unblock(&self) {
         self.blocked.set(false);
         self.wake();
+    }
+
+    /// Whether its requests are not run for now.
+    pub fn is_held(&self) -> bool {
+        self.blocked.get() || self.postponed.get()
     }
 
     /// Has its task polled.
@@ -257,6 +265,8 @@ pub struct Session {
     pub reply_mode: ReplyMode,
     /// What `REPLCONF` told of the replica at the other end.
     pub identity: FeedIdentity,
+    /// It asked with `SYNC`: its payload comes without a line before it.
+    pub old_sync: bool,
     /// The feed that `PSYNC` turned this connection into.
     pub feed: Option<Rc<Feed>>,
 }
@@ -272,6 +282,7 @@ impl Session {
             watched: Vec::new(),
             reply_mode: ReplyMode::default(),
             identity: FeedIdentity::default(),
+            old_sync: false,
             feed: None,
         }
     }

@@ -262,7 +262,7 @@ impl Instance {
     /// Ends a pause and lets everyone go on.
     pub fn unpause(&mut self) {
         self.pause = None;
-        for client in self.clients.values() {
+        for client in self.clients.values().filter(|client| client.postponed.replace(false)) {
             client.wake();
         }
     }
@@ -445,6 +445,15 @@ impl Instance {
         }
     }
 
+    /// Takes data that were loaded in place of those that were here.
+    pub fn install(&mut self, keyspace: Keyspace, keys_loaded: u64, keys_expired: u64) {
+        self.keyspace = keyspace;
+        self.loading = None;
+        self.persistence.last_load_keys_loaded = keys_loaded;
+        self.persistence.last_load_keys_expired = keys_expired;
+        self.touch_database(None);
+    }
+
     // --- Roles ---
 
     /// Follows `upstream` from now on, keeping the data until it has sent its own.
@@ -469,6 +478,17 @@ impl Instance {
         });
         self.config.replicaof = Some(upstream);
         self.act(Action::Relink);
+    }
+
+    /// Follows `upstream` from the start; whatever is loaded may turn out to be a part of its history.
+    pub fn follow_from_start(&mut self, upstream: Upstream) {
+        self.replication.role = Role::Replica(Following {
+            upstream,
+            link: Link::Down,
+            down_since_ms: self.now_ms,
+            heard_ms: self.now_ms,
+            synced: false,
+        });
     }
 
     /// Follows nobody from now on: the data get a history of their own, which begins where the old one ends here.
@@ -543,6 +563,7 @@ impl Instance {
             ip,
             port,
             eof: session.identity.eof,
+            old_sync: session.old_sync,
             state: state.into(),
             cursor: cursor.into(),
             acknowledged: cursor.into(),
@@ -572,9 +593,19 @@ impl Instance {
 
     /// A replica says that it has applied everything up to `offset`.
     pub fn acknowledge(&mut self, feed: &Feed, offset: u64) {
+        if feed.state.get() == FeedState::AwaitsAcknowledgement {
+            self.bring_online(feed);
+        }
         feed.acknowledged.set(feed.acknowledged.get().max(offset));
         feed.heard_ms.set(self.now_ms);
         self.release_waiters();
+    }
+
+    /// The snapshot has arrived: the stream may flow.
+    pub fn bring_online(&self, feed: &Feed) {
+        feed.state.set(FeedState::Online);
+        feed.heard_ms.set(self.now_ms);
+        log!(Notice, "Synchronization with replica {}:{} succeeded", feed.ip, feed.port);
     }
 
     // --- WAIT ---
@@ -584,6 +615,11 @@ impl Instance {
         client.blocked.set(true);
         let offset = self.replication.offset;
         self.waiters.push(Waiter { client: Rc::clone(client), offset, replicas, deadline_ms });
+        self.ask_for_acknowledgement();
+    }
+
+    /// Lets the replicas say how far they are, now.
+    pub fn ask_for_acknowledgement(&mut self) {
         self.propagate_request_anywhere(&[b"REPLCONF", b"GETACK", b"*"]);
     }
 

@@ -16,8 +16,8 @@ mod transaction;
 
 use std::borrow::Cow;
 
-pub use execute::{Flow, Origin, Planned};
-pub use table::{Command, find};
+pub use execute::{Flow, Planned};
+pub use table::Command;
 
 use crate::client::Session;
 use crate::instance::Instance;
@@ -33,7 +33,6 @@ pub type Result<T> = std::result::Result<T, ErrorReply>;
 
 impl ErrorReply {
     const SYNTAX: ErrorReply = ErrorReply::new("ERR syntax error");
-    const WRONG_TYPE: ErrorReply = ErrorReply::new("WRONGTYPE Operation against a key holding the wrong kind of value");
     const NOT_AN_INTEGER: ErrorReply = ErrorReply::new("ERR value is not an integer or out of range");
 
     const fn new(text: &'static str) -> Self {
@@ -95,6 +94,11 @@ impl<'a> Args<'a> {
     #[inline]
     fn first_key(&self) -> Key<'a> {
         Key { bytes: self.get(1), hash: self.first_key_hash }
+    }
+
+    /// Whether this asks a replica to say how far it has come.
+    pub fn is_getack(&self) -> bool {
+        self.len() == 3 && self.is(0, "replconf") && self.is(1, "getack")
     }
 
     fn is(&self, index: usize, word: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Strings: <https://redis.io/docs/latest/commands/?group=string>.
 
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
-use crate::keyspace::{Deadline, Key};
+use crate::keyspace::{Deadline, Key, ValueRef};
 use crate::long_double::LongDouble;
 use crate::resp::append_request;
 
@@ -26,19 +26,19 @@ pub(super) fn deadline_ms(argument: &[u8], unit: Unit, base_ms: i64, command: &s
     value.checked_mul(factor).and_then(|ms| ms.checked_add(base_ms)).ok_or_else(invalid)
 }
 
-/// The value of a key that must be a string, or nothing.
-pub(super) fn lookup<'a>(context: &'a WriteContext, key: Key) -> Result<Option<&'a [u8]>> {
-    match context.keyspace.get(context.db, key, context.expiry_ms) {
-        None => Ok(None),
-        Some(entry) => entry.value().as_str().map(Some).ok_or(ErrorReply::WRONG_TYPE),
+/// The bytes of a value that must be a string.
+fn as_str(value: ValueRef<'_>) -> &[u8] {
+    match value {
+        ValueRef::Str(bytes) => bytes,
     }
 }
 
-fn read<'a>(context: &'a ReadContext, key: Key) -> Result<Option<&'a [u8]>> {
-    match context.keyspace.get(context.db, key, context.expiry_ms) {
-        None => Ok(None),
-        Some(entry) => entry.value().as_str().map(Some).ok_or(ErrorReply::WRONG_TYPE),
-    }
+fn lookup<'a>(context: &'a WriteContext, key: Key) -> Result<Option<&'a [u8]>> {
+    Ok(context.keyspace.get(context.db, key, context.expiry_ms).map(|entry| as_str(entry.value())))
+}
+
+fn read<'a>(context: &ReadContext<'a>, key: Key) -> Result<Option<&'a [u8]>> {
+    Ok(context.get(key).map(|entry| as_str(entry.value())))
 }
 
 pub(super) fn get(context: &mut ReadContext, args: Args) -> Result<()> {
@@ -57,7 +57,7 @@ pub(super) fn mget(context: &mut ReadContext, args: Args) -> Result<()> {
     context.reply.array(args.len() - 1);
     for name in args.from(1) {
         let entry = context.keyspace.get(context.db, context.keyspace.key(name), context.expiry_ms);
-        context.reply.bulk_or_null(entry.and_then(|entry| entry.value().as_str()));
+        context.reply.bulk_or_null(entry.map(|entry| as_str(entry.value())));
     }
     Ok(())
 }

@@ -49,6 +49,9 @@ pub enum FeedState {
     WaitsForSnapshot,
     /// The snapshot is on its way.
     ReceivesSnapshot,
+    /// The snapshot was sent. Where its end is marked and not announced, a stream that follows at once would hide the
+    /// mark, so it waits for a word.
+    AwaitsAcknowledgement,
     /// The stream.
     Online,
 }
@@ -64,6 +67,8 @@ pub struct Feed {
     pub port: u16,
     /// See [`FeedIdentity::eof`].
     pub eof: bool,
+    /// It asked with `SYNC`: its payload comes without a line before it.
+    pub old_sync: bool,
     /// How far it has come.
     pub state: Cell<FeedState>,
     /// Everything before this offset was sent to it, or is in its snapshot.
@@ -72,6 +77,13 @@ pub struct Feed {
     pub acknowledged: Cell<u64>,
     /// When it last said anything, in milliseconds since the epoch.
     pub heard_ms: Cell<i64>,
+}
+
+impl Feed {
+    /// Whether the stream flows to it.
+    pub fn is_online(&self) -> bool {
+        self.state.get() == FeedState::Online
+    }
 }
 
 /// How the link to the upstream stands.
@@ -236,14 +248,14 @@ impl Replication {
     /// How many replicas are online and were heard within `lag_ms_max`.
     pub fn good_feeds(&self, now_ms: i64, lag_ms_max: i64) -> usize {
         let good = |feed: &&Rc<Feed>| {
-            feed.state.get() == FeedState::Online && (lag_ms_max == 0 || now_ms - feed.heard_ms.get() <= lag_ms_max)
+            feed.is_online() && (lag_ms_max == 0 || now_ms - feed.heard_ms.get() <= lag_ms_max)
         };
         self.feeds.iter().filter(good).count()
     }
 
     /// How many replicas have acknowledged everything up to `offset`.
     pub fn feeds_at(&self, offset: u64) -> usize {
-        let there = |feed: &&Rc<Feed>| feed.state.get() == FeedState::Online && feed.acknowledged.get() >= offset;
+        let there = |feed: &&Rc<Feed>| feed.is_online() && feed.acknowledged.get() >= offset;
         self.feeds.iter().filter(there).count()
     }
 
@@ -259,7 +271,7 @@ impl Replication {
     /// Wakes those that have something to send.
     pub fn wake_feeds(&self) {
         for feed in &self.feeds {
-            if feed.state.get() == FeedState::Online && feed.cursor.get() < self.offset {
+            if feed.is_online() && feed.cursor.get() < self.offset {
                 feed.client.wake();
             }
         }
