@@ -1071,7 +1071,7 @@ mod tests {
             let from = (backlog.end() % PERIOD as u64) as usize;
             backlog.select_with_next(Some((end % 16) as u32));
             let _ = backlog.append(&pattern[from..][..length]);
-            match random(&mut state) % 64 {
+            match random(&mut state) % 4000 {
                 0 => backlog.set_slowest(Some(backlog.end())),
                 1 => backlog.set_slowest(None),
                 2 => backlog.shrink_to_configured().expect("space"),
@@ -1121,7 +1121,7 @@ mod tests {
                 .stdout(Stdio::null())
                 .spawn()
                 .expect("a victim");
-            let target = 20_000 + random(&mut state) % 4_000_000;
+            let target = 20_000 + random(&mut state) % 50_000_000;
             while end_of(&path) < target {
                 assert_eq!(victim.try_wait().expect("its status"), None, "round {round}: the victim ended by itself");
             }
