@@ -398,7 +398,7 @@ impl Backlog {
         let needed = self.slowest_needs(end);
         let mut growth_error = None;
         if needed > self.file.capacity && needed <= self.sizes.capacity_max {
-            let capacity = needed.max(2 * self.file.capacity).min(self.sizes.capacity_max);
+            let capacity = needed.max(GROWTH * self.file.capacity).min(self.sizes.capacity_max);
             growth_error = self.rebuild(capacity).err();
         }
         let start = end.saturating_sub(self.file.capacity);
@@ -510,6 +510,9 @@ const RING: usize = 4096;
 
 const MAGIC: &[u8; 8] = b"repldbkl";
 const FORMAT_VERSION: u64 = 1;
+
+/// The ring grows by this factor. The copying stalls the server, and large steps copy a smaller part of the final size.
+const GROWTH: u64 = 4;
 
 /// In the place of the start: what lies in the ring is neither the old nor the new content.
 const REWRITING: u64 = u64::MAX;
@@ -930,22 +933,21 @@ mod tests {
 
     #[test]
     fn the_ring_grows_for_the_slowest_cursor_and_shrinks_behind_it() {
-        let (_directory, mut backlog) = backlog(sizes(10, 25), 0);
+        let (_directory, mut backlog) = backlog(sizes(10, 45), 0);
+        let stream: Vec<u8> = (0..45).collect();
         backlog.set_slowest(Some(0));
-        assert!(kept(backlog.append(b"0123456789")));
-        assert_eq!(backlog.capacity(), 10);
-        assert!(kept(backlog.append(b"a")));
-        assert_eq!(backlog.capacity(), 20);
-        assert!(kept(backlog.append(b"bcdefghijklmno")));
-        assert_eq!(backlog.capacity(), 25);
-        assert_eq!(content(&backlog, 0).as_deref(), Some(&b"0123456789abcdefghijklmno"[..]));
-        backlog.set_slowest(Some(19));
+        for (piece, capacity) in [(0..10, 10), (10..11, 40), (11..40, 40), (40..45, 45)] {
+            assert!(kept(backlog.append(&stream[piece])));
+            assert_eq!(backlog.capacity(), capacity);
+        }
+        assert_eq!(content(&backlog, 0), Some(stream.clone()));
+        backlog.set_slowest(Some(39));
         backlog.shrink_to_configured().expect("space");
-        assert_eq!(backlog.capacity(), 25);
-        backlog.set_slowest(Some(20));
+        assert_eq!(backlog.capacity(), 45);
+        backlog.set_slowest(Some(40));
         backlog.shrink_to_configured().expect("space");
         assert_eq!(backlog.capacity(), 10);
-        assert_eq!((backlog.start(), content(&backlog, 20).as_deref()), (15, Some(&b"klmno"[..])));
+        assert_eq!((backlog.start(), content(&backlog, 35).as_deref()), (35, Some(&stream[35..])));
     }
 
     #[test]
