@@ -139,22 +139,35 @@ fn line_length(bytes: &[u8]) -> Option<usize> {
     Some(bytes.windows(2).position(|pair| pair == b"\r\n")? + 2)
 }
 
-/// The length of the first reply of RESP2 or RESP3, if it is whole.
+/// The bulk strings of a reply, in order, however deep.
+pub fn strings(reply: &[u8]) -> Vec<&[u8]> {
+    let mut strings = Vec::new();
+    scan(reply, &mut strings).expect("a whole reply");
+    strings
+}
+
+/// The length of the first reply, if it is whole.
 fn reply_length(bytes: &[u8]) -> Option<usize> {
+    scan(bytes, &mut Vec::new())
+}
+
+/// Gathers the bulk strings of the first reply, of RESP2 or RESP3, and returns its length, if it is whole.
+fn scan<'a>(bytes: &'a [u8], strings: &mut Vec<&'a [u8]>) -> Option<usize> {
     let line = line_length(bytes)?;
-    let count = || -> Option<i64> {
+    let count = || -> i64 {
         let digits = std::str::from_utf8(&bytes[1..line - 2]).ok();
-        Some(digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no reply: {}", shown(bytes))))
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no reply: {}", shown(bytes)))
     };
     let elements = match bytes[0] {
         b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => 0,
-        b'$' | b'=' | b'!' => match usize::try_from(count()?) {
-            Ok(length) => return Some(line + length + 2).filter(|end| *end <= bytes.len()),
-            Err(_) => 0,
-        },
-        b'*' | b'~' | b'>' => count()?.max(0),
-        b'%' => 2 * count()?,
+        b'$' | b'=' | b'!' => {
+            let Ok(length) = usize::try_from(count()) else { return Some(line) };
+            strings.push(bytes.get(line..line + length)?);
+            return Some(line + length + 2).filter(|end| *end <= bytes.len());
+        }
+        b'*' | b'~' | b'>' => count().max(0),
+        b'%' => 2 * count(),
         _ => panic!("no reply: {}", shown(bytes)),
     };
-    (0..elements).try_fold(line, |at, _| Some(at + reply_length(&bytes[at..])?))
+    (0..elements).try_fold(line, |at, _| Some(at + scan(&bytes[at..], strings)?))
 }
