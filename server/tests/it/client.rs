@@ -1,5 +1,6 @@
 //! A client that shows replies as the bytes they are.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
@@ -107,6 +108,32 @@ impl Client {
         let reply = self.run(line);
         let body = reply.strip_prefix('$').and_then(|rest| rest.split_once("\r\n"));
         body.unwrap_or_else(|| panic!("{line}: {reply:?} is no bulk string")).1.trim_end_matches("\r\n").to_string()
+    }
+
+    /// The keys that a whole scan of the database returns, in order. A scan may return a key twice.
+    pub fn scan(&mut self, options: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let mut keys = BTreeSet::new();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let reply = self.call(&[&[b"SCAN".to_vec(), cursor], options].concat());
+            let strings = strings(&reply);
+            keys.extend(strings[1..].iter().map(|key| key.to_vec()));
+            cursor = strings[0].to_vec();
+            if cursor == b"0" {
+                return keys.into_iter().collect();
+            }
+        }
+    }
+
+    /// All keys of a database in order, with the replies to `GET` and `PEXPIRETIME`. Stays in that database.
+    pub fn data(&mut self, database: usize) -> Vec<(Vec<u8>, [Vec<u8>; 2])> {
+        self.ok(&format!("SELECT {database}"));
+        let keys = self.scan(&[]);
+        let entry = |key: Vec<u8>| {
+            let replies = ["GET", "PEXPIRETIME"].map(|command| self.call(&[command.as_bytes(), &key]));
+            (key, replies)
+        };
+        keys.into_iter().map(entry).collect()
     }
 
     /// A field of `INFO`.

@@ -1,7 +1,5 @@
 //! The same commands to repld and to a real `redis-server`: the replies are equal, byte for byte.
 
-use std::collections::BTreeSet;
-
 use repld::config::words;
 
 use crate::client::{Client, encode, shown, strings};
@@ -47,7 +45,7 @@ impl Pair {
         };
         let words = words::split(line.as_bytes()).expect("balanced quotes");
         let [ours, theirs] = match words[0].as_slice() {
-            b"SCAN-ALL" => clients.each_mut().map(|client| scan_all(client, &words[1..]).join(&b"\n"[..])),
+            b"SCAN-ALL" => clients.each_mut().map(|client| client.scan(&words[1..]).join(&b"\n"[..])),
             _ => clients.each_mut().map(|client| client.call(&words)),
         };
         assert!(same(&words, &ours, &theirs), "{line}: the answer is {} instead of {}", shown(&ours), shown(&theirs));
@@ -56,7 +54,7 @@ impl Pair {
     /// Compares all there is.
     fn compare_data(&mut self) {
         for database in 0..DATABASES {
-            let data = self.servers.each_ref().map(|server| data(server, database));
+            let data = self.servers.each_ref().map(|server| server.connect().data(database));
             let [ours, theirs] = &data;
             assert_eq!(ours.len(), theirs.len(), "keys of database {database}");
             for ((key, ours), (_, theirs)) in ours.iter().zip(theirs) {
@@ -64,33 +62,6 @@ impl Pair {
                 assert_eq!(value.0, value.1, "{}", shown(key));
                 assert!(same(&[b"PEXPIRETIME".to_vec()], deadline.0, deadline.1), "{}: {deadline:?}", shown(key));
             }
-        }
-    }
-}
-
-/// Keys with the replies to `GET` and `PEXPIRETIME`, ordered.
-fn data(server: &Server, database: usize) -> Vec<(Vec<u8>, [Vec<u8>; 2])> {
-    let mut client = server.connect();
-    client.ok(&format!("SELECT {database}"));
-    let keys = scan_all(&mut client, &[]);
-    let entry = |key: Vec<u8>| {
-        let values = ["GET", "PEXPIRETIME"].map(|command| client.call(&[command.as_bytes(), &key]));
-        (key, values)
-    };
-    keys.into_iter().map(entry).collect()
-}
-
-/// The keys that a whole scan returns, in order. It may return a key twice.
-fn scan_all(client: &mut Client, options: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let mut keys = BTreeSet::new();
-    let mut cursor = b"0".to_vec();
-    loop {
-        let reply = client.call(&[&[b"SCAN".to_vec(), cursor], options].concat());
-        let strings = strings(&reply);
-        keys.extend(strings[1..].iter().map(|key| key.to_vec()));
-        cursor = strings[0].to_vec();
-        if cursor == b"0" {
-            return keys.into_iter().collect();
         }
     }
 }
