@@ -410,10 +410,10 @@ impl Instance {
         }
     }
 
-    fn backlog_options(&self) -> backlog::Options {
+    fn backlog_sizes(&self) -> backlog::Sizes {
         let configured = self.config.repl_backlog_size;
         let limit = self.config.client_output_buffer_limit.replica.hard_bytes;
-        backlog::Options {
+        backlog::Sizes {
             capacity: configured,
             capacity_max: if limit == 0 { u64::MAX } else { configured.saturating_add(limit) },
         }
@@ -430,16 +430,19 @@ impl Instance {
     /// The file cannot be made; the words say why.
     pub fn create_backlog(&mut self) -> Result<(), String> {
         let (history, offset) = (self.replication.history, self.replication.offset);
-        let backlog = Backlog::create(&self.backlog_path(), self.run_id, history, self.backlog_options(), offset);
+        let run_id: [u8; 40] = self.run_id.as_str().as_bytes().try_into().expect("a run id has 40 digits");
+        // A replica forwards a stream that has its database selected already.
+        let selected = (!self.replication.is_master()).then_some(self.replication.stream_db as u32);
+        let backlog = Backlog::create(&self.backlog_path(), run_id, history, self.backlog_sizes(), offset, selected);
         self.replication.backlog = Some(backlog.map_err(|error| error.to_string())?);
         Ok(())
     }
 
     /// After a change of the sizes it depends on.
     pub fn resize_backlog(&mut self) {
-        let options = self.backlog_options();
+        let sizes = self.backlog_sizes();
         if let Some(backlog) = &mut self.replication.backlog
-            && let Err(error) = backlog.resize(options)
+            && let Err(error) = backlog.resize(sizes)
         {
             log!(Warning, "Can't change the replication backlog's size: {error}");
         }

@@ -78,7 +78,7 @@ impl PubSub {
             receivers += deliver(listeners, &[b"message", channel, message]);
         }
         for (pattern, listeners) in &self.patterns {
-            if glob::matches(pattern, channel, glob::Case::Exact) {
+            if glob::matches(pattern, channel, glob::Case::Sensitive) {
                 receivers += deliver(listeners, &[b"pmessage", pattern, channel, message]);
             }
         }
@@ -90,7 +90,7 @@ impl PubSub {
         self.channels
             .keys()
             .map(|name| &name[..])
-            .filter(|name| pattern.is_none_or(|pattern| glob::matches(pattern, name, glob::Case::Exact)))
+            .filter(|name| pattern.is_none_or(|pattern| glob::matches(pattern, name, glob::Case::Sensitive)))
             .collect()
     }
 

@@ -204,12 +204,40 @@ pub struct Loader {
     now_ms: i64,
     /// A master has no use for what has expired; a replica waits for its upstream to say so.
     drops_expired: bool,
+    facts: Facts,
+    loaded: u64,
+    expired: u64,
+}
+
+/// What an image says of itself.
+#[derive(Default)]
+struct Facts {
     id: Option<ReplicationId>,
     offset: Option<u64>,
     stream_db: usize,
-    loaded: u64,
-    expired: u64,
-    finished: bool,
+}
+
+impl Facts {
+    fn learn(&mut self, name: &[u8], value: &[u8], now_ms: i64) {
+        let text = String::from_utf8_lossy(value);
+        match name {
+            b"redis-ver" => log!(Notice, "Loading RDB produced by version {text}"),
+            b"ctime" => {
+                if let Ok(created_s) = text.parse::<i64>() {
+                    log!(Notice, "RDB age {} seconds", (now_ms / 1000).saturating_sub(created_s).max(0));
+                }
+            }
+            b"used-mem" => {
+                if let Ok(bytes) = text.parse::<u64>() {
+                    log!(Notice, "RDB memory usage when created {:.2} Mb", bytes as f64 / 1048576.0);
+                }
+            }
+            b"repl-stream-db" => self.stream_db = text.parse().unwrap_or(0),
+            b"repl-id" => self.id = ReplicationId::parse(value),
+            b"repl-offset" => self.offset = text.parse().ok(),
+            _ => {}
+        }
+    }
 }
 
 /// What was loaded.
@@ -235,12 +263,9 @@ impl Loader {
             db: 0,
             now_ms: instance.now_ms,
             drops_expired: instance.replication.is_master(),
-            id: None,
-            offset: None,
-            stream_db: 0,
+            facts: Facts::default(),
             loaded: 0,
             expired: 0,
-            finished: false,
         }
     }
 
@@ -252,7 +277,7 @@ impl Loader {
         self.decoder.feed(bytes);
         while let Some(item) = self.decoder.next_item()? {
             match item {
-                Item::Aux(name, value) => self.aux(&name.to_vec(), &value.to_vec()),
+                Item::Aux(name, value) => self.facts.learn(name, value, self.now_ms),
                 Item::SelectDb(db) => {
                     let databases = self.keyspace.databases();
                     self.db = db as usize;
@@ -274,34 +299,10 @@ impl Loader {
                     self.keyspace.set_str(self.db, key, value, deadline);
                     self.loaded += 1;
                 }
-                Item::Eof => {
-                    self.finished = true;
-                    break;
-                }
+                Item::Eof => return Ok(true),
             }
         }
-        Ok(self.finished)
-    }
-
-    fn aux(&mut self, name: &[u8], value: &[u8]) {
-        let text = String::from_utf8_lossy(value);
-        match name {
-            b"redis-ver" => log!(Notice, "Loading RDB produced by version {text}"),
-            b"ctime" => {
-                if let Ok(created_s) = text.parse::<i64>() {
-                    log!(Notice, "RDB age {} seconds", (self.now_ms / 1000 - created_s).max(0));
-                }
-            }
-            b"used-mem" => {
-                if let Ok(bytes) = text.parse::<u64>() {
-                    log!(Notice, "RDB memory usage when created {:.2} Mb", bytes as f64 / 1048576.0);
-                }
-            }
-            b"repl-stream-db" => self.stream_db = text.parse().unwrap_or(0).min(self.keyspace.databases() - 1),
-            b"repl-id" => self.id = ReplicationId::parse(value),
-            b"repl-offset" => self.offset = text.parse().ok(),
-            _ => {}
-        }
+        Ok(false)
     }
 
     /// Bytes behind the image that came with it.
@@ -316,14 +317,15 @@ impl Loader {
     pub fn finish(self) -> Result<Loaded, LoadError> {
         self.decoder.finish()?;
         log!(Notice, "Done loading RDB, keys loaded: {}, keys expired: {}.", self.loaded, self.expired);
-        let point = match (self.id, self.offset) {
-            (Some(id), Some(offset)) => Some(Point { id, offset, db: self.stream_db }),
+        let stream_db = self.facts.stream_db.min(self.keyspace.databases() - 1);
+        let point = match (self.facts.id, self.facts.offset) {
+            (Some(id), Some(offset)) => Some(Point { id, offset, db: stream_db }),
             _ => None,
         };
         Ok(Loaded {
             keyspace: self.keyspace,
             point,
-            stream_db: self.stream_db,
+            stream_db,
             keys_loaded: self.loaded,
             keys_expired: self.expired,
         })

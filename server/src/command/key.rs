@@ -34,7 +34,7 @@ pub(super) fn keys(context: &mut ReadContext, args: Args) -> Result<()> {
     let pattern = args.get(1);
     let mut found = Vec::new();
     context.keyspace.for_each(context.db, |entry| {
-        if !is_due(&entry, context.expiry_ms) && glob::matches(pattern, entry.key(), glob::Case::Exact) {
+        if !is_due(&entry, context.expiry_ms) && glob::matches(pattern, entry.key(), glob::Case::Sensitive) {
             found.push(entry.key().to_vec());
         }
     });
@@ -65,7 +65,7 @@ pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
     }
     let mut found = Vec::new();
     let next = context.keyspace.scan(context.db, cursor, count, context.expiry_ms, |entry| {
-        let wanted = pattern.is_none_or(|pattern| glob::matches(pattern, entry.key(), glob::Case::Exact))
+        let wanted = pattern.is_none_or(|pattern| glob::matches(pattern, entry.key(), glob::Case::Sensitive))
             && kind.is_none_or(|kind| entry.type_name().as_bytes().eq_ignore_ascii_case(kind));
         if wanted {
             found.push(entry.key().to_vec());

@@ -5,7 +5,7 @@ use crate::keyspace::{Deadline, Key, ValueRef};
 use crate::long_double::LongDouble;
 use crate::resp::append_request;
 
-/// The deadline that `EX`, `PX`, `EXAT` and `PXAT` ask for.
+/// What an expiry argument counts.
 #[derive(Clone, Copy)]
 pub(super) enum Unit {
     Seconds,
@@ -24,6 +24,18 @@ pub(super) fn deadline_ms(argument: &[u8], unit: Unit, base_ms: i64, command: &s
         return Err(invalid());
     }
     value.checked_mul(factor).and_then(|ms| ms.checked_add(base_ms)).ok_or_else(invalid)
+}
+
+/// The same for `EX`, `PX`, `EXAT` and `PXAT`.
+fn option_deadline_ms(option: &[u8], value: &[u8], now_ms: i64, command: &str) -> Result<i64> {
+    let (unit, base_ms) = match option {
+        b"ex" => (Unit::Seconds, now_ms),
+        b"px" => (Unit::Milliseconds, now_ms),
+        b"exat" => (Unit::Seconds, 0),
+        b"pxat" => (Unit::Milliseconds, 0),
+        _ => return Err(ErrorReply::SYNTAX),
+    };
+    deadline_ms(value, unit, base_ms, command)
 }
 
 /// The bytes of a value that must be a string.
@@ -91,24 +103,20 @@ impl SetOptions {
         let mut options = SetOptions::default();
         let mut index = 3;
         while index < args.len() {
-            let option = args.get(index);
-            let expiry = options.deadline.is_none() && !options.keep_ttl && index + 1 < args.len();
-            let mut deadline = |unit, base| -> Result<()> {
-                options.deadline = Some(deadline_ms(args.get(index + 1), unit, base, "set")?);
-                Ok(())
-            };
-            match option.to_ascii_lowercase().as_slice() {
-                b"nx" if !options.only_present => options.only_new = true,
-                b"xx" if !options.only_new => options.only_present = true,
-                b"get" => options.get = true,
-                b"keepttl" if options.deadline.is_none() => options.keep_ttl = true,
-                b"ex" if expiry => deadline(Unit::Seconds, now_ms)?,
-                b"px" if expiry => deadline(Unit::Milliseconds, now_ms)?,
-                b"exat" if expiry => deadline(Unit::Seconds, 0)?,
-                b"pxat" if expiry => deadline(Unit::Milliseconds, 0)?,
+            let option = args.get(index).to_ascii_lowercase();
+            let free = options.deadline.is_none() && !options.keep_ttl;
+            match (option.as_slice(), args.maybe(index + 1)) {
+                (b"nx", _) if !options.only_present => options.only_new = true,
+                (b"xx", _) if !options.only_new => options.only_present = true,
+                (b"get", _) => options.get = true,
+                (b"keepttl", _) if options.deadline.is_none() => options.keep_ttl = true,
+                (b"ex" | b"px" | b"exat" | b"pxat", Some(value)) if free => {
+                    options.deadline = Some(option_deadline_ms(&option, value, now_ms, "set")?);
+                    index += 1;
+                }
                 _ => return Err(ErrorReply::SYNTAX),
             }
-            index += if matches!(option.to_ascii_lowercase().as_slice(), b"ex" | b"px" | b"exat" | b"pxat") { 2 } else { 1 };
+            index += 1;
         }
         Ok(options)
     }
@@ -210,14 +218,8 @@ pub(super) fn getex(context: &mut WriteContext, args: Args) -> Result<Effect> {
         2 => None,
         3 if args.get(2).eq_ignore_ascii_case(b"persist") => Some(None),
         4 => {
-            let (unit, base) = match args.get(2).to_ascii_lowercase().as_slice() {
-                b"ex" => (Unit::Seconds, context.now_ms),
-                b"px" => (Unit::Milliseconds, context.now_ms),
-                b"exat" => (Unit::Seconds, 0),
-                b"pxat" => (Unit::Milliseconds, 0),
-                _ => return Err(ErrorReply::SYNTAX),
-            };
-            Some(Some(deadline_ms(args.get(3), unit, base, "getex")?))
+            let option = args.get(2).to_ascii_lowercase();
+            Some(Some(option_deadline_ms(&option, args.get(3), context.now_ms, "getex")?))
         }
         _ => return Err(ErrorReply::SYNTAX),
     };
@@ -341,7 +343,7 @@ pub(super) fn incrbyfloat(context: &mut WriteContext, args: Args) -> Result<Effe
     const INVALID: ErrorReply = ErrorReply::new("ERR value is not a valid float");
     let key = args.first_key();
     let old = match lookup(context, key)? {
-        None => LongDouble::ZERO,
+        None => LongDouble::parse(b"0").ok_or(INVALID)?,
         Some(text) => LongDouble::parse(text).ok_or(INVALID)?,
     };
     let delta = LongDouble::parse(args.get(2)).ok_or(INVALID)?;

@@ -160,9 +160,10 @@ async fn save(server: &Rc<Server>) {
             log!(Notice, "Starting BGSAVE for SYNC with target: disk");
         }
         let Ok(image) = Image::begin(&mut instance) else { return };
+        let now_ms = instance.now_ms;
         let persistence = &mut instance.persistence;
-        persistence.saving_since_ms = Some(instance.now_ms);
-        persistence.last_try_ms = instance.now_ms;
+        persistence.saving_since_ms = Some(now_ms);
+        persistence.last_try_ms = now_ms;
         persistence.dirty_at_start = persistence.dirty;
         log!(Notice, "Background saving started by pid {}", std::process::id());
         (image, feeds, snapshot::dump_path(&instance))
