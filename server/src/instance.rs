@@ -49,6 +49,9 @@ pub struct Pause {
     pub writes_only: bool,
 }
 
+/// A key and its database.
+type Place = (usize, Box<[u8]>);
+
 /// Someone waits for replicas to acknowledge.
 struct Waiter {
     client: Rc<Client>,
@@ -155,7 +158,7 @@ pub struct Instance {
     pub shutting_down: bool,
     actions: Vec<Action>,
     waiters: Vec<Waiter>,
-    pub(crate) watchers: HashMap<(usize, Box<[u8]>), Vec<Rc<Client>>>,
+    pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
     pub(crate) effect: Vec<u8>,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
@@ -492,6 +495,7 @@ impl Instance {
             heard_ms: self.now_ms,
             synced: false,
         });
+        self.act(Action::Relink);
     }
 
     /// Follows nobody from now on: the data get a history of their own, which begins where the old one ends here.

@@ -37,7 +37,7 @@ pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow>
 }
 
 pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    if args.len() % 2 == 0 {
+    if args.len().is_multiple_of(2) {
         return Err(ErrorReply::SYNTAX);
     }
     for index in (1..args.len()).step_by(2) {

@@ -102,7 +102,7 @@ pub(super) fn config(context: &mut ServerContext, args: Args) -> Result<Flow> {
             }
             Ok(Flow::Continue)
         }
-        (b"set", 4..) if args.len() % 2 == 0 => config_set(context, args),
+        (b"set", 4..) if args.len().is_multiple_of(2) => config_set(context, args),
         (b"rewrite", 2) => {
             let result = context.instance.config.rewrite();
             match &result {
