@@ -62,7 +62,7 @@ macro_rules! log {
 }
 pub(crate) use log;
 
-/// Sends the log to `file` (appended, created with mode 0644 less the umask), or to standard output.
+/// Sends the log to `file` (appended, created if it is not there), or to standard output.
 ///
 /// # Errors
 /// The file cannot be opened for appending; the log then stays where it was.
@@ -88,7 +88,7 @@ pub fn enabled(level: Level) -> bool {
     level as u8 >= LEVEL.load(Ordering::Relaxed)
 }
 
-/// Writes one line, whatever its level; use [`log!`]. A line that cannot be written is dropped: there is nowhere
+/// Writes one line, whatever its level; the `log!` macro looks at that first. A line that cannot be written is dropped: there is nowhere
 /// left to complain, and a full disk must not stop the server.
 pub fn write(level: Level, message: fmt::Arguments<'_>) {
     let role = char::from(ROLE.load(Ordering::Relaxed));

@@ -264,7 +264,10 @@ fn decimal(text: &[u8]) -> Option<Unrounded> {
     let shift = (fives * 7 / 3 + 68).saturating_sub(number.bits());
     number.shift_left(shift);
     // Dividing by each factor in turn, and rounding down each time, is dividing by the product and rounding down once.
-    let sticky = fives_steps(fives).fold(false, |sticky, power| number.divide(power) != 0 || sticky);
+    let mut sticky = false;
+    for power in fives_steps(fives) {
+        sticky |= number.divide(power) != 0;
+    }
     Some(number.leading(exponent - shift as i32, sticky))
 }
 
