@@ -158,67 +158,57 @@ impl Versus {
     }
 
     /// Measures every contestant in every round, in turn.
-    fn interleave<T>(&self, mut measure: impl FnMut(usize) -> Result<T>) -> Result<Rounds<T>> {
-        let mut samples: Vec<Vec<T>> = self.contestants.iter().map(|_| Vec::new()).collect();
+    fn interleave<T>(&self, mut measure: impl FnMut(&Contestant) -> Result<T>) -> Result<Rounds<T>> {
+        let mut rounds = Rounds::new(self.contestants.len());
         for _ in 0..self.rounds {
-            for (index, samples) in samples.iter_mut().enumerate() {
-                let sample = measure(index);
-                samples.push(sample.with_context(|| self.contestants[index].name.clone())?);
+            for (index, contestant) in self.contestants.iter().enumerate() {
+                rounds.push(index, measure(contestant).with_context(|| contestant.name.clone())?);
             }
         }
-        Ok(Rounds(samples))
+        Ok(rounds)
     }
 
     fn start(&self, contestant: &Contestant, part: Part) -> Result<Server> {
         Server::start(contestant, &self.cores, part)
     }
 
-    /// Starts every contestant and gives it the keys.
-    fn start_filled(&self) -> Result<Vec<Server>> {
-        let start = |contestant| {
-            let server = self.start(contestant, Part::Master)?;
-            fill(&server, self.keys, None)?;
-            Ok(server)
-        };
-        self.contestants.iter().map(start).collect()
+    /// Starts a master and gives it the keys.
+    fn start_filled(&self, contestant: &Contestant) -> Result<Server> {
+        let server = self.start(contestant, Part::Master)?;
+        fill(&server, self.keys, None)?;
+        Ok(server)
     }
 
+    /// Every round has new processes: where its memory happens to lie makes a process some 5% faster or slower for all
+    /// its life, which must not pass for a property of its executable.
     fn throughput(&mut self) -> Result<()> {
-        let servers = self.start_filled()?;
-        for command in [Command::Set, Command::Get] {
-            let script = Script::new(command, self.keys);
-            for pipeline in [1, 16, 64] {
-                let rounds = self.interleave(|index| {
-                    let server = &servers[index];
-                    let cpu_before = server.cpu_time()?;
-                    let run = client::run(server.port, &script, pipeline, Until::Elapsed(self.duration))?;
-                    let per_sec = run.requests as f64 / run.elapsed.as_secs_f64();
-                    Ok(Load { cpu_us: cpu_us(server, cpu_before, &run)?, per_sec, run })
-                })?;
-                self.report.load(&format!("{command} P={pipeline}"), &rounds);
+        let scripts = [Command::Set, Command::Get].map(|command| (command, Script::new(command, self.keys)));
+        let cases: Vec<_> = scripts.iter().flat_map(|script| [1, 16, 64].map(|pipeline| (script, pipeline))).collect();
+        let mut results: Vec<_> = cases.iter().map(|_| Rounds::new(self.contestants.len())).collect();
+        for _ in 0..self.rounds {
+            let start =
+                |contestant: &Contestant| self.start_filled(contestant).with_context(|| contestant.name.clone());
+            let servers = self.contestants.iter().map(start).collect::<Result<Vec<_>>>()?;
+            for (((_, script), pipeline), rounds) in cases.iter().zip(&mut results) {
+                for (index, server) in servers.iter().enumerate() {
+                    let load = load(server, script, *pipeline, self.duration, || Ok(()));
+                    rounds.push(index, load.with_context(|| self.contestants[index].name.clone())?);
+                }
             }
+        }
+        for (((command, _), pipeline), rounds) in cases.iter().zip(&results) {
+            self.report.load(&format!("{command} P={pipeline}"), rounds);
         }
         Ok(())
     }
 
-    /// The time counts from the first request until the replica has applied the last one.
     fn throughput_with_replica(&mut self) -> Result<()> {
-        const PIPELINE: usize = 16;
-        let masters = self.start_filled()?;
-        let start_replica = |(contestant, master)| {
-            let replica = self.start(contestant, Part::Replica)?;
-            attach(&replica, master)?;
-            Ok(replica)
-        };
-        let replicas = self.contestants.iter().zip(&masters).map(start_replica).collect::<Result<Vec<_>>>()?;
         let script = Script::new(Command::Set, self.keys);
-        let rounds = self.interleave(|index| {
-            let (master, replica) = (&masters[index], &replicas[index]);
-            let (cpu_before, started) = (master.cpu_time()?, Instant::now());
-            let run = client::run(master.port, &script, PIPELINE, Until::Elapsed(self.duration))?;
-            wait_for_offset(replica, master)?;
-            let per_sec = run.requests as f64 / started.elapsed().as_secs_f64();
-            Ok(Load { cpu_us: cpu_us(master, cpu_before, &run)?, per_sec, run })
+        let rounds = self.interleave(|contestant| {
+            let master = self.start_filled(contestant)?;
+            let replica = self.start(contestant, Part::Replica)?;
+            attach(&replica, &master)?;
+            load(&master, &script, 16, self.duration, || wait_for_offset(&replica, &master))
         })?;
         self.report.load("SET P=16, replica caught up", &rounds);
         Ok(())
@@ -226,8 +216,8 @@ impl Versus {
 
     fn memory(&mut self) -> Result<()> {
         for (title, ttl_secs) in [("bytes per key", None), ("bytes per key with a TTL", Some(100_000))] {
-            let rounds = self.interleave(|index| {
-                let server = self.start(&self.contestants[index], Part::Master)?;
+            let rounds = self.interleave(|contestant| {
+                let server = self.start(contestant, Part::Master)?;
                 let before = server.resident_bytes()?;
                 fill(&server, self.keys, ttl_secs)?;
                 Ok((server.resident_bytes()? as f64 - before as f64) / self.keys as f64)
@@ -238,14 +228,10 @@ impl Versus {
     }
 
     fn full_sync(&mut self) -> Result<()> {
-        let masters = self.start_filled()?;
-        let rounds = self.interleave(|index| {
-            let master = &masters[index];
-            let replica = self.start(&self.contestants[index], Part::Replica)?;
-            let took = attach(&replica, master)?;
-            drop(replica);
-            wait_until_alone(master)?;
-            Ok(took.as_secs_f64() * 1e3)
+        let rounds = self.interleave(|contestant| {
+            let master = self.start_filled(contestant)?;
+            let replica = self.start(contestant, Part::Replica)?;
+            Ok(attach(&replica, &master)?.as_secs_f64() * 1e3)
         })?;
         self.report.figure(&format!("full sync of {} keys, ms", self.keys), &rounds);
         Ok(())
@@ -258,8 +244,8 @@ impl Versus {
         let (short, long) = (10_000, 40_000);
         for command in [Command::Set, Command::Get] {
             let script = Script::new(command, KEYS);
-            let mut counts = Vec::new();
-            for contestant in &self.contestants {
+            let mut counts = Rounds::new(self.contestants.len());
+            for (index, contestant) in self.contestants.iter().enumerate() {
                 let count = |requests| {
                     count_instructions(contestant, &self.cores, |server| {
                         fill(server, KEYS, None)?;
@@ -267,9 +253,9 @@ impl Versus {
                         Ok(())
                     })
                 };
-                counts.push(vec![(count(long)? as f64 - count(short)? as f64) / (long - short) as f64]);
+                counts.push(index, (count(long)? as f64 - count(short)? as f64) / (long - short) as f64);
             }
-            self.report.figure(&format!("instructions per {command}, P=16"), &Rounds(counts));
+            self.report.figure(&format!("instructions per {command}, P=16"), &counts);
         }
         Ok(())
     }
@@ -299,8 +285,21 @@ fn fill(server: &Server, keys: u64, ttl_secs: Option<u32>) -> Result<()> {
     Ok(())
 }
 
-fn cpu_us(server: &Server, before: Duration, run: &client::Run) -> Result<f64> {
-    Ok((server.cpu_time()? - before).as_secs_f64() * 1e6 / run.requests as f64)
+/// Loads `server` for `duration`, then waits until it has `settled`, which counts as time of the load.
+fn load(
+    server: &Server,
+    script: &Script,
+    pipeline: usize,
+    duration: Duration,
+    settled: impl FnOnce() -> Result<()>,
+) -> Result<Load> {
+    let cpu_before = server.cpu_time()?;
+    let run = client::run(server.port, script, pipeline, Until::Elapsed(duration))?;
+    let answered = Instant::now();
+    settled()?;
+    let per_sec = run.requests as f64 / (run.elapsed + answered.elapsed()).as_secs_f64();
+    let cpu_us = (server.cpu_time()? - cpu_before).as_secs_f64() * 1e6 / run.requests as f64;
+    Ok(Load { run, cpu_us, per_sec })
 }
 
 /// Makes `replica` follow `master`, and returns the time until its link is up and it holds the same.
@@ -324,16 +323,6 @@ fn wait_for_offset(replica: &Server, master: &Server) -> Result<()> {
     wait_until(Duration::from_millis(1), || {
         let applied: u64 = control.replication("slave_repl_offset")?.parse()?;
         Ok((applied >= wanted).then_some(()))
-    })
-}
-
-/// Waits until `master` has noticed that its replica is gone, and has finished what it did for it.
-fn wait_until_alone(master: &Server) -> Result<()> {
-    let mut control = master.control()?;
-    wait_until(Duration::from_millis(10), || {
-        let alone = control.replication("connected_slaves")? == "0";
-        let saving = control.info("persistence")?.get("rdb_bgsave_in_progress").is_some_and(|saving| saving != "0");
-        Ok((alone && !saving).then_some(()))
     })
 }
 

@@ -14,8 +14,10 @@ pub struct Load {
     pub per_sec: f64,
 }
 
-/// Samples of one measurement, `samples[contestant][round]`; the first contestant is the baseline of all ratios.
-pub struct Rounds<T>(pub Vec<Vec<T>>);
+/// Samples of one measurement, a row for each contestant; the first one is the baseline of all ratios.
+pub struct Rounds<T> {
+    samples: Vec<Vec<T>>,
+}
 
 /// The ratios to the baseline of the same round.
 pub struct Ratio {
@@ -25,12 +27,22 @@ pub struct Ratio {
 }
 
 impl<T> Rounds<T> {
+    /// No samples yet.
+    pub fn new(contestants: usize) -> Self {
+        Rounds { samples: (0..contestants).map(|_| Vec::new()).collect() }
+    }
+
+    /// Adds the contestant's sample of the next round.
+    pub fn push(&mut self, contestant: usize, sample: T) {
+        self.samples[contestant].push(sample);
+    }
+
     fn median(&self, contestant: usize, figure: impl Fn(&T) -> f64) -> f64 {
-        median(self.0[contestant].iter().map(figure).collect())
+        median(self.samples[contestant].iter().map(figure).collect())
     }
 
     fn ratio(&self, contestant: usize, figure: impl Fn(&T) -> f64) -> Ratio {
-        let rounds = self.0[contestant].iter().zip(&self.0[0]);
+        let rounds = self.samples[contestant].iter().zip(&self.samples[0]);
         let ratios: Vec<f64> = rounds.map(|(own, baseline)| figure(own) / figure(baseline)).collect();
         Ratio {
             min: ratios.iter().copied().fold(f64::INFINITY, f64::min),
