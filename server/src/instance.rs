@@ -495,7 +495,6 @@ impl Instance {
             heard_ms: self.now_ms,
             synced: false,
         });
-        self.act(Action::Relink);
     }
 
     /// Follows nobody from now on: the data get a history of their own, which begins where the old one ends here.

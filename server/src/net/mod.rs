@@ -106,6 +106,8 @@ async fn run(config: Config) -> Result<(), String> {
         error
     })?;
     log!(Notice, "Ready to accept connections");
+    // Not before: what was loaded may be a part of the upstream's history.
+    server.instance.borrow_mut().act(Action::Relink);
     server.settle();
     server.stop.notified().await;
     if let Some(pidfile) = &pidfile {
