@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use crate::command::Command;
+use crate::config::Origin;
 use crate::replication::{Feed, FeedIdentity};
 use crate::resp::{Protocol, Span};
 
@@ -122,6 +123,12 @@ impl Client {
         if !mailbox.is_empty() {
             out.append(&mut mailbox);
         }
+    }
+
+    /// Where it stands.
+    pub fn origin(&self) -> Origin {
+        let local = self.address.starts_with("127.") || self.address.starts_with("[::1]");
+        if local { Origin::Local } else { Origin::Remote }
     }
 
     /// Lets its task end; its connection closes without a further word.

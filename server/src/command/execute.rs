@@ -1,8 +1,9 @@
 //! From a request to its reply: gates, handler, commit.
 
-use super::{Args, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, pubsub, table};
+use super::{
+    Args, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, pubsub, table, transaction,
+};
 use crate::client::{ReplyMode, Session};
-use crate::config;
 use crate::instance::Instance;
 use crate::keyspace::Keyspace;
 use crate::log::log;
@@ -45,22 +46,22 @@ impl Planned {
         db: usize,
         last: &mut Option<&'static Command>,
     ) -> Self {
-        let argument = |index: usize| {
-            let span: Span = spans[index];
-            &bytes[span.start as usize..][..span.len as usize]
-        };
         if spans.is_empty() {
             return Planned { request, command: None, hash: 0 };
         }
-        let name = argument(0);
+        let args = Args::new(bytes, spans, 0);
         let command = match *last {
-            Some(command) if command.name.as_bytes().eq_ignore_ascii_case(name) => Some(command),
-            _ => table::find(name),
+            Some(command) if command.name.as_bytes().eq_ignore_ascii_case(args.get(0)) => Some(command),
+            _ => {
+                let command = table::resolve(args).ok();
+                // The name of what is divided, or of a part, does not say what is asked for.
+                *last = command.filter(|command| command.is_whole());
+                command
+            }
         };
-        *last = command;
         let hash = match command {
             Some(command) if command.keys.first == 1 && spans.len() > 1 => {
-                let hash = keyspace.hash(argument(1));
+                let hash = keyspace.hash(args.get(1));
                 keyspace.prefetch_slot(db, hash);
                 hash
             }
@@ -80,14 +81,22 @@ pub(crate) struct Call<'a> {
 
 impl Instance {
     /// Runs one request of `session` and writes its reply to `out`.
-    pub fn execute(&mut self, session: &mut Session, planned: &Planned, args: Args, bytes: &[u8], out: &mut Vec<u8>) -> Flow {
+    pub fn execute(
+        &mut self,
+        session: &mut Session,
+        planned: &Planned,
+        args: Args,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Flow {
         if args.len() == 0 {
             return Flow::Continue;
         }
         let start = out.len();
         let flow = match planned.command {
             None => {
-                self.refuse(session, &unknown_command(args), out);
+                let error = table::resolve(args).err().expect("nobody knew the command when it was planned");
+                self.refuse(session, None, &error, out);
                 Flow::Continue
             }
             Some(command) => {
@@ -102,22 +111,34 @@ impl Instance {
         flow
     }
 
-    /// Says no, and that the transaction it belongs to can't be run.
-    fn refuse(&mut self, session: &mut Session, error: &ErrorReply, out: &mut Vec<u8>) {
-        self.stats.total_error_replies += 1;
+    /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
+    /// to end is over.
+    fn refuse(&mut self, session: &mut Session, command: Option<&Command>, error: &ErrorReply, out: &mut Vec<u8>) {
+        if command.is_some_and(|command| command.name == "exec") {
+            transaction::abandon(self, session);
+            let reason = error.text().strip_prefix(b"ERR ").unwrap_or(error.text());
+            let text = [b"EXECABORT Transaction discarded because of: ", reason].concat();
+            return self.reply_error(session, &text, out);
+        }
         if let Some(transaction) = &mut session.transaction {
             transaction.aborted = true;
         }
+        self.reply_error(session, error.text(), out);
+    }
+
+    fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
+        self.stats.total_error_replies += 1;
         if session.is_upstream() {
-            log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{}'", error.text());
+            let text = String::from_utf8_lossy(text);
+            log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{text}'");
         }
-        Reply::new(out, session.protocol).error(error.text());
+        Reply::new(out, session.protocol).error(text);
     }
 
     fn admit(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let command = call.command;
         if !command.takes(call.args.len()) {
-            self.refuse(session, &ErrorReply::arity(command.name), out);
+            self.refuse(session, Some(command), &ErrorReply::arity(command.name), out);
             return Flow::Continue;
         }
         if session.is_upstream() {
@@ -125,8 +146,7 @@ impl Instance {
         }
         session.client.last_command.set(command.name);
         if let Err(error) = self.gate(session, call) {
-            // EXEC that is refused ends its transaction, whatever the reason.
-            self.refuse(session, &error, out);
+            self.refuse(session, Some(command), &error, out);
             return Flow::Continue;
         }
         if session.feed.is_none() && self.is_paused(self.may_write(session, command)) {
@@ -159,7 +179,8 @@ impl Instance {
                 command.name
             )));
         }
-        let stale = !self.config.replica_serve_stale_data && !self.replication.is_master() && !self.replication.is_linked();
+        let stale =
+            !self.config.replica_serve_stale_data && !self.replication.is_master() && !self.replication.is_linked();
         if stale && !command.is(table::STALE) {
             return Err(ErrorReply::new(
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
@@ -222,17 +243,15 @@ impl Instance {
             Handler::Read(handler) => self.call_read(session, call, handler, out).map(|()| Flow::Continue),
             Handler::Write(handler) => self.call_write(session, call, handler, out).map(|()| Flow::Continue),
             Handler::Server(handler) => {
+                // Who watches a key that has expired watches one that is absent.
+                self.expire_keys_of(session, call);
                 handler(&mut ServerContext { instance: self, session: &mut *session, out: &mut *out }, call.args)
             }
         };
         result.unwrap_or_else(|error| {
             // A handler may fail after it has begun its reply.
             out.truncate(start);
-            self.stats.total_error_replies += 1;
-            if session.is_upstream() {
-                log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{}'", error.text());
-            }
-            Reply::new(out, session.protocol).error(error.text());
+            self.reply_error(session, error.text(), out);
             Flow::Continue
         })
     }
@@ -268,9 +287,8 @@ impl Instance {
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
         let db = session.db();
-        if self.keyspace.with_deadline(db) > 0 {
-            self.expire_keys_of(session, call);
-        }
+        self.expire_keys_of(session, call);
+        let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
         let mut effect_bytes = std::mem::take(&mut self.effect);
         effect_bytes.clear();
         let mut context = WriteContext {
@@ -283,24 +301,21 @@ impl Instance {
             effect: &mut effect_bytes,
         };
         let result = handler(&mut context, call.args);
-        if let Ok(effect) = result {
+        if let Ok(effect) = result
+            && effect != Effect::None
+        {
+            targets.iter().for_each(|(db, name)| self.touch(*db, name));
             self.commit(session, call, effect, &effect_bytes);
         }
         self.effect = effect_bytes;
         result.map(|_| ())
     }
 
-    /// Tells everyone who must know of a change: the save points, those who watch, the replicas.
+    /// Tells the save points and the replicas of a change.
     #[inline]
     fn commit(&mut self, session: &Session, call: &Call, effect: Effect, rewritten: &[u8]) {
-        if effect == Effect::None {
-            return;
-        }
         self.persistence.dirty += 1;
         let db = session.db();
-        if !self.watchers.is_empty() {
-            self.touch_keys_of(call, db);
-        }
         // A replica forwards its upstream's very bytes.
         if session.is_upstream() || self.replication.backlog.is_none() {
             return;
@@ -317,22 +332,26 @@ impl Instance {
         }
     }
 
-    fn touch_keys_of(&self, call: &Call, db: usize) {
+    /// The keys that a write may change and that may be watched. Where it changes whole databases, only those that exist:
+    /// absent keys stay absent.
+    fn watched_targets(&self, call: &Call, db: usize) -> Vec<(usize, Box<[u8]>)> {
+        let argument = |index| crate::number::parse_i64(call.args.get(index)).and_then(|db| usize::try_from(db).ok());
+        let exists = |db, name: &[u8]| {
+            db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some()
+        };
+        let watched = |is_target: &dyn Fn(usize, &[u8]) -> bool| {
+            self.watchers.keys().filter(|(db, name)| is_target(*db, name)).cloned().collect()
+        };
         match call.command.name {
-            "flushall" => self.touch_database(None),
-            "flushdb" => self.touch_database(Some(db)),
+            "flushall" => watched(&exists),
+            "flushdb" => watched(&|at, name| at == db && exists(at, name)),
             "swapdb" => {
-                for index in [1, 2] {
-                    let db = crate::number::parse_i64(call.args.get(index));
-                    self.touch_database(db.and_then(|db| usize::try_from(db).ok()));
-                }
+                let swapped = [1, 2].map(argument);
+                let in_either = |name: &[u8]| swapped.iter().flatten().any(|at| exists(*at, name));
+                watched(&|at, name| swapped[0] != swapped[1] && swapped.contains(&Some(at)) && in_either(name))
             }
-            _ => call.command.keys.of(call.args).for_each(|name| self.touch(db, name)),
-        }
-        if call.command.name == "move"
-            && let Some(target) = crate::number::parse_i64(call.args.get(2)).and_then(|db| usize::try_from(db).ok())
-        {
-            self.touch(target, call.args.get(1));
+            "move" => [Some(db), argument(2)].into_iter().flatten().map(|at| (at, call.args.get(1).into())).collect(),
+            _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
         }
     }
 
@@ -342,6 +361,9 @@ impl Instance {
             return;
         }
         let db = session.db();
+        if self.keyspace.with_deadline(db) == 0 {
+            return;
+        }
         for name in call.command.keys.of(call.args) {
             let key = self.keyspace.key(name);
             if self.keyspace.peek(db, key).is_some_and(|entry| entry.is_expired(self.now_ms)) {
@@ -356,13 +378,6 @@ impl Instance {
     /// A replica applies its upstream's stream as if nothing ever expired: the upstream says when it has.
     fn expiry_ms(&self, session: &Session) -> i64 {
         if session.is_upstream() { i64::MIN } else { self.now_ms }
-    }
-
-    /// Whether `DEBUG` may be used by this session.
-    pub(crate) fn debug_allowed(&self, session: &Session) -> bool {
-        let local = session.client.address.starts_with("127.") || session.client.address.starts_with("[::1]");
-        let origin = if local { config::Origin::Local } else { config::Origin::Remote };
-        self.config.enable_debug_command.to(origin)
     }
 }
 
@@ -379,19 +394,4 @@ fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {
             session.reply_mode = ReplyMode::On;
         }
     }
-}
-
-fn unknown_command(args: Args) -> ErrorReply {
-    // As much of what was sent as helps to find the mistake.
-    const SHOWN_BYTES_MAX: usize = 128;
-    let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES_MAX)]).into_owned();
-    let mut rest = String::new();
-    for argument in args.from(1) {
-        if rest.len() >= SHOWN_BYTES_MAX {
-            break;
-        }
-        let room = SHOWN_BYTES_MAX - rest.len();
-        rest.push_str(&format!("'{}' ", String::from_utf8_lossy(&argument[..argument.len().min(room)])));
-    }
-    ErrorReply::owned(format!("ERR unknown command '{}', with args beginning with: {rest}", shown(args.get(0))))
 }
