@@ -40,7 +40,7 @@ impl<'a> Reply<'a> {
     }
 
     /// An error; its first word is its code (`ERR`, `WRONGTYPE` …). Line breaks become spaces, or vanish at the end.
-    pub fn error(&mut self, text: impl AsRef<[u8]>) {
+    pub fn error(&mut self, text: &(impl AsRef<[u8]> + ?Sized)) {
         let mut text = text.as_ref();
         while let [rest @ .., b'\r' | b'\n'] = text {
             text = rest;
