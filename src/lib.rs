@@ -1,3 +1,5 @@
 //! replctl stands up, breaks and repairs Redis-protocol replication groups of real processes.
 
+pub mod process;
 pub mod topology;
+pub mod wire;
