@@ -3,14 +3,17 @@
 //! A subcommand is an `Args` struct with a `run` that returns the [`ExitCode`] it ended with, or an error. Errors of
 //! the library know nothing of exit codes; [`Failure::from`] is where each of their types gets one.
 
+pub mod check;
 pub mod completions;
+pub mod init;
 pub mod serve;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use serde::Serialize;
+use replctl::topology::TopologyError;
+use serde_json::json;
 
 use crate::ui::{Color, Printer};
 
@@ -74,6 +77,10 @@ impl GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check a topology file and show the group that it describes
+    Check(check::CheckArgs),
+    /// Write a replctl.toml to start from
+    Init(init::InitArgs),
     /// Print the completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Run the server, repld, in this process: everything after `serve` is its own command line
@@ -93,6 +100,8 @@ impl Cli {
     /// Runs the subcommand that was asked for.
     pub fn run(self, printer: &Printer) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Check(args) => args.run(printer),
+            Command::Init(args) => args.run(printer),
             Command::Completions(args) => args.run(printer),
             Command::Serve(args) => args.run(),
         }
@@ -150,25 +159,22 @@ impl From<ExitCode> for std::process::ExitCode {
 }
 
 /// An error as the user meets it: what went wrong, what to do about it, and the exit code it ends in.
-#[derive(Debug, thiserror::Error, Serialize)]
+#[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
+    exit_code: ExitCode,
     /// A lower-case sentence without a full stop.
     message: String,
     /// What the user may do about it.
     hint: Option<String>,
-    #[serde(serialize_with = "code_as_number")]
-    exit_code: ExitCode,
-}
-
-fn code_as_number<S: serde::Serializer>(code: &ExitCode, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u8(*code as u8)
+    /// The errors of a topology file, which are shown with its lines.
+    topology: Option<Box<TopologyError>>,
 }
 
 impl Failure {
     /// A failure that a subcommand finds by itself.
     pub fn new(exit_code: ExitCode, message: impl Display) -> Self {
-        Self { message: message.to_string(), hint: None, exit_code }
+        Self { exit_code, message: message.to_string(), hint: None, topology: None }
     }
 
     /// Adds what the user may do about it.
@@ -177,10 +183,37 @@ impl Failure {
         self
     }
 
-    /// The one place where errors of the library get their exit code and hint.
-    fn of(error: anyhow::Error) -> Self {
-        match error.downcast::<Failure>() {
-            Ok(failure) => failure,
+    fn of_topology(error: TopologyError) -> Self {
+        let count = error.diagnostics().len() + error.omitted();
+        let errors = if count == 1 { "an error".to_owned() } else { format!("{count} errors") };
+        let message = format!("{errors} in {}", error.path().display());
+        Self { topology: Some(Box::new(error)), ..Self::new(ExitCode::Usage, message) }
+    }
+
+    /// `{"message": …, "hint": …, "exit_code": …}`, and `"diagnostics"` for a topology file.
+    fn as_json(&self) -> serde_json::Value {
+        let mut object = json!({ "message": self.message, "hint": self.hint, "exit_code": self.exit_code as u8 });
+        if let Some(error) = &self.topology {
+            let diagnostics = error.diagnostics().iter().map(|one| {
+                let (line, column) = one.position.map(|position| (position.line, position.column)).unzip();
+                json!({ "file": error.path().display().to_string(), "line": line, "column": column,
+                        "message": one.message, "hint": one.hint })
+            });
+            object["diagnostics"] = diagnostics.collect();
+        }
+        object
+    }
+}
+
+/// The one place where the errors of the library get their exit code and hint.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        let error = match error.downcast::<Failure>() {
+            Ok(failure) => return failure,
+            Err(error) => error,
+        };
+        match error.downcast::<TopologyError>() {
+            Ok(error) => Failure::of_topology(error),
             Err(error) => Failure::new(ExitCode::Failed, format_args!("{error:#}")),
         }
     }
@@ -188,8 +221,14 @@ impl Failure {
 
 /// Shows an error that ended a subcommand; under `--json` as the one object on stdout.
 pub fn report_failure(error: anyhow::Error, printer: &Printer) -> ExitCode {
-    let failure = Failure::of(error);
-    printer.failure(&failure.message, failure.hint.as_deref(), &failure);
+    let failure = Failure::from(error);
+    if printer.is_json() {
+        printer.object(&json!({ "error": failure.as_json() }));
+    } else if let Some(error) = &failure.topology {
+        printer.report(error.render(true));
+    } else {
+        printer.error(&failure.message, failure.hint.as_deref());
+    }
     failure.exit_code
 }
 

@@ -3,8 +3,30 @@
 //! [`Topology::parse`] is the only way to make a [`Topology`], so two masters, a cycle, a dangling or
 //! duplicate name, a duplicate port or an unknown key cannot exist past it.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+mod diagnostic;
+mod directive;
+mod preset;
+mod raw;
+mod resolve;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use diagnostic::{Diagnostic, Position, TopologyError};
+pub use directive::is_secret;
+pub use preset::{PRESETS, Preset};
+
+/// The file that `up` looks for in the current directory, and `init` writes.
+pub const FILE_NAME: &str = "replctl.toml";
+
+/// Most nodes of a group.
+pub const NODES_MAX: usize = 1000;
+
+/// Largest topology file, in bytes.
+const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// A replication group as its file describes it: exactly one node without an upstream, all others below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +50,10 @@ pub struct Node {
     pub replica_of: Option<String>,
     /// `replica-priority`: lower is promoted first, 0 never.
     pub priority: u32,
-    /// Server directives by their redis.conf names, passed through as they are. Later wins over `[defaults]`.
+    /// The node is left out if its engine is not installed. Never the master; what replicates from it is optional too.
+    pub optional: bool,
+    /// Server directives by their redis.conf names in lower case, the node's own over those of `[defaults]`. Each value is
+    /// a row of words as a configuration file writes them, without control characters; `""` stands for an empty one.
     pub config: BTreeMap<String, String>,
 }
 
@@ -52,7 +77,102 @@ pub enum EngineFamily {
     Valkey,
 }
 
+impl EngineFamily {
+    /// All of them.
+    pub const ALL: [EngineFamily; 3] = [EngineFamily::Repld, EngineFamily::Redis, EngineFamily::Valkey];
+
+    /// The name in `{ family = … }` and in what is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            EngineFamily::Repld => "repld",
+            EngineFamily::Redis => "redis",
+            EngineFamily::Valkey => "valkey",
+        }
+    }
+
+    /// The usual name of its executable, which `engine = "…"` gives.
+    pub fn program(self) -> &'static str {
+        match self {
+            EngineFamily::Repld => "repld",
+            EngineFamily::Redis => "redis-server",
+            EngineFamily::Valkey => "valkey-server",
+        }
+    }
+}
+
+impl Engine {
+    /// The server inside this program.
+    pub const REPLD: Engine = Engine { family: EngineFamily::Repld, path: None };
+}
+
+/// The path if there is one, else the program's usual name.
+impl fmt::Display for Engine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => path.display().fmt(out),
+            None => self.family.program().fmt(out),
+        }
+    }
+}
+
 impl Topology {
+    /// Reads a topology from the text of a file. `path` names it in errors; its stem is the group's default name, and
+    /// relative paths in it start from its directory.
+    ///
+    /// # Errors
+    /// All that is wrong with it, each with its place.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, TopologyError> {
+        // An editor's mark that the text is UTF-8 is no part of it.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let at_fault = |diagnostics| TopologyError::new(path, text, diagnostics);
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let raw = raw::read(text, directory).map_err(at_fault)?;
+        let nodes = resolve::resolve(&raw).map_err(at_fault)?;
+        let name = match raw.name {
+            Some(name) => name,
+            None => name_from(path).map_err(at_fault)?,
+        };
+        Ok(Self { name, nodes, max_loss_bytes: raw.max_loss_bytes })
+    }
+
+    /// Reads a topology from a file of at most 1 MiB.
+    ///
+    /// # Errors
+    /// The file cannot be read, or [`Topology::parse`] finds errors in it.
+    pub fn load(path: &Path) -> Result<Self, TopologyError> {
+        let bytes = read_bounded(path).map_err(|error| unreadable(path, &error))?;
+        Self::from_bytes(bytes, path)
+    }
+
+    fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self, TopologyError> {
+        if bytes.len() > FILE_BYTES_MAX {
+            return Err(TopologyError::of_file(path, format!("the file is larger than {FILE_BYTES_MAX} bytes")));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| not_utf8(path, &error))?;
+        Self::parse(&text, path)
+    }
+
+    /// The topology that `up` starts: the file that was named, else `replctl.toml` in the current directory, else
+    /// [`Topology::trio`].
+    ///
+    /// # Errors
+    /// As [`Topology::load`].
+    pub fn find(named: Option<&Path>) -> Result<Self, TopologyError> {
+        let here = Path::new(FILE_NAME);
+        match named {
+            Some(path) => Self::load(path),
+            // A link that leads nowhere is a mistake to tell, not an absent file.
+            None if here.symlink_metadata().is_ok() => Self::load(here),
+            None => Ok(Self::trio()),
+        }
+    }
+
+    /// The built-in topology: a repld master and two repld replicas on automatic ports.
+    pub fn trio() -> Self {
+        let trio = Preset::named("trio").expect("the trio is shipped");
+        Self::parse(trio.text, Path::new("trio.toml")).expect("a test parses every shipped topology")
+    }
+
     /// The group's name: `name` in the file, else the file's stem.
     pub fn name(&self) -> &str {
         &self.name
@@ -68,8 +188,71 @@ impl Topology {
         self.nodes.iter().find(|node| node.replica_of.is_none()).expect("a parsed topology has one master")
     }
 
+    /// The nodes that replicate directly from the node of this name, in file order.
+    pub fn replicas_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Node> {
+        self.nodes.iter().filter(move |node| node.replica_of.as_deref() == Some(name))
+    }
+
     /// `[failover] max-loss`, in bytes of replication stream: a promotion that may lose more is refused.
     pub fn max_loss_bytes(&self) -> Option<u64> {
         self.max_loss_bytes
     }
+
+    /// Takes out the optional nodes whose engine is missing, with everything that replicates from them, and returns
+    /// their names in file order.
+    pub fn leave_out(&mut self, is_missing: impl Fn(&Engine) -> bool) -> Vec<String> {
+        let mut left_out = HashSet::new();
+        // A file may name a replica before its upstream, so go on until nothing more falls out.
+        loop {
+            let before = left_out.len();
+            for node in self.nodes.iter().filter(|node| node.optional) {
+                if is_missing(&node.engine) || node.replica_of.as_ref().is_some_and(|name| left_out.contains(name)) {
+                    left_out.insert(node.name.clone());
+                }
+            }
+            if left_out.len() == before {
+                break;
+            }
+        }
+        self.nodes.extract_if(.., |node| left_out.contains(&node.name)).map(|node| node.name).collect()
+    }
 }
+
+/// At most one byte more than a topology file may have: also a device or a pipe ends.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> TopologyError {
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::IsADirectory => "this is a directory, not a topology file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    };
+    TopologyError::of_file(path, reason)
+}
+
+fn not_utf8(path: &Path, error: &std::string::FromUtf8Error) -> TopologyError {
+    let valid_bytes = error.utf8_error().valid_up_to();
+    let text = String::from_utf8_lossy(error.as_bytes());
+    let wrong = valid_bytes..valid_bytes + char::REPLACEMENT_CHARACTER.len_utf8();
+    let diagnostic = Diagnostic::at(wrong, "this is not UTF-8 text").hint("a topology file is UTF-8 text");
+    TopologyError::new(path, &text, vec![diagnostic])
+}
+
+fn name_from(path: &Path) -> Result<String, Vec<Diagnostic>> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match raw::wrong_name(&stem) {
+        None => Ok(stem.into_owned()),
+        Some(wrong) => {
+            let message = format!("the file's stem {} cannot be the group's name: {wrong}", diagnostic::quoted(&stem));
+            Err(vec![Diagnostic::of_file(message).hint("add `name = \"…\"` at the top")])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

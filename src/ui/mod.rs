@@ -99,15 +99,18 @@ impl Printer {
         }
     }
 
-    /// Shows an error and its hint on stderr, or `json` as the object `{"error": …}` on stdout.
-    pub fn failure(&self, message: &str, hint: Option<&str>, json: &impl Serialize) {
-        if self.json {
-            return self.object(&serde_json::json!({ "error": json }));
-        }
+    /// Says on stderr why the run failed, and what may help. Under `--json` the caller prints an object instead.
+    pub fn error(&self, message: &str, hint: Option<&str>) {
         stderr_line(format_args!("\x1b[1;31merror\x1b[0m: {message}"));
         if let Some(hint) = hint {
             stderr_line(format_args!("\x1b[1;36mhint\x1b[0m: {hint}"));
         }
+    }
+
+    /// Shows on stderr an error that was laid out already, with ANSI colours, which are taken out where they do not
+    /// belong.
+    pub fn report(&self, text: impl Display) {
+        stderr_line(text);
     }
 
     /// The exit code of a run that wants to end with `code`: results that could not be written, because the disk is
