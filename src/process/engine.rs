@@ -81,7 +81,7 @@ impl Program {
             let path = std::env::current_exe().map_err(EngineError::NoSelf)?;
             return Ok(Self { path, leading_args: &["serve"] });
         }
-        let name = family_name(engine.family);
+        let name = engine.family.program();
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
             .map(|dir| dir.join(name))
             .find(|path| is_executable(path))
@@ -108,15 +108,6 @@ impl Program {
             let first_line = text.lines().next().unwrap_or_default();
             no_version(format!("{}, {first_line:?}", output.status))
         })
-    }
-}
-
-/// The name an engine family goes by, in topology files and on `PATH`.
-pub fn family_name(family: EngineFamily) -> &'static str {
-    match family {
-        EngineFamily::Repld => "repld",
-        EngineFamily::Redis => "redis-server",
-        EngineFamily::Valkey => "valkey-server",
     }
 }
 

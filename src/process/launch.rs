@@ -4,9 +4,11 @@
 //! comes back in the right role. Secrets stand in the file (0600) and never in argv.
 //!
 //! ```text
-//! replica-priority 100        from the topology, and what makes replication quick
-//! maxmemory 100mb             the topology's own directives, as they are
-//! port 6380                   last, since the later line wins: what replctl relies on
+//! bind 127.0.0.1              what replctl relies on; a topology cannot set these
+//! port 6380
+//! replica-priority 100        from the topology's own keys
+//! repl-diskless-sync-delay 0  what makes replication quick, unless
+//! maxmemory 100mb             the topology's directives say otherwise: the later line wins
 //! replicaof 127.0.0.1 6379
 //! ```
 
@@ -19,79 +21,85 @@ use std::process::{Child, Command, Stdio};
 
 use super::engine::Program;
 use super::identity::ProcessIdentity;
-use super::state::GroupDir;
-use crate::topology::{EngineFamily, Node};
+use super::state::{GroupDir, RunNode};
+use crate::topology::EngineFamily;
 
 /// Directives that make a link come up in milliseconds, and whose price nobody pays on one machine.
 /// Without the first, a full sync waits five seconds for other replicas to join it.
 const REDIS_TUNING: [(&str, &str); 1] = [("repl-diskless-sync-delay", "0")];
 
-/// What a node's configuration file says beyond its topology entry.
-#[derive(Debug, Clone, Copy)]
-pub struct Placement<'a> {
-    /// The node's port.
-    pub port: u16,
-    /// The port of the node it follows; `None` for the master.
-    pub upstream_port: Option<u16>,
-    /// The password that its upstream asks for.
-    pub upstream_password: Option<&'a str>,
-}
-
-/// The text of a node's configuration file.
-pub fn render_config(node: &Node, placement: Placement<'_>) -> String {
+/// The text of a node's configuration file, in which it follows `upstream`, or nobody.
+///
+/// The topology's directives stand as they are: their values are rows of words already. None of them is one of ours.
+pub fn render_config(node: &RunNode, upstream: Option<&RunNode>) -> String {
     let mut text = format!("# Node {} of a replctl group. Written by replctl before every start.\n", node.name);
     let mut line = |directive: &str, value: &str| {
-        text.push_str(directive);
-        text.push(' ');
-        text.push_str(value);
-        text.push('\n');
+        text.push_str(&format!("{directive} {value}\n"));
     };
     line("bind", "127.0.0.1");
+    line("port", &node.port.to_string());
+    line("dir", ".");
+    line("daemonize", "no");
+    line("logfile", "\"\"");
     line("replica-priority", &node.priority.to_string());
     if node.engine.family != EngineFamily::Repld {
         for (directive, value) in REDIS_TUNING {
             line(directive, value);
         }
     }
-    if let Some(password) = placement.upstream_password {
-        line("masterauth", &quoted(password));
+    // After a failover any node may be anybody's upstream: what a node asks of others it can also be asked for itself.
+    if let Some(password) = upstream.unwrap_or(node).config.get("requirepass") {
+        line("masterauth", password);
     }
     for (directive, value) in &node.config {
-        line(directive, &argument_text(directive, value));
+        line(directive, value);
     }
-    line("daemonize", "no");
-    line("logfile", "\"\"");
-    line("dir", ".");
-    line("port", &placement.port.to_string());
-    if let Some(port) = placement.upstream_port {
-        line("replicaof", &format!("127.0.0.1 {port}"));
+    if let Some(upstream) = upstream {
+        line("replicaof", &format!("127.0.0.1 {}", upstream.port));
     }
     text
 }
 
-/// A directive's value as it stands in the file. Most may be several arguments (`save = "900 1"`) and stay as they are;
-/// a secret is one argument, whatever it contains.
-fn argument_text(directive: &str, value: &str) -> String {
-    let is_secret = ["requirepass", "masterauth", "masteruser"].contains(&directive.to_ascii_lowercase().as_str());
-    if is_secret || value.is_empty() || value.bytes().any(|byte| byte.is_ascii_control()) {
-        quoted(value)
-    } else {
-        value.to_owned()
+/// The first word of a directive's value, without its quotes: what the server takes a password to be.
+///
+/// Source: the escapes of redis.conf, <https://redis.io/docs/latest/operate/oss_and_stack/management/config/>.
+pub fn first_word(value: &str) -> String {
+    let mut bytes = value.bytes();
+    let Some(quote) = bytes.next().filter(|byte| matches!(byte, b'"' | b'\'')) else {
+        return value.split(' ').next().unwrap_or_default().to_owned();
+    };
+    let mut word = Vec::new();
+    while let Some(byte) = bytes.next().filter(|byte| *byte != quote) {
+        word.push(match byte {
+            b'\\' if quote == b'"' => unescaped(&mut bytes),
+            b'\\' if bytes.clone().next() == Some(b'\'') => bytes.next().unwrap_or_default(),
+            byte => byte,
+        });
     }
+    String::from_utf8_lossy(&word).into_owned()
 }
 
-/// One argument in double quotes, with the escapes that redis.conf knows.
-fn quoted(value: &str) -> String {
-    let mut text = String::from("\"");
-    for byte in value.bytes() {
-        match byte {
-            b'"' | b'\\' => text.extend(['\\', byte as char]),
-            b' '..=b'~' => text.push(byte as char),
-            _ => text.push_str(&format!("\\x{byte:02x}")),
+/// The byte that stands for what follows a backslash between double quotes.
+fn unescaped(bytes: &mut std::str::Bytes<'_>) -> u8 {
+    match bytes.next().unwrap_or_default() {
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'b' => 8,
+        b'a' => 7,
+        b'x' => {
+            let digit =
+                |bytes: &std::str::Bytes<'_>, at| bytes.clone().nth(at).and_then(|b: u8| (b as char).to_digit(16));
+            match (digit(bytes, 0), digit(bytes, 1)) {
+                (Some(high), Some(low)) => {
+                    bytes.nth(1);
+                    (high * 16 + low) as u8
+                }
+                _ => b'x',
+            }
         }
+        other => other,
     }
-    text.push('"');
-    text
 }
 
 /// A server that this process started. It is not ended when this is dropped: servers outlive the tool.
@@ -138,19 +146,23 @@ pub fn spawn(program: &Program, group: &GroupDir, node: &str) -> io::Result<Star
 
 /// The last `lines` lines of a log, for quoting; empty if there is none.
 pub fn log_tail(path: &Path, lines: usize) -> Vec<String> {
-    const BYTES_MAX: u64 = 16 << 10;
+    let text = text_since(path, 0);
+    let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// What a log got after it was `mark` bytes long, or the end of that, if it is much; empty if it cannot be read.
+pub fn text_since(path: &Path, mark: u64) -> String {
+    const BYTES_MAX: u64 = 64 << 10;
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(BYTES_MAX)))?;
+        file.seek(SeekFrom::Start(mark.max(length.saturating_sub(BYTES_MAX))))?;
         let mut bytes = Vec::new();
         file.take(BYTES_MAX).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect()
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
 /// The length of a log in bytes, as a mark from which later lines are read.
@@ -163,51 +175,64 @@ mod tests {
     use super::*;
     use crate::topology::Engine;
 
-    fn node(family: EngineFamily, config: &[(&str, &str)]) -> Node {
-        Node {
-            name: "n2".to_owned(),
-            port: None,
+    fn node(family: EngineFamily, port: u16, config: &[(&str, &str)]) -> RunNode {
+        RunNode {
+            name: format!("n{port}"),
+            wished_port: Some(port),
+            port,
             engine: Engine { family, path: None },
-            replica_of: Some("n1".to_owned()),
             priority: 50,
             config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            wished_upstream: None,
+            upstream: None,
+            process: None,
         }
     }
 
-    fn lines(node: &Node, placement: Placement<'_>) -> Vec<String> {
-        render_config(node, placement).lines().map(str::to_owned).collect()
+    fn has_line(text: &str, line: &str) -> bool {
+        text.lines().any(|one| one == line)
     }
 
-    const REPLICA: Placement<'_> = Placement { port: 6380, upstream_port: Some(6379), upstream_password: None };
-
     #[test]
-    fn what_replctl_relies_on_stands_after_the_users_directives() {
-        let lines = lines(&node(EngineFamily::Repld, &[("port", "1"), ("dir", "/tmp"), ("save", "900 1")]), REPLICA);
-        let last = |directive: &str| lines.iter().rev().find(|line| line.starts_with(directive)).cloned();
-        assert_eq!(last("port").as_deref(), Some("port 6380"));
-        assert_eq!(last("dir").as_deref(), Some("dir ."));
-        assert_eq!(last("replicaof").as_deref(), Some("replicaof 127.0.0.1 6379"));
-        assert_eq!(last("save").as_deref(), Some("save 900 1"));
+    fn a_replica_starts_as_a_replica_and_a_master_as_a_master() {
+        let (master, replica) =
+            (node(EngineFamily::Repld, 6379, &[]), node(EngineFamily::Repld, 6380, &[("save", "900 1")]));
+        let text = render_config(&replica, Some(&master));
+        for line in ["port 6380", "replicaof 127.0.0.1 6379", "replica-priority 50", "save 900 1"] {
+            assert!(has_line(&text, line), "{line}\n{text}");
+        }
+        assert!(!render_config(&master, None).contains("replicaof"));
     }
 
     #[test]
     fn the_topology_may_untune_redis() {
-        let lines = lines(&node(EngineFamily::Redis, &[("repl-diskless-sync-delay", "5")]), REPLICA);
-        let delays: Vec<_> = lines.iter().filter(|line| line.starts_with("repl-diskless-sync-delay")).collect();
+        let text = render_config(&node(EngineFamily::Redis, 6379, &[("repl-diskless-sync-delay", "5")]), None);
+        let delays: Vec<_> = text.lines().filter(|line| line.starts_with("repl-diskless-sync-delay")).collect();
         assert_eq!(delays, ["repl-diskless-sync-delay 0", "repl-diskless-sync-delay 5"]);
     }
 
     #[test]
-    fn a_master_has_no_upstream_line() {
-        let placement = Placement { port: 6379, upstream_port: None, upstream_password: None };
-        assert!(!render_config(&node(EngineFamily::Redis, &[]), placement).contains("replicaof"));
+    fn a_replica_knows_the_password_that_its_upstream_asks_for() {
+        let master = node(EngineFamily::Redis, 6379, &[("requirepass", "\"a b\"")]);
+        let replica = node(EngineFamily::Redis, 6380, &[]);
+        assert!(has_line(&render_config(&replica, Some(&master)), "masterauth \"a b\""));
+        assert!(has_line(&render_config(&master, None), "masterauth \"a b\""));
     }
 
     #[test]
-    fn a_secret_is_one_argument_whatever_it_contains() {
-        let lines = lines(&node(EngineFamily::Redis, &[("requirepass", "a \"b\"\\\n"), ("save", "")]), REPLICA);
-        assert!(lines.contains(&r#"requirepass "a \"b\"\\\x0a""#.to_owned()), "{lines:?}");
-        assert!(lines.contains(&r#"save """#.to_owned()), "{lines:?}");
+    fn a_quoted_word_is_read_as_the_server_reads_it() {
+        let cases = [
+            ("secret", "secret"),
+            ("\"\"", ""),
+            (r#""a \"b\" \x41\n""#, "a \"b\" A\n"),
+            (r"'it\'s \n'", r"it's \n"),
+            (r#""\xZ""#, "xZ"),
+            ("\"open", "open"),
+            ("", ""),
+        ];
+        for (value, word) in cases {
+            assert_eq!(first_word(value), word, "{value}");
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ pub mod launch;
 pub mod port;
 pub mod state;
 
-pub use engine::{EngineError, Program, family_name};
+pub use engine::{EngineError, Program};
 pub use identity::{Condition, LiveProcess, ProcessIdentity};
-pub use launch::{Placement, Started, log_tail, render_config, spawn};
+pub use launch::{Started, log_tail, render_config, spawn};
 pub use port::{Listeners, Stranger, free_ports};
 pub use state::{Durability, GroupDir, GroupLock, RunNode, RunProcess, RunState, StateDir, StateError};

@@ -4,7 +4,6 @@
 //! STATE/                       $XDG_STATE_HOME/replctl, or --state-dir
 //!   GROUP/                     0700
 //!     lock                     held (flock) by whoever changes the group; its text names the holder
-//!     topology.toml            the file that the group was started from, as it was
 //!     run.json                 RunState: what was launched
 //!     journal.jsonl            what was done to the group, step by step
 //!     nodes/NAME/              0700, the node's working directory
@@ -23,6 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::identity::ProcessIdentity;
+use crate::topology::{Engine, EngineFamily};
 
 /// The version of `run.json` that this program writes and reads.
 const SCHEMA: u32 = 1;
@@ -132,11 +132,6 @@ impl GroupDir {
         self.path.join("journal.jsonl")
     }
 
-    /// `topology.toml`: the copy of what the group was started from.
-    pub fn topology_file(&self) -> PathBuf {
-        self.path.join("topology.toml")
-    }
-
     /// A node's working directory.
     pub fn node_dir(&self, node: &str) -> PathBuf {
         self.path.join("nodes").join(node)
@@ -216,6 +211,9 @@ impl GroupDir {
             .read_to_string(&mut text)
             .map_err(|source| StateError::Io { path: path.clone(), source })?;
         let state: RunState = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        if !state.is_a_tree() {
+            return Err(malformed("its nodes are not one master with replicas below it".to_owned()));
+        }
         if state.schema != SCHEMA {
             return Err(malformed(format!("schema {} is not the {SCHEMA} that this replctl knows", state.schema)));
         }
@@ -229,14 +227,6 @@ impl GroupDir {
     pub fn save_run_state(&self, state: &RunState, durability: Durability) -> Result<(), StateError> {
         let text = serde_json::to_vec_pretty(state).expect("a run state has only string keys");
         replace_file(&self.run_file(), &text, durability)
-    }
-
-    /// Replaces the copy of the topology file.
-    ///
-    /// # Errors
-    /// The directory cannot be written.
-    pub fn save_topology(&self, text: &str) -> Result<(), StateError> {
-        replace_file(&self.topology_file(), text.as_bytes(), Durability::Disk)
     }
 
     /// Replaces a node's configuration file, making its directory if needed.
@@ -266,12 +256,15 @@ pub enum Durability {
     Disk,
 }
 
-/// What was launched, in topology order: the present roles, ports and processes of a group.
+/// What was launched, in topology order: a group's present roles, ports, directives and processes. It is all that a later
+/// run needs: the topology file may have changed or gone by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunState {
     schema: u32,
     /// The group's name.
     pub group: String,
+    /// `[failover] max-loss`
+    pub max_loss_bytes: Option<u64>,
     /// The replication id of the master's history when the group was last known whole.
     pub replid: Option<String>,
     /// Every node of the topology.
@@ -283,12 +276,41 @@ pub struct RunState {
 pub struct RunNode {
     /// Its name in the topology.
     pub name: String,
+    /// The port that its topology gives it; `None`: one that the system chooses.
+    pub wished_port: Option<u16>,
     /// Its port on 127.0.0.1, kept for the life of the group.
     pub port: u16,
+    /// What serves it.
+    #[serde(with = "EngineFields")]
+    pub engine: Engine,
+    /// `replica-priority`
+    pub priority: u32,
+    /// The topology's directives for it. Passwords are among them: only the owner may read this file.
+    pub config: BTreeMap<String, String>,
+    /// The node that its topology lets it follow.
+    pub wished_upstream: Option<String>,
     /// The node it follows now; `None` for the master. Changes with every promotion.
     pub upstream: Option<String>,
     /// Its process; `None` while it is not meant to run.
     pub process: Option<RunProcess>,
+}
+
+/// [`Engine`] as `run.json` has it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Engine")]
+struct EngineFields {
+    #[serde(with = "EngineFamilyName")]
+    family: EngineFamily,
+    path: Option<PathBuf>,
+}
+
+/// [`EngineFamily`] as `run.json` has it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "EngineFamily", rename_all = "lowercase")]
+enum EngineFamilyName {
+    Repld,
+    Redis,
+    Valkey,
 }
 
 /// The process that serves a node.
@@ -305,8 +327,8 @@ pub struct RunProcess {
 
 impl RunState {
     /// The state of a group of which nothing runs yet.
-    pub fn new(group: &str, nodes: Vec<RunNode>) -> Self {
-        Self { schema: SCHEMA, group: group.to_owned(), replid: None, nodes }
+    pub fn new(group: &str, max_loss_bytes: Option<u64>, nodes: Vec<RunNode>) -> Self {
+        Self { schema: SCHEMA, group: group.to_owned(), max_loss_bytes, replid: None, nodes }
     }
 
     /// A node by its name.
@@ -320,8 +342,22 @@ impl RunState {
     }
 
     /// The node that is meant to be the master.
-    pub fn master(&self) -> Option<&RunNode> {
-        self.nodes.iter().find(|node| node.upstream.is_none())
+    pub fn master(&self) -> &RunNode {
+        self.nodes.iter().find(|node| node.upstream.is_none()).expect("a topology has a master, a promotion leaves one")
+    }
+
+    /// The node that a node follows; `None` for the master.
+    pub fn upstream_of(&self, node: &RunNode) -> Option<&RunNode> {
+        node.upstream.as_deref().and_then(|upstream| self.node(upstream))
+    }
+
+    /// Whether exactly one node is the master and every other one reaches it by its upstreams.
+    fn is_a_tree(&self) -> bool {
+        let reaches_root = |node: &RunNode| {
+            let mut above = std::iter::successors(Some(node), |node| self.upstream_of(node)).take(self.nodes.len());
+            above.any(|node| node.upstream.is_none())
+        };
+        self.nodes.iter().filter(|node| node.upstream.is_none()).count() == 1 && self.nodes.iter().all(reaches_root)
     }
 
     /// Makes `master` the master and lets the nodes of `upstreams` follow the ones named there.
@@ -373,6 +409,20 @@ mod tests {
         (dir, group)
     }
 
+    fn node(name: &str, upstream: Option<&str>) -> RunNode {
+        RunNode {
+            name: name.to_owned(),
+            wished_port: None,
+            port: 6379,
+            engine: Engine { family: EngineFamily::Redis, path: Some("/opt/redis-server".into()) },
+            priority: 100,
+            config: BTreeMap::from([("save".to_owned(), "900 1".to_owned())]),
+            wished_upstream: None,
+            upstream: upstream.map(str::to_owned),
+            process: None,
+        }
+    }
+
     #[test]
     fn a_group_cannot_leave_the_state_directory() {
         let state = StateDir::new("/nowhere");
@@ -408,8 +458,8 @@ mod tests {
         assert_eq!(group.run_state().expect("it is readable"), None);
         let identity = ProcessIdentity { pid: 7, start_ticks: 8, boot_id: "b".to_owned() };
         let process = RunProcess { identity, program: "/usr/bin/redis-server".into(), version: "7.0.15".to_owned() };
-        let node = RunNode { name: "n1".to_owned(), port: 6379, upstream: None, process: Some(process) };
-        let state = RunState::new("trio", vec![node]);
+        let node = RunNode { process: Some(process), ..node("n1", None) };
+        let state = RunState::new("trio", Some(5), vec![node]);
         group.save_run_state(&state, Durability::Disk).expect("the directory is ours");
         assert_eq!(group.run_state().expect("it is readable"), Some(state));
         let mode = fs::metadata(group.run_file()).expect("it is there").mode();
@@ -420,9 +470,27 @@ mod tests {
     fn a_run_state_of_another_version_is_refused() {
         let (_dir, group) = scratch();
         let _lock = group.lock("up").expect("nobody holds it");
-        for text in ["", "{", "[]", r#"{"schema":2,"group":"trio","replid":null,"nodes":[]}"#] {
+        let mut of_tomorrow = RunState::new("trio", None, vec![node("n1", None)]);
+        of_tomorrow.schema += 1;
+        let of_tomorrow = serde_json::to_string(&of_tomorrow).expect("it is plain data");
+        for text in ["", "{", "[]", &of_tomorrow] {
             fs::write(group.run_file(), text).expect("the directory is ours");
             assert!(matches!(group.run_state(), Err(StateError::Malformed { .. })), "{text}");
         }
+    }
+
+    #[test]
+    fn a_run_state_that_is_no_tree_is_refused() {
+        let broken = [
+            vec![],
+            vec![node("n1", None), node("n2", None)],
+            vec![node("n1", None), node("n2", Some("n9"))],
+            vec![node("n1", None), node("n2", Some("n3")), node("n3", Some("n2"))],
+        ];
+        for nodes in broken {
+            assert!(!RunState::new("trio", None, nodes).is_a_tree());
+        }
+        let chain = vec![node("n3", Some("n2")), node("n2", Some("n1")), node("n1", None)];
+        assert!(RunState::new("trio", None, chain).is_a_tree());
     }
 }
