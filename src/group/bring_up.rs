@@ -74,7 +74,7 @@ impl LaunchPlan {
     /// # Errors
     /// Something else runs under this name, a node's port is taken, or starting could overwrite newer data by older.
     pub async fn new(dir: &GroupDir, topology: &Topology, force: bool) -> Result<Self, GroupError> {
-        let wished = wished_state(topology);
+        let wished = wished_state(dir.name(), topology);
         let mut run = match dir.run_state()? {
             None => wished,
             Some(last) => resume(Group { dir: dir.clone(), run: last }, wished, force).await?,
@@ -90,7 +90,7 @@ impl LaunchPlan {
     }
 }
 
-fn wished_state(topology: &Topology) -> RunState {
+fn wished_state(group: &str, topology: &Topology) -> RunState {
     let nodes = topology.nodes().iter().map(|node| RunNode {
         name: node.name.clone(),
         wished_port: node.port,
@@ -102,7 +102,7 @@ fn wished_state(topology: &Topology) -> RunState {
         upstream: node.replica_of.clone(),
         process: None,
     });
-    RunState::new(topology.name(), topology.max_loss_bytes(), nodes.collect())
+    RunState::new(group, topology.max_loss_bytes(), nodes.collect())
 }
 
 /// What a group that was started before goes on with: the processes that live, and the roles it had.

@@ -23,17 +23,16 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::event::Event;
-use crate::process::launch::first_word;
 use crate::process::{EngineError, GroupDir, RunNode, RunState, StateError, Stranger};
-use crate::wire::{Endpoint, WireError};
+use crate::wire::{Endpoint, WireError, split_words};
 
 pub use bring_up::{Action, LaunchPlan, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use journal::{Journal, JournalEntry, recent};
 pub use kill::{KillPlan, KillReport, kill_master};
 pub use plan::{FailoverPlan, Ineligible, LossEstimate, Policy, Ranked, Refusal, Rejected, Step};
-pub use promotion::{FailoverReport, Resync, StepReport, promote};
-pub use stop::{DownReport, down};
+pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last};
+pub use stop::{DownReport, down, living};
 pub use view::{Answer, Clients, GroupView, NodeView, observe};
 
 /// A group that was started once: its directory and what was launched.
@@ -148,11 +147,6 @@ impl Group {
         }
     }
 
-    /// Where a node is reached.
-    pub fn endpoint(&self, node: &RunNode) -> Endpoint {
-        endpoint(node)
-    }
-
     /// The offset at which the master was seen just before `kill-master` ended it, unless the group changed since.
     fn offset_before_kill(&self) -> Result<Option<u64>, GroupError> {
         let entries = recent(&self.dir.journal_file())?;
@@ -169,7 +163,9 @@ fn offset_of_kill(event: &Event, master: &str) -> Option<Option<u64>> {
     }
 }
 
-/// Where a node is reached, and with which password.
-pub(crate) fn endpoint(node: &RunNode) -> Endpoint {
-    Endpoint { port: node.port, password: node.config.get("requirepass").map(|value| first_word(value)) }
+/// Where a node is reached, and with which password: the first word of its `requirepass`.
+pub fn endpoint(node: &RunNode) -> Endpoint {
+    let words = node.config.get("requirepass").and_then(|value| split_words(value)).unwrap_or_default();
+    let password = words.into_iter().next().filter(|word| !word.is_empty());
+    Endpoint { port: node.port, password: password.map(|word| String::from_utf8_lossy(&word).into_owned()) }
 }

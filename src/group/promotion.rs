@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::diagnosis::{Diagnosis, diagnose};
+use super::journal::recent;
 use super::links::{await_link, watch_replicas};
 use super::plan::{FailoverPlan, Policy, Step};
 use super::stop::end_processes;
@@ -122,6 +123,18 @@ pub async fn promote(
     let reason = format!("the replicas kept changing over {PLANS_MAX} plans");
     let step = Step::AwaitDrain { nodes: view.nodes.iter().map(|node| node.name.clone()).collect() };
     Err(GroupError::StepFailed { step, reason })
+}
+
+/// The node that the last promotion made the master, if nothing replaced it since.
+///
+/// # Errors
+/// The journal cannot be read.
+pub fn promoted_last(group: &Group) -> Result<Option<String>, GroupError> {
+    let promoted = recent(&group.dir.journal_file())?.into_iter().rev().find_map(|entry| match entry.event {
+        Event::Promoted { node, .. } => Some(node),
+        _ => None,
+    });
+    Ok(promoted.filter(|node| *node == group.run.master().name))
 }
 
 /// The state that a promotion gathers while it is executed.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Group, GroupError};
+use super::{Group, GroupError, endpoint};
 use crate::process::{Condition, ProcessIdentity};
 use crate::wire::{Endpoint, NodeClient, NodeReport, ReplicationId, WireError};
 
@@ -126,7 +126,7 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
         let process = node.process.as_ref().map(|process| process.identity.clone());
         let condition = process.as_ref().map_or(Ok(Condition::Dead), ProcessIdentity::condition)?;
         if condition != Condition::Stopped {
-            let (endpoint, pid) = (group.endpoint(node), process.as_ref().map(|process| process.pid));
+            let (endpoint, pid) = (endpoint(node), process.as_ref().map(|process| process.pid));
             asking.spawn(async move { (index, ask(&endpoint, pid).await) });
         }
         nodes.push(NodeView {

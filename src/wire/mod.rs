@@ -5,6 +5,7 @@
 //! either: every connection is given its own.
 
 mod report;
+mod words;
 
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use redis::{
 pub use report::{
     AttachedReplica, FormerHistory, Link, NodeReport, Replication, ReplicationId, ReportError, Role, Upstream,
 };
+pub use words::split_words;
 
 /// Where a node listens, and what it asks of its clients.
 #[derive(Clone, PartialEq, Eq)]
