@@ -303,7 +303,7 @@ impl FailoverPlan {
     }
 
     fn replace(view: &GroupView, old: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
-        let lineage = lineage(view, old);
+        let lineage = lineage(view, old, policy.force);
         // A master that somebody made a replica is as good as any other; one that is dead or to be ended is not.
         let others = view.nodes.iter().filter(|node| node.name != old.name || is_replica(node));
         let (ranked, rejected) = rank(others, lineage.as_ref());
@@ -377,14 +377,15 @@ fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, 
 }
 
 /// The history whose continuation is wanted: the one the old master itself reports; else the one recorded when the group
-/// was last whole, if anybody still has it; else the one that most of its replicas with data have.
-fn lineage(view: &GroupView, old: &NodeView) -> Option<ReplicationId> {
+/// was last whole. Only where there is no record, or by force where nobody has that history any more, it is the one that
+/// most replicas with data have.
+fn lineage(view: &GroupView, old: &NodeView, force: bool) -> Option<ReplicationId> {
     if let Some(report) = old.report() {
         return Some(report.replication.replid.clone());
     }
     let histories: Vec<&ReplicationId> =
         view.nodes.iter().filter_map(replication_with_data).map(|replication| &replication.replid).collect();
-    if let Some(recorded) = view.recorded_replid.as_ref().filter(|recorded| histories.contains(recorded)) {
+    if let Some(recorded) = view.recorded_replid.as_ref().filter(|recorded| !force || histories.contains(recorded)) {
         return Some(recorded.clone());
     }
     let votes = |candidate: &ReplicationId| histories.iter().filter(|history| **history == candidate).count();
@@ -546,3 +547,6 @@ fn is_replica(node: &NodeView) -> bool {
 fn names(view: &GroupView, is_meant: impl Fn(&NodeView) -> bool) -> Vec<String> {
     view.nodes.iter().filter(|node| is_meant(node)).map(|node| node.name.clone()).collect()
 }
+
+#[cfg(test)]
+mod tests;
