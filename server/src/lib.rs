@@ -1,9 +1,94 @@
 //! repld: a replicating server that speaks the Redis protocol.
+//!
+//! # A tour
+//! A request's way: [`net`](crate) reads bytes and lets [`resp`] find requests in them; the table in [`command`] says what
+//! each may do; a handler changes the [`keyspace`] and returns an effect; [`instance`] commits the effect to the stream of
+//! [`replication`]; replies go out when the input is drained. A replica is fed from the stream's backlog by a cursor, and
+//! brought up from an image that [`snapshot`] takes without a fork and [`rdb`] encodes.
+//!
+//! Everything but the shell in `net` is functions of values: time and bytes come in, bytes and actions come out.
+
+pub mod client;
+pub mod command;
+pub mod config;
+pub mod glob;
+pub mod info;
+pub mod instance;
+pub mod keyspace;
+pub mod log;
+pub mod long_double;
+mod net;
+pub mod number;
+pub mod pubsub;
+pub mod rdb;
+pub mod replication;
+pub mod resp;
+pub mod snapshot;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use config::Config;
+use log::log;
+
+const USAGE: &str = "\
+Usage: repld [CONF] [--directive value ...]
+       repld - [--directive value ...]       the configuration comes from standard input
+       repld -v | --version
+       repld -h | --help
+
+Examples:
+       repld                                 listens on 127.0.0.1:6379 with the defaults
+       repld /etc/repld.conf
+       repld --port 6380 --replicaof \"127.0.0.1 6379\"
+
+Directives are those of redis.conf.
+";
 
 /// Runs the server as its command line says and returns its exit code when it has shut down.
 ///
 /// `arguments` are those after the program's name: `[CONF] [--directive value …]`.
-pub fn run(arguments: Vec<std::ffi::OsString>) -> std::process::ExitCode {
-    let _ = arguments;
-    std::process::ExitCode::FAILURE
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    match arguments.first().and_then(|argument| argument.to_str()) {
+        Some("-v" | "--version") if arguments.len() == 1 => {
+            println!("repld v={} (speaks the protocol of Redis v={})", env!("CARGO_PKG_VERSION"), instance::REDIS_VERSION);
+            return ExitCode::SUCCESS;
+        }
+        Some("-h" | "--help") if arguments.len() == 1 => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let config = match Config::load(&arguments, &mut std::io::stdin()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match start(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(config: Config) -> Result<(), String> {
+    log::set_level(config.loglevel);
+    let logfile = config.logfile.as_deref();
+    log::set_file(logfile)
+        .map_err(|error| format!("can't open the log file {}: {error}", logfile.unwrap_or("".as_ref()).display()))?;
+    log!(Warning, "oO0OoO0OoO0Oo repld is starting oO0OoO0OoO0Oo");
+    log!(
+        Warning,
+        "repld version={}, Redis version={}, PID: {}, port {}",
+        env!("CARGO_PKG_VERSION"),
+        instance::REDIS_VERSION,
+        std::process::id(),
+        config.port
+    );
+    net::serve(config)
 }

@@ -1,0 +1,299 @@
+//! Connections as the rest of the server sees them: a [`Client`] is what anyone may know of and do to a connection,
+//! a [`Session`] is what only its own requests touch and lives in its connection's task.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+
+use crate::command::Command;
+use crate::replication::{Feed, FeedIdentity};
+use crate::resp::{Protocol, Span};
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientKind {
+    /// An application, or a person.
+    Normal,
+    /// Subscribed to something.
+    Subscriber,
+    /// Fed with the replication stream.
+    Replica,
+    /// The upstream that this replica follows.
+    Master,
+}
+
+impl ClientKind {
+    /// As `CLIENT LIST TYPE` and `CLIENT KILL TYPE` name it.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_slice() {
+            b"normal" => ClientKind::Normal,
+            b"pubsub" => ClientKind::Subscriber,
+            b"replica" | b"slave" => ClientKind::Replica,
+            b"master" => ClientKind::Master,
+            _ => return None,
+        })
+    }
+
+    fn flag(self) -> char {
+        match self {
+            ClientKind::Normal => 'N',
+            ClientKind::Subscriber => 'P',
+            ClientKind::Replica => 'S',
+            ClientKind::Master => 'M',
+        }
+    }
+}
+
+/// One connection: its public face. Shared between its task and everything that lists, kills, wakes or messages it.
+#[derive(Debug)]
+pub struct Client {
+    /// Unique since the server started, counted up.
+    pub id: u64,
+    /// Where it came from, `ip:port`.
+    pub address: String,
+    /// Where it came to, `ip:port`.
+    pub local_address: String,
+    /// Milliseconds since the epoch.
+    pub created_ms: i64,
+    /// What it is for.
+    pub kind: Cell<ClientKind>,
+    /// `CLIENT SETNAME`.
+    pub name: RefCell<Vec<u8>>,
+    /// The selected database.
+    pub db: Cell<usize>,
+    /// The last command it sent.
+    pub last_command: Cell<&'static str>,
+    /// When it sent that, in milliseconds since the epoch.
+    pub last_active_ms: Cell<i64>,
+    /// How many channels and patterns it listens to.
+    pub subscriptions: Cell<(usize, usize)>,
+    /// Requests queued by MULTI, if it is in one.
+    pub queued: Cell<Option<usize>>,
+    /// It waits for replicas: its requests are not run.
+    pub blocked: Cell<bool>,
+    /// Its next request waits for the end of a pause.
+    pub postponed: Cell<bool>,
+    /// A key that it watches was changed.
+    pub watch_broken: Cell<bool>,
+    /// Bytes that wait to be sent, without its mailbox.
+    pub output_bytes: Cell<usize>,
+    /// The protocol it speaks.
+    pub protocol: Cell<Protocol>,
+    killed: Cell<bool>,
+    mailbox: RefCell<Vec<u8>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Client {
+    /// A connection that has just been made.
+    pub fn new(id: u64, address: String, local_address: String, now_ms: i64, kind: ClientKind) -> Rc<Self> {
+        Rc::new(Client {
+            id,
+            address,
+            local_address,
+            created_ms: now_ms,
+            kind: Cell::new(kind),
+            name: RefCell::default(),
+            db: Cell::new(0),
+            last_command: Cell::new("NULL"),
+            last_active_ms: Cell::new(now_ms),
+            subscriptions: Cell::new((0, 0)),
+            queued: Cell::new(None),
+            blocked: Cell::new(false),
+            postponed: Cell::new(false),
+            watch_broken: Cell::new(false),
+            output_bytes: Cell::new(0),
+            protocol: Cell::new(Protocol::Resp2),
+            killed: Cell::new(false),
+            mailbox: RefCell::default(),
+            waker: RefCell::default(),
+        })
+    }
+
+    /// Adds bytes out of turn (a pub/sub message, the reply that a blocked client waited for) and wakes its task.
+    pub fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.mailbox.borrow_mut());
+        self.wake();
+    }
+
+    /// Moves what was sent to it behind `out`.
+    pub fn collect(&self, out: &mut Vec<u8>) {
+        let mut mailbox = self.mailbox.borrow_mut();
+        if !mailbox.is_empty() {
+            out.append(&mut mailbox);
+        }
+    }
+
+    /// Lets its task end; its connection closes without a further word.
+    pub fn kill(&self) {
+        self.killed.set(true);
+        self.wake();
+    }
+
+    /// Whether [`Client::kill`] was called.
+    pub fn is_killed(&self) -> bool {
+        self.killed.get()
+    }
+
+    /// Lets it read requests again.
+    pub fn unblock(&self) {
+        self.blocked.set(false);
+        self.wake();
+    }
+
+    /// Whether its requests are not run for now.
+    pub fn is_held(&self) -> bool {
+        self.blocked.get() || self.postponed.get()
+    }
+
+    /// Has its task polled.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Remembers whom [`Client::wake`] wakes.
+    pub fn set_waker(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|present| present.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// Forgets its task, which has ended.
+    pub fn clear_waker(&self) {
+        *self.waker.borrow_mut() = None;
+    }
+
+    /// Bytes that wait to be sent to it.
+    pub fn pending_bytes(&self) -> usize {
+        self.output_bytes.get() + self.mailbox.borrow().len()
+    }
+
+    /// Its line of `CLIENT LIST`, without the line's end.
+    pub fn describe(&self, now_ms: i64) -> String {
+        let (channels, patterns) = self.subscriptions.get();
+        let mut flags = String::new();
+        if self.kind.get() != ClientKind::Normal {
+            flags.push(self.kind.get().flag());
+        }
+        if self.queued.get().is_some() {
+            flags.push('x');
+        }
+        if self.blocked.get() {
+            flags.push('b');
+        }
+        if self.watch_broken.get() {
+            flags.push('d');
+        }
+        if flags.is_empty() {
+            flags.push('N');
+        }
+        format!(
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub=0 multi={} qbuf=0 \
+             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll=0 omem={} tot-mem={} events=r cmd={} \
+             user=default redir=-1 resp={}",
+            self.id,
+            self.address,
+            self.local_address,
+            String::from_utf8_lossy(&self.name.borrow()),
+            (now_ms - self.created_ms).max(0) / 1000,
+            (now_ms - self.last_active_ms.get()).max(0) / 1000,
+            flags,
+            self.db.get(),
+            channels,
+            patterns,
+            self.queued.get().map_or(-1, |queued| queued as i64),
+            self.output_bytes.get(),
+            self.mailbox.borrow().len(),
+            self.pending_bytes(),
+            self.last_command.get(),
+            if self.protocol.get() == Protocol::Resp3 { 3 } else { 2 },
+        )
+    }
+}
+
+/// A request that waits in a transaction for its `EXEC`.
+pub struct Queued {
+    /// What it asks for.
+    pub command: &'static Command,
+    /// Its bytes and arguments.
+    pub request: Vec<u8>,
+    /// Its arguments, in `request`.
+    pub spans: Vec<Span>,
+    /// See [`crate::resp::Request::inline`].
+    pub inline: bool,
+}
+
+/// What `MULTI` began.
+#[derive(Default)]
+pub struct Transaction {
+    /// The requests so far.
+    pub queue: Vec<Queued>,
+    /// One of them was refused, so that `EXEC` will be.
+    pub aborted: bool,
+}
+
+/// `CLIENT REPLY`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplyMode {
+    /// Every request is answered.
+    #[default]
+    On,
+    /// None is.
+    Off,
+    /// The next one is not.
+    SkipNext,
+    /// This one is not, the next one is.
+    Skip,
+}
+
+/// What only a connection's own requests touch.
+pub struct Session {
+    /// Its public face.
+    pub client: Rc<Client>,
+    /// The version of the protocol that replies are written in.
+    pub protocol: Protocol,
+    /// It may run commands; without a password, everyone may.
+    pub authenticated: bool,
+    /// A transaction was begun.
+    pub transaction: Option<Transaction>,
+    /// Keys under `WATCH`.
+    pub watched: Vec<(usize, Box<[u8]>)>,
+    /// `CLIENT REPLY`.
+    pub reply_mode: ReplyMode,
+    /// What `REPLCONF` told of the replica at the other end.
+    pub identity: FeedIdentity,
+    /// It asked with `SYNC`: its payload comes without a line before it.
+    pub old_sync: bool,
+    /// The feed that `PSYNC` turned this connection into.
+    pub feed: Option<Rc<Feed>>,
+}
+
+impl Session {
+    /// A session at its start.
+    pub fn new(client: Rc<Client>, authenticated: bool) -> Self {
+        Session {
+            client,
+            protocol: Protocol::default(),
+            authenticated,
+            transaction: None,
+            watched: Vec::new(),
+            reply_mode: ReplyMode::default(),
+            identity: FeedIdentity::default(),
+            old_sync: false,
+            feed: None,
+        }
+    }
+
+    /// The selected database.
+    pub fn db(&self) -> usize {
+        self.client.db.get()
+    }
+
+    /// This is the stream of the upstream: it is obeyed without asking.
+    pub fn is_upstream(&self) -> bool {
+        self.client.kind.get() == ClientKind::Master
+    }
+}

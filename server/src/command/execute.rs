@@ -1,0 +1,397 @@
+//! From a request to its reply: gates, handler, commit.
+
+use super::{Args, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, pubsub, table};
+use crate::client::{ReplyMode, Session};
+use crate::config;
+use crate::instance::Instance;
+use crate::keyspace::Keyspace;
+use crate::log::log;
+use crate::resp::{Reply, Request, Span, append_request};
+
+/// What the connection does after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Reads on.
+    Continue,
+    /// Sends what is to be sent and closes.
+    Close,
+    /// Reads on when its client is unblocked.
+    Block,
+    /// Runs this same request again when the pause is over.
+    Postpone,
+    /// Becomes a feed.
+    Feed,
+}
+
+/// A request with what was found out before its turn.
+#[derive(Clone, Copy)]
+pub struct Planned {
+    /// Where it lies.
+    pub request: Request,
+    /// What it asks for; `None` if nobody knows.
+    pub command: Option<&'static Command>,
+    /// Of its first key, if it has one.
+    pub hash: u64,
+}
+
+impl Planned {
+    /// Looks the command up, and hashes its first key and fetches that key's slot into the cache.
+    #[inline]
+    pub fn new(
+        request: Request,
+        bytes: &[u8],
+        spans: &[Span],
+        keyspace: &Keyspace,
+        db: usize,
+        last: &mut Option<&'static Command>,
+    ) -> Self {
+        let argument = |index: usize| {
+            let span: Span = spans[index];
+            &bytes[span.start as usize..][..span.len as usize]
+        };
+        if spans.is_empty() {
+            return Planned { request, command: None, hash: 0 };
+        }
+        let name = argument(0);
+        let command = match *last {
+            Some(command) if command.name.as_bytes().eq_ignore_ascii_case(name) => Some(command),
+            _ => table::find(name),
+        };
+        *last = command;
+        let hash = match command {
+            Some(command) if command.keys.first == 1 && spans.len() > 1 => {
+                let hash = keyspace.hash(argument(1));
+                keyspace.prefetch_slot(db, hash);
+                hash
+            }
+            _ => 0,
+        };
+        Planned { request, command, hash }
+    }
+}
+
+/// A request on its way through the gates.
+pub(crate) struct Call<'a> {
+    pub(crate) command: &'static Command,
+    pub(crate) args: Args<'a>,
+    /// The request's bytes if they are its canonical form.
+    pub(crate) canonical: Option<&'a [u8]>,
+}
+
+impl Instance {
+    /// Runs one request of `session` and writes its reply to `out`.
+    pub fn execute(&mut self, session: &mut Session, planned: &Planned, args: Args, bytes: &[u8], out: &mut Vec<u8>) -> Flow {
+        if args.len() == 0 {
+            return Flow::Continue;
+        }
+        let start = out.len();
+        let flow = match planned.command {
+            None => {
+                self.refuse(session, &unknown_command(args), out);
+                Flow::Continue
+            }
+            Some(command) => {
+                let call = Call { command, args, canonical: (!planned.request.inline).then_some(bytes) };
+                self.admit(session, &call, out)
+            }
+        };
+        if flow != Flow::Postpone {
+            self.stats.total_commands_processed += 1;
+        }
+        suppress_reply(session, start, out);
+        flow
+    }
+
+    /// Says no, and that the transaction it belongs to can't be run.
+    fn refuse(&mut self, session: &mut Session, error: &ErrorReply, out: &mut Vec<u8>) {
+        self.stats.total_error_replies += 1;
+        if let Some(transaction) = &mut session.transaction {
+            transaction.aborted = true;
+        }
+        if session.is_upstream() {
+            log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{}'", error.text());
+        }
+        Reply::new(out, session.protocol).error(error.text());
+    }
+
+    fn admit(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
+        let command = call.command;
+        if !command.takes(call.args.len()) {
+            self.refuse(session, &ErrorReply::arity(command.name), out);
+            return Flow::Continue;
+        }
+        if session.is_upstream() {
+            return self.queue_or_call(session, call, out);
+        }
+        session.client.last_command.set(command.name);
+        if let Err(error) = self.gate(session, call) {
+            // EXEC that is refused ends its transaction, whatever the reason.
+            self.refuse(session, &error, out);
+            return Flow::Continue;
+        }
+        if session.feed.is_none() && self.is_paused(self.may_write(session, command)) {
+            return Flow::Postpone;
+        }
+        self.queue_or_call(session, call, out)
+    }
+
+    fn may_write(&self, session: &Session, command: &Command) -> bool {
+        let queued_write = || {
+            let transaction = session.transaction.as_ref();
+            transaction.is_some_and(|transaction| transaction.queue.iter().any(|queued| queued.command.may_replicate()))
+        };
+        (session.transaction.is_none() && command.may_replicate()) || (command.name == "exec" && queued_write())
+    }
+
+    /// Whether this command may be run by this session now.
+    fn gate(&self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
+        let command = call.command;
+        if !session.authenticated && !command.is(table::NO_AUTH) {
+            return Err(ErrorReply::new("NOAUTH Authentication required."));
+        }
+        if command.is_write() || command.name == "exec" && self.may_write(session, command) {
+            self.gate_write(session)?;
+        }
+        let subscriptions = session.client.subscriptions.get();
+        if pubsub::is_restricted(session.protocol, subscriptions) && !command.is(table::WHILE_SUBSCRIBED) {
+            return Err(ErrorReply::owned(format!(
+                "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+                command.name
+            )));
+        }
+        let stale = !self.config.replica_serve_stale_data && !self.replication.is_master() && !self.replication.is_linked();
+        if stale && !command.is(table::STALE) {
+            return Err(ErrorReply::new(
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            ));
+        }
+        let loading = self.loading.is_some_and(|loading| !loading.serves_old_data);
+        if loading && !command.is(table::LOADING) {
+            return Err(ErrorReply::new("LOADING Redis is loading the dataset in memory"));
+        }
+        if session.transaction.is_some() && command.is(table::NO_MULTI) {
+            return Err(ErrorReply::new("ERR Command not allowed inside a transaction"));
+        }
+        Ok(())
+    }
+
+    fn gate_write(&self, session: &Session) -> Result<(), ErrorReply> {
+        if session.feed.is_some() {
+            return Err(ErrorReply::new("ERR Replica can't interact with the keyspace"));
+        }
+        if self.config.stop_writes_on_bgsave_error
+            && self.persistence.failed
+            && !self.config.save.is_empty()
+            && self.replication.is_master()
+        {
+            return Err(ErrorReply::new(
+                "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. \
+                 Commands that may modify the data set are disabled, because this instance is configured to report \
+                 errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the \
+                 Redis logs for details about the RDB error.",
+            ));
+        }
+        if self.replication.is_master() {
+            let wanted = self.config.min_replicas_to_write as usize;
+            let lag_ms = self.config.min_replicas_max_lag.as_millis() as i64;
+            if wanted > 0 && lag_ms > 0 && self.replication.good_feeds(self.now_ms, lag_ms) < wanted {
+                return Err(ErrorReply::new("NOREPLICAS Not enough good replicas to write."));
+            }
+        } else if self.config.replica_read_only {
+            return Err(ErrorReply::new("READONLY You can't write against a read only replica."));
+        }
+        Ok(())
+    }
+
+    fn queue_or_call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
+        match &mut session.transaction {
+            Some(transaction) if !call.command.is(table::RUNS_IN_MULTI) => {
+                transaction.queue.push(call.args.queue(call));
+                session.client.queued.set(Some(transaction.queue.len()));
+                Reply::new(out, session.protocol).simple("QUEUED");
+                Flow::Continue
+            }
+            _ => self.call(session, call, out),
+        }
+    }
+
+    /// Runs a command that nothing stands against.
+    pub(crate) fn call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
+        let start = out.len();
+        let result = match call.command.handler {
+            Handler::Read(handler) => self.call_read(session, call, handler, out).map(|()| Flow::Continue),
+            Handler::Write(handler) => self.call_write(session, call, handler, out).map(|()| Flow::Continue),
+            Handler::Server(handler) => {
+                handler(&mut ServerContext { instance: self, session: &mut *session, out: &mut *out }, call.args)
+            }
+        };
+        result.unwrap_or_else(|error| {
+            // A handler may fail after it has begun its reply.
+            out.truncate(start);
+            self.stats.total_error_replies += 1;
+            if session.is_upstream() {
+                log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{}'", error.text());
+            }
+            Reply::new(out, session.protocol).error(error.text());
+            Flow::Continue
+        })
+    }
+
+    fn call_read(
+        &mut self,
+        session: &Session,
+        call: &Call,
+        handler: fn(&mut ReadContext, Args) -> super::Result<()>,
+        out: &mut Vec<u8>,
+    ) -> super::Result<()> {
+        let random = if call.command.name == "randomkey" { self.random() } else { 0 };
+        let mut context = ReadContext {
+            keyspace: &self.keyspace,
+            db: session.db(),
+            now_ms: self.now_ms,
+            expiry_ms: self.expiry_ms(session),
+            random,
+            reply: Reply::new(out, session.protocol),
+        };
+        let result = handler(&mut context, call.args);
+        if self.keyspace.take_saw_expired() {
+            self.expire_keys_of(session, call);
+        }
+        result
+    }
+
+    fn call_write(
+        &mut self,
+        session: &Session,
+        call: &Call,
+        handler: fn(&mut WriteContext, Args) -> super::Result<Effect>,
+        out: &mut Vec<u8>,
+    ) -> super::Result<()> {
+        let db = session.db();
+        if self.keyspace.with_deadline(db) > 0 {
+            self.expire_keys_of(session, call);
+        }
+        let mut effect_bytes = std::mem::take(&mut self.effect);
+        effect_bytes.clear();
+        let mut context = WriteContext {
+            db,
+            now_ms: self.now_ms,
+            expiry_ms: self.expiry_ms(session),
+            string_bytes_max: self.config.proto_max_bulk_len,
+            keyspace: &mut self.keyspace,
+            reply: Reply::new(out, session.protocol),
+            effect: &mut effect_bytes,
+        };
+        let result = handler(&mut context, call.args);
+        if let Ok(effect) = result {
+            self.commit(session, call, effect, &effect_bytes);
+        }
+        self.effect = effect_bytes;
+        result.map(|_| ())
+    }
+
+    /// Tells everyone who must know of a change: the save points, those who watch, the replicas.
+    #[inline]
+    fn commit(&mut self, session: &Session, call: &Call, effect: Effect, rewritten: &[u8]) {
+        if effect == Effect::None {
+            return;
+        }
+        self.persistence.dirty += 1;
+        let db = session.db();
+        if !self.watchers.is_empty() {
+            self.touch_keys_of(call, db);
+        }
+        // A replica forwards its upstream's very bytes.
+        if session.is_upstream() || self.replication.backlog.is_none() {
+            return;
+        }
+        match (effect, call.canonical) {
+            (Effect::None, _) => {}
+            (Effect::Rewritten, _) => self.propagate(db, rewritten, 1),
+            (Effect::Verbatim, Some(bytes)) => self.propagate(db, bytes, 1),
+            (Effect::Verbatim, None) => {
+                let mut bytes = Vec::new();
+                append_request(&mut bytes, &call.args.from(0).collect::<Vec<_>>());
+                self.propagate(db, &bytes, 1);
+            }
+        }
+    }
+
+    fn touch_keys_of(&self, call: &Call, db: usize) {
+        match call.command.name {
+            "flushall" => self.touch_database(None),
+            "flushdb" => self.touch_database(Some(db)),
+            "swapdb" => {
+                for index in [1, 2] {
+                    let db = crate::number::parse_i64(call.args.get(index));
+                    self.touch_database(db.and_then(|db| usize::try_from(db).ok()));
+                }
+            }
+            _ => call.command.keys.of(call.args).for_each(|name| self.touch(db, name)),
+        }
+        if call.command.name == "move"
+            && let Some(target) = crate::number::parse_i64(call.args.get(2)).and_then(|db| usize::try_from(db).ok())
+        {
+            self.touch(target, call.args.get(1));
+        }
+    }
+
+    /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.
+    fn expire_keys_of(&mut self, session: &Session, call: &Call) {
+        if session.is_upstream() || !self.replication.is_master() || self.is_paused(true) {
+            return;
+        }
+        let db = session.db();
+        for name in call.command.keys.of(call.args) {
+            let key = self.keyspace.key(name);
+            if self.keyspace.peek(db, key).is_some_and(|entry| entry.is_expired(self.now_ms)) {
+                self.keyspace.remove(db, key);
+                self.stats.expired_keys += 1;
+                self.touch(db, name);
+                self.propagate_request(db, &[b"DEL", name]);
+            }
+        }
+    }
+
+    /// A replica applies its upstream's stream as if nothing ever expired: the upstream says when it has.
+    fn expiry_ms(&self, session: &Session) -> i64 {
+        if session.is_upstream() { i64::MIN } else { self.now_ms }
+    }
+
+    /// Whether `DEBUG` may be used by this session.
+    pub(crate) fn debug_allowed(&self, session: &Session) -> bool {
+        let local = session.client.address.starts_with("127.") || session.client.address.starts_with("[::1]");
+        let origin = if local { config::Origin::Local } else { config::Origin::Remote };
+        self.config.enable_debug_command.to(origin)
+    }
+}
+
+fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {
+    match session.reply_mode {
+        ReplyMode::On => {}
+        ReplyMode::Off => out.truncate(start),
+        ReplyMode::SkipNext => {
+            out.truncate(start);
+            session.reply_mode = ReplyMode::Skip;
+        }
+        ReplyMode::Skip => {
+            out.truncate(start);
+            session.reply_mode = ReplyMode::On;
+        }
+    }
+}
+
+fn unknown_command(args: Args) -> ErrorReply {
+    // As much of what was sent as helps to find the mistake.
+    const SHOWN_BYTES_MAX: usize = 128;
+    let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES_MAX)]).into_owned();
+    let mut rest = String::new();
+    for argument in args.from(1) {
+        if rest.len() >= SHOWN_BYTES_MAX {
+            break;
+        }
+        let room = SHOWN_BYTES_MAX - rest.len();
+        rest.push_str(&format!("'{}' ", String::from_utf8_lossy(&argument[..argument.len().min(room)])));
+    }
+    ErrorReply::owned(format!("ERR unknown command '{}', with args beginning with: {rest}", shown(args.get(0))))
+}

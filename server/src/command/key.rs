@@ -1,0 +1,319 @@
+//! Keys and databases: <https://redis.io/docs/latest/commands/?group=generic>.
+
+use super::string::Unit;
+use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
+use crate::glob;
+use crate::keyspace::{EntryRef, Key, Keyspace};
+use crate::resp::append_request;
+
+pub(super) fn del(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let mut removed = 0;
+    for name in args.from(1) {
+        let key = context.keyspace.key(name);
+        removed += i64::from(context.keyspace.remove(context.db, key));
+    }
+    context.reply.integer(removed);
+    Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
+}
+
+/// How many of the named keys exist; one that is named twice counts twice. `TOUCH` answers the same.
+pub(super) fn exists(context: &mut ReadContext, args: Args) -> Result<()> {
+    let present = |name: &&[u8]| context.get(context.keyspace.key(name)).is_some();
+    let count = args.from(1).filter(present).count();
+    context.reply.integer(count as i64);
+    Ok(())
+}
+
+pub(super) fn kind(context: &mut ReadContext, args: Args) -> Result<()> {
+    let name = context.get(args.first_key()).map_or("none", |entry| entry.type_name());
+    context.reply.simple(name);
+    Ok(())
+}
+
+pub(super) fn keys(context: &mut ReadContext, args: Args) -> Result<()> {
+    let pattern = args.get(1);
+    let mut found = Vec::new();
+    context.keyspace.for_each(context.db, |entry| {
+        if !is_due(&entry, context.expiry_ms) && glob::matches(pattern, entry.key(), glob::Case::Sensitive) {
+            found.push(entry.key().to_vec());
+        }
+    });
+    context.reply.array(found.len());
+    found.iter().for_each(|key| context.reply.bulk(key));
+    Ok(())
+}
+
+fn is_due(entry: &EntryRef, expiry_ms: i64) -> bool {
+    entry.deadline_ms().is_some_and(|deadline| deadline <= expiry_ms)
+}
+
+pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
+    let invalid = ErrorReply::new("ERR invalid cursor");
+    let cursor = std::str::from_utf8(args.get(1)).ok().and_then(|text| text.parse::<u64>().ok()).ok_or(invalid)?;
+    let (mut pattern, mut kind, mut count) = (None, None, 10);
+    for index in (2..args.len()).step_by(2) {
+        let Some(value) = args.maybe(index + 1) else { return Err(ErrorReply::SYNTAX) };
+        match args.get(index).to_ascii_lowercase().as_slice() {
+            b"match" => pattern = Some(value),
+            b"type" => kind = Some(value),
+            b"count" => count = usize::try_from(parse_integer(value)?).map_err(|_| ErrorReply::SYNTAX)?,
+            _ => return Err(ErrorReply::SYNTAX),
+        }
+    }
+    if count == 0 {
+        return Err(ErrorReply::SYNTAX);
+    }
+    let mut found = Vec::new();
+    let next = context.keyspace.scan(context.db, cursor, count, context.expiry_ms, |entry| {
+        let wanted = pattern.is_none_or(|pattern| glob::matches(pattern, entry.key(), glob::Case::Sensitive))
+            && kind.is_none_or(|kind| entry.type_name().as_bytes().eq_ignore_ascii_case(kind));
+        if wanted {
+            found.push(entry.key().to_vec());
+        }
+    });
+    context.reply.array(2);
+    context.reply.bulk(next.to_string().as_bytes());
+    context.reply.array(found.len());
+    found.iter().for_each(|key| context.reply.bulk(key));
+    Ok(())
+}
+
+pub(super) fn randomkey(context: &mut ReadContext, _args: Args) -> Result<()> {
+    let entry = context.keyspace.random(context.db, context.random, context.expiry_ms);
+    context.reply.bulk_or_null(entry.as_ref().map(|entry| entry.key()));
+    Ok(())
+}
+
+pub(super) fn dbsize(context: &mut ReadContext, _args: Args) -> Result<()> {
+    context.reply.integer(context.keyspace.len(context.db) as i64);
+    Ok(())
+}
+
+/// Takes the value of `args[1]` away and puts it at `args[2]`; false if the target had to stay.
+fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bool> {
+    let (from, to) = (args.first_key(), context.keyspace.key(args.get(2)));
+    if context.keyspace.get(context.db, from, context.expiry_ms).is_none() {
+        return Err(ErrorReply::new("ERR no such key"));
+    }
+    if from.bytes == to.bytes {
+        return Ok(replace);
+    }
+    if !replace && context.keyspace.get(context.db, to, context.expiry_ms).is_some() {
+        return Ok(false);
+    }
+    let (value, deadline) = context.keyspace.take(context.db, from).expect("the key was just seen");
+    context.keyspace.insert(context.db, to, value, deadline);
+    Ok(true)
+}
+
+pub(super) fn rename(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    move_name(context, args, true)?;
+    context.reply.ok();
+    Ok(Effect::Verbatim)
+}
+
+pub(super) fn renamenx(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let moved = move_name(context, args, false)?;
+    context.reply.integer(i64::from(moved));
+    Ok(if moved { Effect::Verbatim } else { Effect::None })
+}
+
+fn database(context: &Keyspace, argument: &[u8]) -> Result<Option<usize>> {
+    let index = parse_integer(argument)?;
+    Ok(usize::try_from(index).ok().filter(|&index| index < context.databases()))
+}
+
+/// Moves a key to another database, unless it is there already.
+pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    const OUT_OF_RANGE: ErrorReply = ErrorReply::new("ERR DB index is out of range");
+    let (key, source) = (args.first_key(), context.db);
+    let target = match parse_integer(args.get(2)) {
+        Ok(_) => database(context.keyspace, args.get(2))?.ok_or(OUT_OF_RANGE)?,
+        Err(error) => return Err(error),
+    };
+    if target == source {
+        return Err(ErrorReply::new("ERR source and destination objects are the same"));
+    }
+    let possible = context.keyspace.get(source, key, context.expiry_ms).is_some()
+        && context.keyspace.get(target, key, context.expiry_ms).is_none();
+    if possible {
+        let (value, deadline) = context.keyspace.take(source, key).expect("the key was just seen");
+        context.keyspace.insert(target, key, value, deadline);
+    }
+    context.reply.integer(i64::from(possible));
+    Ok(if possible { Effect::Verbatim } else { Effect::None })
+}
+
+pub(super) fn swapdb(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let index = |argument, error| match database(context.keyspace, argument) {
+        Ok(Some(index)) => Ok(index),
+        Ok(None) => Err(ErrorReply::new("ERR DB index is out of range")),
+        Err(_) => Err(ErrorReply::new(error)),
+    };
+    let first = index(args.get(1), "ERR invalid first DB index")?;
+    let second = index(args.get(2), "ERR invalid second DB index")?;
+    context.keyspace.swap(first, second);
+    context.reply.ok();
+    Ok(Effect::Verbatim)
+}
+
+fn flush_mode(args: Args) -> Result<()> {
+    match args.maybe(1) {
+        None => Ok(()),
+        Some(mode) if args.len() == 2 && (mode.eq_ignore_ascii_case(b"sync") || mode.eq_ignore_ascii_case(b"async")) => Ok(()),
+        Some(_) => Err(ErrorReply::SYNTAX),
+    }
+}
+
+pub(super) fn flushdb(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    flush_mode(args)?;
+    context.keyspace.flush(context.db);
+    context.reply.ok();
+    Ok(Effect::Verbatim)
+}
+
+pub(super) fn flushall(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    flush_mode(args)?;
+    context.keyspace.flush_all();
+    context.reply.ok();
+    Ok(Effect::Verbatim)
+}
+
+/// Sets or clears a key's deadline and tells the stream so, as an absolute time; a deadline that has passed is a `DEL`.
+pub(super) fn change_deadline(context: &mut WriteContext, key: Key, deadline: Option<i64>) -> Effect {
+    match deadline {
+        Some(at) if at <= context.expiry_ms => {
+            context.keyspace.remove(context.db, key);
+            append_request(context.effect, &[b"DEL", key.bytes]);
+        }
+        Some(at) => {
+            context.keyspace.set_deadline(context.db, key, Some(at));
+            let mut digits = itoa::Buffer::new();
+            append_request(context.effect, &[b"PEXPIREAT", key.bytes, digits.format(at).as_bytes()]);
+        }
+        None => {
+            let entry = context.keyspace.get(context.db, key, context.expiry_ms);
+            if entry.and_then(|entry| entry.deadline_ms()).is_none() {
+                return Effect::None;
+            }
+            context.keyspace.set_deadline(context.db, key, None);
+            append_request(context.effect, &[b"PERSIST", key.bytes]);
+        }
+    }
+    Effect::Rewritten
+}
+
+/// When `EXPIRE key time [NX | XX | GT | LT]` applies, by the deadline that the key has; none counts as infinite.
+#[derive(Default)]
+struct Condition {
+    only_without: bool,
+    only_with: bool,
+    only_later: bool,
+    only_earlier: bool,
+}
+
+impl Condition {
+    fn parse(args: Args) -> Result<Self> {
+        let mut condition = Condition::default();
+        for option in args.from(3) {
+            match option.to_ascii_lowercase().as_slice() {
+                b"nx" => condition.only_without = true,
+                b"xx" => condition.only_with = true,
+                b"gt" => condition.only_later = true,
+                b"lt" => condition.only_earlier = true,
+                _ => {
+                    let option = String::from_utf8_lossy(option);
+                    return Err(ErrorReply::owned(format!("ERR Unsupported option {option}")));
+                }
+            }
+        }
+        let Condition { only_without, only_with, only_later, only_earlier } = condition;
+        if only_without && (only_with || only_later || only_earlier) {
+            return Err(ErrorReply::new("ERR NX and XX, GT or LT options at the same time are not compatible"));
+        }
+        if only_later && only_earlier {
+            return Err(ErrorReply::new("ERR GT and LT options at the same time are not compatible"));
+        }
+        Ok(condition)
+    }
+
+    fn allows(&self, old: Option<i64>, new: i64) -> bool {
+        !(self.only_without && old.is_some()
+            || self.only_with && old.is_none()
+            || self.only_later && old.is_none_or(|old| new <= old)
+            || self.only_earlier && old.is_some_and(|old| new >= old))
+    }
+}
+
+fn expire_generic(context: &mut WriteContext, args: Args, unit: Unit, base_ms: i64, name: &str) -> Result<Effect> {
+    let value = parse_integer(args.get(2))?;
+    let condition = Condition::parse(args)?;
+    let invalid = || ErrorReply::owned(format!("ERR invalid expire time in '{name}' command"));
+    let scaled = match unit {
+        Unit::Seconds => value.checked_mul(1000).ok_or_else(invalid)?,
+        Unit::Milliseconds => value,
+    };
+    let deadline = scaled.checked_add(base_ms).ok_or_else(invalid)?;
+    let key = args.first_key();
+    let allowed = match context.keyspace.get(context.db, key, context.expiry_ms) {
+        None => false,
+        Some(entry) => condition.allows(entry.deadline_ms(), deadline),
+    };
+    context.reply.integer(i64::from(allowed));
+    Ok(if allowed { change_deadline(context, key, Some(deadline)) } else { Effect::None })
+}
+
+pub(super) fn expire(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    expire_generic(context, args, Unit::Seconds, context.now_ms, "expire")
+}
+
+pub(super) fn pexpire(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    expire_generic(context, args, Unit::Milliseconds, context.now_ms, "pexpire")
+}
+
+pub(super) fn expireat(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    expire_generic(context, args, Unit::Seconds, 0, "expireat")
+}
+
+pub(super) fn pexpireat(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    expire_generic(context, args, Unit::Milliseconds, 0, "pexpireat")
+}
+
+pub(super) fn persist(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let key = args.first_key();
+    if context.keyspace.get(context.db, key, context.expiry_ms).is_none() {
+        context.reply.integer(0);
+        return Ok(Effect::None);
+    }
+    let effect = change_deadline(context, key, None);
+    context.reply.integer(i64::from(effect != Effect::None));
+    Ok(effect)
+}
+
+/// -2 for no key, -1 for no deadline, else what `of` makes of the deadline.
+fn deadline_reply(context: &mut ReadContext, args: Args, of: impl Fn(i64) -> i64) -> Result<()> {
+    let reply = match context.get(args.first_key()) {
+        None => -2,
+        Some(entry) => entry.deadline_ms().map_or(-1, of),
+    };
+    context.reply.integer(reply);
+    Ok(())
+}
+
+pub(super) fn ttl(context: &mut ReadContext, args: Args) -> Result<()> {
+    let now = context.now_ms;
+    deadline_reply(context, args, |deadline| ((deadline - now).max(0) + 500) / 1000)
+}
+
+pub(super) fn pttl(context: &mut ReadContext, args: Args) -> Result<()> {
+    let now = context.now_ms;
+    deadline_reply(context, args, |deadline| (deadline - now).max(0))
+}
+
+pub(super) fn expiretime(context: &mut ReadContext, args: Args) -> Result<()> {
+    deadline_reply(context, args, |deadline| (deadline + 500) / 1000)
+}
+
+pub(super) fn pexpiretime(context: &mut ReadContext, args: Args) -> Result<()> {
+    deadline_reply(context, args, |deadline| deadline)
+}

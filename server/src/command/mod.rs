@@ -1,0 +1,186 @@
+//! Commands: one table, one line each; a handler per command; the gates before and the commit behind it.
+//!
+//! A handler's kind is its flag: a [`Handler::Read`] sees `&Keyspace` and cannot change it, a [`Handler::Write`] must
+//! return the [`Effect`] that replicas are told. What concerns the connection or the server as a whole is a
+//! [`Handler::Server`].
+
+mod connection;
+mod execute;
+mod key;
+mod pubsub;
+mod replication;
+mod server;
+mod string;
+mod table;
+mod transaction;
+
+use std::borrow::Cow;
+
+pub use execute::{Flow, Planned};
+pub use table::Command;
+
+use crate::client::Session;
+use crate::instance::Instance;
+use crate::keyspace::{EntryRef, Key, Keyspace};
+use crate::resp::{Reply, Span};
+
+/// The error reply of a command, its code first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorReply(Cow<'static, str>);
+
+/// What a handler returns.
+pub type Result<T> = std::result::Result<T, ErrorReply>;
+
+impl ErrorReply {
+    const SYNTAX: ErrorReply = ErrorReply::new("ERR syntax error");
+    const NOT_AN_INTEGER: ErrorReply = ErrorReply::new("ERR value is not an integer or out of range");
+
+    const fn new(text: &'static str) -> Self {
+        ErrorReply(Cow::Borrowed(text))
+    }
+
+    fn owned(text: String) -> Self {
+        ErrorReply(Cow::Owned(text))
+    }
+
+    fn arity(command: &str) -> Self {
+        Self::owned(format!("ERR wrong number of arguments for '{command}' command"))
+    }
+
+    /// As it goes over the wire, without the leading `-`.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+fn parse_integer(text: &[u8]) -> Result<i64> {
+    crate::number::parse_i64(text).ok_or(ErrorReply::NOT_AN_INTEGER)
+}
+
+/// The arguments of one request, the command's name first, borrowed from the buffer it was read into.
+#[derive(Debug, Clone, Copy)]
+pub struct Args<'a> {
+    request: &'a [u8],
+    spans: &'a [Span],
+    first_key_hash: u64,
+}
+
+impl<'a> Args<'a> {
+    /// `spans` lie in `request`; `first_key_hash` belongs to the argument behind the name, if that is a key.
+    pub fn new(request: &'a [u8], spans: &'a [Span], first_key_hash: u64) -> Self {
+        Args { request, spans, first_key_hash }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    #[inline]
+    fn get(&self, index: usize) -> &'a [u8] {
+        let span = self.spans[index];
+        &self.request[span.start as usize..][..span.len as usize]
+    }
+
+    fn maybe(&self, index: usize) -> Option<&'a [u8]> {
+        (index < self.len()).then(|| self.get(index))
+    }
+
+    fn from(self, first: usize) -> impl Iterator<Item = &'a [u8]> {
+        (first..self.len()).map(move |index| self.get(index))
+    }
+
+    /// The argument behind the name as a key, hashed when the request was planned.
+    #[inline]
+    fn first_key(&self) -> Key<'a> {
+        Key { bytes: self.get(1), hash: self.first_key_hash }
+    }
+
+    /// Whether this asks a replica to say how far it has come.
+    pub fn is_getack(&self) -> bool {
+        self.len() == 3 && self.is(0, "replconf") && self.is(1, "getack")
+    }
+
+    fn is(&self, index: usize, word: &str) -> bool {
+        self.maybe(index).is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
+    }
+}
+
+/// What a reading handler sees.
+pub struct ReadContext<'a> {
+    keyspace: &'a Keyspace,
+    db: usize,
+    /// Milliseconds since the epoch, for what is relative to now.
+    now_ms: i64,
+    /// Keys whose deadline is not later are absent. A replica applying its upstream's stream sees none as expired.
+    expiry_ms: i64,
+    random: u64,
+    reply: Reply<'a>,
+}
+
+impl<'a> ReadContext<'a> {
+    fn get(&self, key: Key) -> Option<EntryRef<'a>> {
+        self.keyspace.get(self.db, key, self.expiry_ms)
+    }
+}
+
+/// What a writing handler sees.
+pub struct WriteContext<'a> {
+    keyspace: &'a mut Keyspace,
+    db: usize,
+    now_ms: i64,
+    expiry_ms: i64,
+    string_bytes_max: u64,
+    reply: Reply<'a>,
+    /// Where [`Effect::Rewritten`] is encoded.
+    effect: &'a mut Vec<u8>,
+}
+
+impl WriteContext<'_> {
+    fn check_string_len(&self, len: u64) -> Result<()> {
+        if len > self.string_bytes_max {
+            return Err(ErrorReply::new("ERR string exceeds maximum allowed size (proto-max-bulk-len)"));
+        }
+        Ok(())
+    }
+}
+
+/// What the replicas are told of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing changed.
+    None,
+    /// The request as it came.
+    Verbatim,
+    /// The requests that were encoded into [`WriteContext::effect`] instead.
+    Rewritten,
+}
+
+/// How a command is run, and with that what it may touch.
+#[derive(Clone, Copy)]
+pub enum Handler {
+    /// Looks at keys.
+    Read(fn(&mut ReadContext, Args) -> Result<()>),
+    /// Changes keys.
+    Write(fn(&mut WriteContext, Args) -> Result<Effect>),
+    /// Concerns the connection or the server.
+    Server(fn(&mut ServerContext, Args) -> Result<Flow>),
+}
+
+/// What a handler that concerns the connection or the server sees.
+pub struct ServerContext<'a> {
+    instance: &'a mut Instance,
+    session: &'a mut Session,
+    out: &'a mut Vec<u8>,
+}
+
+impl ServerContext<'_> {
+    fn reply(&mut self) -> Reply<'_> {
+        Reply::new(self.out, self.session.protocol)
+    }
+
+    fn ok(&mut self) -> Result<Flow> {
+        self.reply().ok();
+        Ok(Flow::Continue)
+    }
+}

@@ -1,0 +1,190 @@
+//! `REPLICAOF`, `PSYNC`, `REPLCONF`, `WAIT`, `ROLE`.
+
+use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
+use crate::config::Upstream;
+use crate::log::log;
+use crate::replication::{Link, Role, SyncAnswer};
+
+pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let asked_by = context.session.client.describe(context.instance.now_ms);
+    if args.is(1, "no") && args.is(2, "one") {
+        if !context.instance.replication.is_master() {
+            context.instance.unfollow();
+            log!(Notice, "MASTER MODE enabled (user request from '{asked_by}')");
+            context.instance.announce_role();
+        }
+        return context.ok();
+    }
+    if context.session.feed.is_some() {
+        return Err(ErrorReply::new("ERR Command is not valid when client is a replica."));
+    }
+    let port = parse_integer(args.get(2)).ok().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+    let port = port.ok_or(ErrorReply::new("ERR Invalid master port"))?;
+    let host = std::str::from_utf8(args.get(1)).map_err(|_| ErrorReply::new("ERR Invalid master host"))?;
+    if host.is_empty() || host.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
+        return Err(ErrorReply::new("ERR Invalid master host"));
+    }
+    let upstream = Upstream { host: host.to_owned(), port };
+    if context.instance.replication.following().is_some_and(|following| following.upstream == upstream) {
+        log!(Notice, "REPLICAOF would result into synchronization with the master we are already connected with. No operation performed.");
+        context.reply().simple("OK Already connected to specified master");
+        return Ok(Flow::Continue);
+    }
+    context.instance.follow(upstream);
+    log!(Notice, "REPLICAOF {host}:{port} enabled (user request from '{asked_by}')");
+    context.instance.announce_role();
+    context.ok()
+}
+
+pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    if args.len().is_multiple_of(2) {
+        return Err(ErrorReply::SYNTAX);
+    }
+    for index in (1..args.len()).step_by(2) {
+        let value = args.get(index + 1);
+        let identity = &mut context.session.identity;
+        match args.get(index).to_ascii_lowercase().as_slice() {
+            b"listening-port" => {
+                let port = u16::try_from(parse_integer(value)?).map_err(|_| ErrorReply::NOT_AN_INTEGER)?;
+                identity.listening_port = port;
+            }
+            b"ip-address" => identity.announced_ip = parse_announced_ip(value)?,
+            b"capa" if value.eq_ignore_ascii_case(b"eof") => identity.eof = true,
+            b"capa" if value.eq_ignore_ascii_case(b"psync2") => identity.psync2 = true,
+            b"capa" => {}
+            b"ack" => return acknowledge(context, value),
+            // The link answers it: only the link knows how much has been applied.
+            b"getack" => return Ok(Flow::Continue),
+            b"rdb-only" => {
+                if parse_integer(value)? != 0 {
+                    return Err(ErrorReply::new("ERR rdb-only is not supported"));
+                }
+            }
+            _ => {
+                let option = String::from_utf8_lossy(args.get(index));
+                return Err(ErrorReply::owned(format!("ERR Unrecognized REPLCONF option: {option}")));
+            }
+        }
+    }
+    context.ok()
+}
+
+fn parse_announced_ip(value: &[u8]) -> Result<Option<String>> {
+    // The longest textual IPv6 address, with room for a host's name.
+    const BYTES_MAX: usize = 255;
+    match std::str::from_utf8(value) {
+        Ok(text) if text.len() <= BYTES_MAX && !text.chars().any(char::is_control) => {
+            Ok((!text.is_empty()).then(|| text.to_owned()))
+        }
+        _ => Err(ErrorReply::new("ERR REPLCONF ip-address provided by replica instance is too long or not text")),
+    }
+}
+
+/// Has no reply: it would get into the stream.
+fn acknowledge(context: &mut ServerContext, value: &[u8]) -> Result<Flow> {
+    if let Some(feed) = context.session.feed.clone()
+        && let Some(offset) = crate::number::parse_i64(value).and_then(|offset| u64::try_from(offset).ok())
+    {
+        context.instance.acknowledge(&feed, offset);
+    }
+    Ok(Flow::Continue)
+}
+
+pub(super) fn psync(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let (id, next) = (args.get(1), parse_integer(args.get(2))?);
+    // The wire names the next byte wanted; what a replica has ends one before.
+    let request = u64::try_from(next - 1).ok().filter(|_| id != b"?").map(|offset| (id, offset));
+    begin_feed(context, request)
+}
+
+/// For clients that know neither partial resyncs nor payloads of unknown length.
+pub(super) fn sync(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    context.session.identity.eof = false;
+    context.session.old_sync = true;
+    begin_feed(context, None)
+}
+
+fn begin_feed(context: &mut ServerContext, request: Option<(&[u8], u64)>) -> Result<Flow> {
+    if context.session.feed.is_some() {
+        return Ok(Flow::Continue);
+    }
+    if !context.instance.replication.is_master() && !context.instance.replication.is_linked() {
+        return Err(ErrorReply::new("NOMASTERLINK Can't SYNC while not connected with my master"));
+    }
+    log!(Notice, "Replica {} asks for synchronization", feed_name(context));
+    let answer = context.instance.attach(context.session, request).map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
+    if let SyncAnswer::Continue(_) = answer {
+        let replid = context.instance.replication.history.replid;
+        let line = if context.session.identity.psync2 { format!("CONTINUE {replid}") } else { "CONTINUE".into() };
+        context.reply().simple(&line);
+    }
+    Ok(Flow::Feed)
+}
+
+fn feed_name(context: &ServerContext) -> String {
+    let identity = &context.session.identity;
+    let (ip, port) = context.session.client.address.rsplit_once(':').unwrap_or(("?", "0"));
+    let ip = identity.announced_ip.as_deref().unwrap_or(ip);
+    if identity.listening_port == 0 { format!("{ip}:{port}") } else { format!("{ip}:{}", identity.listening_port) }
+}
+
+/// How many replicas have acknowledged what this client has written, when there are enough of them or time is over.
+pub(super) fn wait(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    if !context.instance.replication.is_master() {
+        return Err(ErrorReply::new(
+            "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is \
+             configured to be writable (which is not the default) writes to replicas are just local and are not propagated.",
+        ));
+    }
+    let wanted = parse_integer(args.get(1))?;
+    let timeout_ms = parse_integer(args.get(2)).map_err(|_| ErrorReply::new("ERR timeout is not an integer or out of range"))?;
+    if timeout_ms < 0 {
+        return Err(ErrorReply::new("ERR timeout is negative"));
+    }
+    let instance = &mut *context.instance;
+    let there = instance.replication.feeds_at(instance.replication.offset);
+    let wanted = usize::try_from(wanted).unwrap_or(0);
+    if there >= wanted || instance.transaction_stream.is_some() {
+        context.reply().integer(there as i64);
+        return Ok(Flow::Continue);
+    }
+    let deadline_ms = (timeout_ms > 0).then(|| instance.now_ms.saturating_add(timeout_ms));
+    instance.wait_for_replicas(&context.session.client, wanted, deadline_ms);
+    Ok(Flow::Block)
+}
+
+pub(super) fn role(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    let ServerContext { instance, session, out } = context;
+    let mut reply = crate::resp::Reply::new(out, session.protocol);
+    let replication = &instance.replication;
+    match &replication.role {
+        Role::Master => {
+            reply.array(3);
+            reply.bulk(b"master");
+            reply.integer(replication.offset as i64);
+            let online: Vec<_> = replication.feeds.iter().filter(|feed| feed.is_online()).collect();
+            reply.array(online.len());
+            for feed in online {
+                reply.array(3);
+                reply.bulk(feed.ip.as_bytes());
+                reply.bulk(feed.port.to_string().as_bytes());
+                reply.bulk(feed.acknowledged.get().to_string().as_bytes());
+            }
+        }
+        Role::Replica(following) => {
+            reply.array(5);
+            reply.bulk(b"slave");
+            reply.bulk(following.upstream.host.as_bytes());
+            reply.integer(i64::from(following.upstream.port));
+            let (state, offset) = match following.link {
+                Link::Down => ("connect", -1),
+                Link::Handshake => ("connecting", -1),
+                Link::Transfer { .. } => ("sync", -1),
+                Link::Up => ("connected", replication.offset as i64),
+            };
+            reply.bulk(state.as_bytes());
+            reply.integer(offset);
+        }
+    }
+    Ok(Flow::Continue)
+}

@@ -1,0 +1,356 @@
+//! Strings: <https://redis.io/docs/latest/commands/?group=string>.
+
+use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
+use crate::keyspace::{Deadline, Key, ValueRef};
+use crate::long_double::LongDouble;
+use crate::resp::append_request;
+
+/// What an expiry argument counts.
+#[derive(Clone, Copy)]
+pub(super) enum Unit {
+    Seconds,
+    Milliseconds,
+}
+
+/// Turns an expiry argument into milliseconds since the epoch; the command's name is told in the error.
+pub(super) fn deadline_ms(argument: &[u8], unit: Unit, base_ms: i64, command: &str) -> Result<i64> {
+    let value = parse_integer(argument)?;
+    let factor = match unit {
+        Unit::Seconds => 1000,
+        Unit::Milliseconds => 1,
+    };
+    let invalid = || ErrorReply::owned(format!("ERR invalid expire time in '{command}' command"));
+    if value <= 0 {
+        return Err(invalid());
+    }
+    value.checked_mul(factor).and_then(|ms| ms.checked_add(base_ms)).ok_or_else(invalid)
+}
+
+/// The same for `EX`, `PX`, `EXAT` and `PXAT`.
+fn option_deadline_ms(option: &[u8], value: &[u8], now_ms: i64, command: &str) -> Result<i64> {
+    let (unit, base_ms) = match option {
+        b"ex" => (Unit::Seconds, now_ms),
+        b"px" => (Unit::Milliseconds, now_ms),
+        b"exat" => (Unit::Seconds, 0),
+        b"pxat" => (Unit::Milliseconds, 0),
+        _ => return Err(ErrorReply::SYNTAX),
+    };
+    deadline_ms(value, unit, base_ms, command)
+}
+
+/// The bytes of a value that must be a string.
+fn as_str(value: ValueRef<'_>) -> &[u8] {
+    match value {
+        ValueRef::Str(bytes) => bytes,
+    }
+}
+
+fn lookup<'a>(context: &'a WriteContext, key: Key) -> Result<Option<&'a [u8]>> {
+    Ok(context.keyspace.get(context.db, key, context.expiry_ms).map(|entry| as_str(entry.value())))
+}
+
+fn read<'a>(context: &ReadContext<'a>, key: Key) -> Result<Option<&'a [u8]>> {
+    Ok(context.get(key).map(|entry| as_str(entry.value())))
+}
+
+pub(super) fn get(context: &mut ReadContext, args: Args) -> Result<()> {
+    let value = read(context, args.first_key())?;
+    context.reply.bulk_or_null(value);
+    Ok(())
+}
+
+pub(super) fn strlen(context: &mut ReadContext, args: Args) -> Result<()> {
+    let len = read(context, args.first_key())?.map_or(0, <[u8]>::len);
+    context.reply.integer(len as i64);
+    Ok(())
+}
+
+pub(super) fn mget(context: &mut ReadContext, args: Args) -> Result<()> {
+    context.reply.array(args.len() - 1);
+    for name in args.from(1) {
+        let entry = context.keyspace.get(context.db, context.keyspace.key(name), context.expiry_ms);
+        context.reply.bulk_or_null(entry.map(|entry| as_str(entry.value())));
+    }
+    Ok(())
+}
+
+/// The bytes from `start` to `end`, both inclusive and counted from the end if negative.
+pub(super) fn getrange(context: &mut ReadContext, args: Args) -> Result<()> {
+    let (start, end) = (parse_integer(args.get(2))?, parse_integer(args.get(3))?);
+    let value = read(context, args.first_key())?.unwrap_or_default();
+    let len = value.len() as i64;
+    let absolute = |index: i64| if index < 0 { (len + index).max(0) } else { index };
+    if start < 0 && end < 0 && start > end {
+        context.reply.bulk(b"");
+        return Ok(());
+    }
+    let (start, end) = (absolute(start), absolute(end).min(len - 1));
+    context.reply.bulk(if start > end { b"" } else { &value[start as usize..=end as usize] });
+    Ok(())
+}
+
+#[derive(Default)]
+struct SetOptions {
+    deadline: Option<i64>,
+    keep_ttl: bool,
+    only_new: bool,
+    only_present: bool,
+    get: bool,
+}
+
+impl SetOptions {
+    fn parse(args: Args, now_ms: i64) -> Result<Self> {
+        let mut options = SetOptions::default();
+        let mut index = 3;
+        while index < args.len() {
+            let option = args.get(index).to_ascii_lowercase();
+            let free = options.deadline.is_none() && !options.keep_ttl;
+            match (option.as_slice(), args.maybe(index + 1)) {
+                (b"nx", _) if !options.only_present => options.only_new = true,
+                (b"xx", _) if !options.only_new => options.only_present = true,
+                (b"get", _) => options.get = true,
+                (b"keepttl", _) if options.deadline.is_none() => options.keep_ttl = true,
+                (b"ex" | b"px" | b"exat" | b"pxat", Some(value)) if free => {
+                    options.deadline = Some(option_deadline_ms(&option, value, now_ms, "set")?);
+                    index += 1;
+                }
+                _ => return Err(ErrorReply::SYNTAX),
+            }
+            index += 1;
+        }
+        Ok(options)
+    }
+}
+
+pub(super) fn set(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let (key, value) = (args.first_key(), args.get(2));
+    if args.len() == 3 {
+        context.keyspace.set_str(context.db, key, value, Deadline::Clear);
+        context.reply.ok();
+        return Ok(Effect::Verbatim);
+    }
+    let options = SetOptions::parse(args, context.now_ms)?;
+    let present = if options.get {
+        let old = lookup(context, key)?.map(<[u8]>::to_vec);
+        context.reply.bulk_or_null(old.as_deref());
+        old.is_some()
+    } else {
+        context.keyspace.get(context.db, key, context.expiry_ms).is_some()
+    };
+    if (options.only_new && present) || (options.only_present && !present) {
+        if !options.get {
+            context.reply.null();
+        }
+        return Ok(Effect::None);
+    }
+    let deadline = match options.deadline {
+        Some(at) => Deadline::At(at),
+        None if options.keep_ttl => Deadline::Keep,
+        None => Deadline::Clear,
+    };
+    context.keyspace.set_str(context.db, key, value, deadline);
+    if !options.get {
+        context.reply.ok();
+    }
+    Ok(match options.deadline {
+        Some(at) => propagate_set(context, key.bytes, value, at),
+        None => Effect::Verbatim,
+    })
+}
+
+/// A relative deadline would be another one when a replica reads it: it travels as an absolute one.
+fn propagate_set(context: &mut WriteContext, key: &[u8], value: &[u8], deadline: i64) -> Effect {
+    let mut digits = itoa::Buffer::new();
+    append_request(context.effect, &[b"SET", key, value, b"PXAT", digits.format(deadline).as_bytes()]);
+    Effect::Rewritten
+}
+
+fn set_expiring(context: &mut WriteContext, args: Args, unit: Unit, name: &str) -> Result<Effect> {
+    let (key, value) = (args.first_key(), args.get(3));
+    let deadline = deadline_ms(args.get(2), unit, context.now_ms, name)?;
+    context.keyspace.set_str(context.db, key, value, Deadline::At(deadline));
+    context.reply.ok();
+    Ok(propagate_set(context, key.bytes, value, deadline))
+}
+
+pub(super) fn setex(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    set_expiring(context, args, Unit::Seconds, "setex")
+}
+
+pub(super) fn psetex(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    set_expiring(context, args, Unit::Milliseconds, "psetex")
+}
+
+pub(super) fn setnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let key = args.first_key();
+    let present = context.keyspace.get(context.db, key, context.expiry_ms).is_some();
+    if !present {
+        context.keyspace.set_str(context.db, key, args.get(2), Deadline::Clear);
+    }
+    context.reply.integer(i64::from(!present));
+    Ok(if present { Effect::None } else { Effect::Verbatim })
+}
+
+pub(super) fn getset(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let key = args.first_key();
+    let old = lookup(context, key)?.map(<[u8]>::to_vec);
+    context.reply.bulk_or_null(old.as_deref());
+    context.keyspace.set_str(context.db, key, args.get(2), Deadline::Clear);
+    append_request(context.effect, &[b"SET", key.bytes, args.get(2)]);
+    Ok(Effect::Rewritten)
+}
+
+pub(super) fn getdel(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let key = args.first_key();
+    let old = lookup(context, key)?.map(<[u8]>::to_vec);
+    context.reply.bulk_or_null(old.as_deref());
+    if old.is_none() {
+        return Ok(Effect::None);
+    }
+    context.keyspace.remove(context.db, key);
+    append_request(context.effect, &[b"DEL", key.bytes]);
+    Ok(Effect::Rewritten)
+}
+
+pub(super) fn getex(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let key = args.first_key();
+    let deadline = match args.len() {
+        2 => None,
+        3 if args.get(2).eq_ignore_ascii_case(b"persist") => Some(None),
+        4 => {
+            let option = args.get(2).to_ascii_lowercase();
+            Some(Some(option_deadline_ms(&option, args.get(3), context.now_ms, "getex")?))
+        }
+        _ => return Err(ErrorReply::SYNTAX),
+    };
+    let value = lookup(context, key)?.map(<[u8]>::to_vec);
+    context.reply.bulk_or_null(value.as_deref());
+    match (value, deadline) {
+        (None, _) | (_, None) => Ok(Effect::None),
+        (Some(_), Some(deadline)) => Ok(super::key::change_deadline(context, key, deadline)),
+    }
+}
+
+pub(super) fn mset(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    check_pairs(args, "mset")?;
+    set_pairs(context, args);
+    context.reply.ok();
+    Ok(Effect::Verbatim)
+}
+
+pub(super) fn msetnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    check_pairs(args, "msetnx")?;
+    for name in args.from(1).step_by(2) {
+        if context.keyspace.get(context.db, context.keyspace.key(name), context.expiry_ms).is_some() {
+            context.reply.integer(0);
+            return Ok(Effect::None);
+        }
+    }
+    set_pairs(context, args);
+    context.reply.integer(1);
+    Ok(Effect::Verbatim)
+}
+
+fn check_pairs(args: Args, name: &str) -> Result<()> {
+    if args.len() % 2 == 1 { Ok(()) } else { Err(ErrorReply::arity(name)) }
+}
+
+fn set_pairs(context: &mut WriteContext, args: Args) {
+    for index in (1..args.len()).step_by(2) {
+        let key = context.keyspace.key(args.get(index));
+        context.keyspace.set_str(context.db, key, args.get(index + 1), Deadline::Clear);
+    }
+}
+
+pub(super) fn append(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let (key, suffix) = (args.first_key(), args.get(2));
+    let len = match lookup(context, key)?.map(<[u8]>::len) {
+        None => {
+            context.keyspace.set_str(context.db, key, suffix, Deadline::Clear);
+            suffix.len()
+        }
+        Some(old) => {
+            context.check_string_len(old as u64 + suffix.len() as u64)?;
+            let append = |value: &mut Vec<u8>| {
+                value.extend_from_slice(suffix);
+                value.len()
+            };
+            context.keyspace.str_mut(context.db, key, append).expect("the key was just seen")
+        }
+    };
+    context.reply.integer(len as i64);
+    Ok(Effect::Verbatim)
+}
+
+pub(super) fn setrange(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let (key, patch) = (args.first_key(), args.get(3));
+    let offset = parse_integer(args.get(2))?;
+    let Ok(offset) = u64::try_from(offset) else { return Err(ErrorReply::new("ERR offset is out of range")) };
+    let present = lookup(context, key)?.map(<[u8]>::len);
+    if patch.is_empty() {
+        context.reply.integer(present.unwrap_or(0) as i64);
+        return Ok(Effect::None);
+    }
+    context.check_string_len(offset.saturating_add(patch.len() as u64))?;
+    if present.is_none() {
+        context.keyspace.set_str(context.db, key, b"", Deadline::Clear);
+    }
+    let (start, end) = (offset as usize, offset as usize + patch.len());
+    let write = |value: &mut Vec<u8>| {
+        if value.len() < end {
+            value.resize(end, 0);
+        }
+        value[start..end].copy_from_slice(patch);
+        value.len()
+    };
+    let len = context.keyspace.str_mut(context.db, key, write).expect("the key was just seen or made");
+    context.reply.integer(len as i64);
+    Ok(Effect::Verbatim)
+}
+
+fn add(context: &mut WriteContext, key: Key, delta: i64) -> Result<Effect> {
+    let old = match lookup(context, key)? {
+        None => 0,
+        Some(text) => parse_integer(text)?,
+    };
+    let new = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment or decrement would overflow"))?;
+    let mut digits = itoa::Buffer::new();
+    context.keyspace.set_str(context.db, key, digits.format(new).as_bytes(), Deadline::Keep);
+    context.reply.integer(new);
+    Ok(Effect::Verbatim)
+}
+
+pub(super) fn incr(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    add(context, args.first_key(), 1)
+}
+
+pub(super) fn decr(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    add(context, args.first_key(), -1)
+}
+
+pub(super) fn incrby(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    add(context, args.first_key(), parse_integer(args.get(2))?)
+}
+
+pub(super) fn decrby(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let overflow = ErrorReply::new("ERR decrement would overflow");
+    let delta = parse_integer(args.get(2))?.checked_neg().ok_or(overflow)?;
+    add(context, args.first_key(), delta)
+}
+
+/// Travels as the value it led to: arithmetic on floating point need not be the same everywhere.
+pub(super) fn incrbyfloat(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    const INVALID: ErrorReply = ErrorReply::new("ERR value is not a valid float");
+    let key = args.first_key();
+    let old = match lookup(context, key)? {
+        None => LongDouble::parse(b"0").ok_or(INVALID)?,
+        Some(text) => LongDouble::parse(text).ok_or(INVALID)?,
+    };
+    let delta = LongDouble::parse(args.get(2)).ok_or(INVALID)?;
+    let sum = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment would produce NaN or Infinity"))?;
+    let text = sum.to_string();
+    context.keyspace.set_str(context.db, key, text.as_bytes(), Deadline::Keep);
+    context.reply.bulk(text.as_bytes());
+    append_request(context.effect, &[b"SET", key.bytes, text.as_bytes(), b"KEEPTTL"]);
+    Ok(Effect::Rewritten)
+}

@@ -1,0 +1,269 @@
+//! The table of commands: the one source of arity, flags, key positions and handlers.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use super::{Args, Handler, connection, key, pubsub, replication, server, string, transaction};
+
+/// What the gates must know of a command; `WRITE` and `READONLY` follow from its handler.
+pub type Flags = u32;
+
+/// Runs while the data are being loaded.
+pub const LOADING: Flags = 1;
+/// Runs on a replica whose link is down even if it does not serve stale data.
+pub const STALE: Flags = 1 << 1;
+/// Runs before authentication.
+pub const NO_AUTH: Flags = 1 << 2;
+/// May not be queued by `MULTI`.
+pub const NO_MULTI: Flags = 1 << 3;
+/// Is not queued by `MULTI` but run.
+pub const RUNS_IN_MULTI: Flags = 1 << 4;
+/// Runs while a RESP2 connection listens to channels.
+pub const WHILE_SUBSCRIBED: Flags = 1 << 5;
+/// Is sent to replicas though it changes no key.
+pub const MAY_REPLICATE: Flags = 1 << 6;
+/// Takes constant or logarithmic time.
+pub const FAST: Flags = 1 << 7;
+/// For operators.
+pub const ADMIN: Flags = 1 << 8;
+/// Not for scripts.
+pub const NO_SCRIPT: Flags = 1 << 9;
+/// Needs memory.
+pub const DENY_OOM: Flags = 1 << 10;
+/// Concerns channels.
+pub const PUBSUB: Flags = 1 << 11;
+/// May wait.
+pub const BLOCKING: Flags = 1 << 12;
+
+/// The flags as `COMMAND` names them.
+const NAMES: [(Flags, &str); 11] = [
+    (LOADING, "loading"),
+    (STALE, "stale"),
+    (NO_AUTH, "no_auth"),
+    (NO_MULTI, "no_multi"),
+    (MAY_REPLICATE, "may_replicate"),
+    (FAST, "fast"),
+    (ADMIN, "admin"),
+    (NO_SCRIPT, "noscript"),
+    (DENY_OOM, "denyoom"),
+    (PUBSUB, "pubsub"),
+    (BLOCKING, "blocking"),
+];
+
+/// Which arguments are keys; the command's name is argument 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// The first, 0 for none.
+    pub first: usize,
+    /// The last; counted from the end if negative.
+    pub last: isize,
+    /// From one to the next.
+    pub step: usize,
+}
+
+impl Keys {
+    const NONE: Keys = Keys { first: 0, last: 0, step: 0 };
+    const ONE: Keys = Keys { first: 1, last: 1, step: 1 };
+    const TWO: Keys = Keys { first: 1, last: 2, step: 1 };
+    const ALL: Keys = Keys { first: 1, last: -1, step: 1 };
+    const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
+
+    /// The keys among `args`.
+    pub fn of(self, args: Args<'_>) -> impl Iterator<Item = &'_ [u8]> {
+        let len = args.len();
+        let last = if self.last < 0 { len.saturating_add_signed(self.last) } else { (self.last as usize).min(len - 1) };
+        let first = if self.first == 0 { last + 1 } else { self.first };
+        (first..=last).step_by(self.step.max(1)).map(move |index| args.get(index))
+    }
+}
+
+/// One command.
+pub struct Command {
+    /// In lower case.
+    pub name: &'static str,
+    /// How many arguments it takes, its name included; at least so many if negative.
+    pub arity: i32,
+    /// See [`Flags`].
+    pub flags: Flags,
+    /// See [`Keys`].
+    pub keys: Keys,
+    /// What runs it.
+    pub handler: Handler,
+}
+
+impl Command {
+    /// Whether it has this flag.
+    #[inline]
+    pub fn is(&self, flag: Flags) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Whether it changes keys.
+    #[inline]
+    pub fn is_write(&self) -> bool {
+        matches!(self.handler, Handler::Write(_))
+    }
+
+    /// Whether replicas may be told of it.
+    pub fn may_replicate(&self) -> bool {
+        self.is_write() || self.is(MAY_REPLICATE)
+    }
+
+    /// Whether it takes so many arguments, its name included.
+    #[inline]
+    pub fn takes(&self, count: usize) -> bool {
+        if self.arity < 0 { count >= self.arity.unsigned_abs() as usize } else { count == self.arity as usize }
+    }
+
+    /// The names of its flags.
+    pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
+        let kind = match self.handler {
+            Handler::Read(_) => Some("readonly"),
+            Handler::Write(_) => Some("write"),
+            Handler::Server(_) => None,
+        };
+        kind.into_iter().chain(NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name))
+    }
+}
+
+const fn command(name: &'static str, arity: i32, flags: Flags, keys: Keys, handler: Handler) -> Command {
+    Command { name, arity, flags, keys, handler }
+}
+
+use Handler::{Read, Server, Write};
+
+const CONNECTION: Flags = LOADING | STALE | NO_SCRIPT | FAST;
+const OPERATOR: Flags = LOADING | STALE | NO_SCRIPT | ADMIN;
+const IN_MULTI: Flags = CONNECTION | RUNS_IN_MULTI;
+const LISTENING: Flags = LOADING | STALE | NO_SCRIPT | PUBSUB | WHILE_SUBSCRIBED;
+
+/// All commands, by group.
+#[rustfmt::skip]
+pub static COMMANDS: &[Command] = &[
+    // Strings.
+    command("append", 3, DENY_OOM | FAST, Keys::ONE, Write(string::append)),
+    command("decr", 2, DENY_OOM | FAST, Keys::ONE, Write(string::decr)),
+    command("decrby", 3, DENY_OOM | FAST, Keys::ONE, Write(string::decrby)),
+    command("get", 2, FAST, Keys::ONE, Read(string::get)),
+    command("getdel", 2, FAST, Keys::ONE, Write(string::getdel)),
+    command("getex", -2, FAST, Keys::ONE, Write(string::getex)),
+    command("getrange", 4, 0, Keys::ONE, Read(string::getrange)),
+    command("getset", 3, DENY_OOM | FAST, Keys::ONE, Write(string::getset)),
+    command("incr", 2, DENY_OOM | FAST, Keys::ONE, Write(string::incr)),
+    command("incrby", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrby)),
+    command("incrbyfloat", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrbyfloat)),
+    command("mget", -2, FAST, Keys::ALL, Read(string::mget)),
+    command("mset", -3, DENY_OOM, Keys::PAIRS, Write(string::mset)),
+    command("msetnx", -3, DENY_OOM, Keys::PAIRS, Write(string::msetnx)),
+    command("psetex", 4, DENY_OOM, Keys::ONE, Write(string::psetex)),
+    command("set", -3, DENY_OOM, Keys::ONE, Write(string::set)),
+    command("setex", 4, DENY_OOM, Keys::ONE, Write(string::setex)),
+    command("setnx", 3, DENY_OOM | FAST, Keys::ONE, Write(string::setnx)),
+    command("setrange", 4, DENY_OOM, Keys::ONE, Write(string::setrange)),
+    command("strlen", 2, FAST, Keys::ONE, Read(string::strlen)),
+    command("substr", 4, 0, Keys::ONE, Read(string::getrange)),
+    // Keys and databases.
+    command("dbsize", 1, FAST, Keys::NONE, Read(key::dbsize)),
+    command("del", -2, 0, Keys::ALL, Write(key::del)),
+    command("exists", -2, FAST, Keys::ALL, Read(key::exists)),
+    command("expire", -3, FAST, Keys::ONE, Write(key::expire)),
+    command("expireat", -3, FAST, Keys::ONE, Write(key::expireat)),
+    command("expiretime", 2, FAST, Keys::ONE, Read(key::expiretime)),
+    command("flushall", -1, 0, Keys::NONE, Write(key::flushall)),
+    command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
+    command("keys", 2, 0, Keys::NONE, Read(key::keys)),
+    command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
+    command("persist", 2, FAST, Keys::ONE, Write(key::persist)),
+    command("pexpire", -3, FAST, Keys::ONE, Write(key::pexpire)),
+    command("pexpireat", -3, FAST, Keys::ONE, Write(key::pexpireat)),
+    command("pexpiretime", 2, FAST, Keys::ONE, Read(key::pexpiretime)),
+    command("pttl", 2, FAST, Keys::ONE, Read(key::pttl)),
+    command("randomkey", 1, 0, Keys::NONE, Read(key::randomkey)),
+    command("rename", 3, 0, Keys::TWO, Write(key::rename)),
+    command("renamenx", 3, FAST, Keys::TWO, Write(key::renamenx)),
+    command("scan", -2, 0, Keys::NONE, Read(key::scan)),
+    command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
+    command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
+    command("ttl", 2, FAST, Keys::ONE, Read(key::ttl)),
+    command("type", 2, FAST, Keys::ONE, Read(key::kind)),
+    command("unlink", -2, FAST, Keys::ALL, Write(key::del)),
+    // Transactions.
+    command("discard", 1, IN_MULTI, Keys::NONE, Server(transaction::discard)),
+    command("exec", 1, IN_MULTI, Keys::NONE, Server(transaction::exec)),
+    command("multi", 1, IN_MULTI, Keys::NONE, Server(transaction::multi)),
+    command("unwatch", 1, CONNECTION, Keys::NONE, Server(transaction::unwatch)),
+    command("watch", -2, IN_MULTI, Keys::ALL, Server(transaction::watch)),
+    // Publish and subscribe.
+    command("psubscribe", -2, LISTENING, Keys::NONE, Server(pubsub::psubscribe)),
+    command("publish", 3, LOADING | STALE | FAST | PUBSUB | MAY_REPLICATE, Keys::NONE, Server(pubsub::publish)),
+    command("pubsub", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::pubsub)),
+    command("punsubscribe", -1, LISTENING, Keys::NONE, Server(pubsub::punsubscribe)),
+    command("subscribe", -2, LISTENING, Keys::NONE, Server(pubsub::subscribe)),
+    command("unsubscribe", -1, LISTENING, Keys::NONE, Server(pubsub::unsubscribe)),
+    // The connection.
+    command("auth", -2, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::auth)),
+    command("client", -2, LOADING | STALE | NO_SCRIPT, Keys::NONE, Server(connection::client)),
+    command("echo", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::echo)),
+    command("hello", -1, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::hello)),
+    command("ping", -1, LOADING | STALE | FAST | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::ping)),
+    command("quit", -1, IN_MULTI | NO_AUTH | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::quit)),
+    command("reset", 1, IN_MULTI | NO_AUTH | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::reset)),
+    command("select", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::select)),
+    // The server.
+    command("bgsave", -1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgsave)),
+    command("command", -1, LOADING | STALE, Keys::NONE, Server(server::command)),
+    command("config", -2, OPERATOR, Keys::NONE, Server(server::config)),
+    command("debug", -2, OPERATOR, Keys::NONE, Server(server::debug)),
+    command("info", -1, LOADING | STALE, Keys::NONE, Server(server::info)),
+    command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
+    command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
+    command("script", -2, NO_SCRIPT, Keys::NONE, Server(server::script)),
+    command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
+    command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),
+    // Replication.
+    command("psync", -3, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::psync)),
+    command("replconf", -1, OPERATOR, Keys::NONE, Server(replication::replconf)),
+    command("replicaof", 3, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::replicaof)),
+    command("role", 1, LOADING | STALE | FAST | NO_SCRIPT, Keys::NONE, Server(replication::role)),
+    command("slaveof", 3, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::replicaof)),
+    command("sync", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::sync)),
+    command("wait", 3, NO_SCRIPT | BLOCKING, Keys::NONE, Server(replication::wait)),
+];
+
+/// The longest name of a command, in bytes.
+const NAME_BYTES_MAX: usize = 32;
+
+/// The command of this name, in any case.
+pub fn find(name: &[u8]) -> Option<&'static Command> {
+    static INDEX: LazyLock<HashMap<&'static [u8], &'static Command>> =
+        LazyLock::new(|| COMMANDS.iter().map(|command| (command.name.as_bytes(), command)).collect());
+    let mut lower = [0; NAME_BYTES_MAX];
+    let lower = lower.get_mut(..name.len())?;
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    INDEX.get(&*lower).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_found_by_its_name_in_any_case() {
+        for command in COMMANDS {
+            let found = find(command.name.to_ascii_uppercase().as_bytes()).expect("it is in the table");
+            assert_eq!(found.name, command.name);
+        }
+        assert!(find(b"nosuchcommand").is_none());
+        assert!(find(&[b'x'; NAME_BYTES_MAX + 1]).is_none());
+    }
+
+    #[test]
+    fn the_keys_that_a_command_names_lie_within_its_least_arguments() {
+        for command in COMMANDS {
+            let least = command.arity.unsigned_abs() as usize;
+            assert!(command.keys.first < least.max(1), "{}", command.name);
+            assert!(command.keys.last < least as isize, "{}", command.name);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `MULTI`, `EXEC`, `DISCARD`, `WATCH`: <https://redis.io/docs/latest/develop/interact/transactions/>.
+
+use super::execute::Call;
+use super::{Args, ErrorReply, Flow, Result, ServerContext};
+use crate::client::{Queued, Transaction};
+
+impl Args<'_> {
+    /// A copy that can wait for `EXEC`.
+    pub(super) fn queue(&self, call: &Call) -> Queued {
+        Queued {
+            command: call.command,
+            request: self.request.to_vec(),
+            spans: self.spans.to_vec(),
+            inline: call.canonical.is_none(),
+        }
+    }
+}
+
+pub(super) fn multi(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    if context.session.transaction.is_some() {
+        return Err(ErrorReply::new("ERR MULTI calls can not be nested"));
+    }
+    context.session.transaction = Some(Transaction::default());
+    context.session.client.queued.set(Some(0));
+    context.ok()
+}
+
+pub(super) fn discard(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    if context.session.transaction.take().is_none() {
+        return Err(ErrorReply::new("ERR DISCARD without MULTI"));
+    }
+    context.session.client.queued.set(None);
+    context.instance.unwatch(context.session);
+    context.ok()
+}
+
+pub(super) fn exec(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    let ServerContext { instance, session, out } = context;
+    let Some(transaction) = session.transaction.take() else {
+        return Err(ErrorReply::new("ERR EXEC without MULTI"));
+    };
+    session.client.queued.set(None);
+    let broken = session.client.watch_broken.get()
+        || session.watched.iter().any(|(db, name)| {
+            // A key that has expired since, and that nobody has noticed.
+            let key = instance.keyspace.key(name);
+            instance.keyspace.peek(*db, key).is_some_and(|entry| entry.is_expired(instance.now_ms))
+        });
+    instance.unwatch(session);
+    if transaction.aborted {
+        return Err(ErrorReply::new("EXECABORT Transaction discarded because of previous errors."));
+    }
+    let mut reply = crate::resp::Reply::new(out, session.protocol);
+    if broken {
+        reply.null_array();
+        return Ok(Flow::Continue);
+    }
+    reply.array(transaction.queue.len());
+    let mut last = Flow::Continue;
+    instance.begin_transaction_stream();
+    for queued in &transaction.queue {
+        let args = Args::new(&queued.request, &queued.spans, 0);
+        let hash = if queued.command.keys.first == 1 { instance.keyspace.hash(args.get(1)) } else { 0 };
+        let args = Args::new(&queued.request, &queued.spans, hash);
+        let canonical = (!queued.inline).then_some(&queued.request[..]);
+        let flow = instance.call(session, &Call { command: queued.command, args, canonical }, out);
+        if flow == Flow::Close {
+            last = flow;
+        }
+    }
+    instance.end_transaction_stream();
+    Ok(last)
+}
+
+pub(super) fn watch(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    if context.session.transaction.is_some() {
+        return Err(ErrorReply::new("ERR WATCH inside MULTI is not allowed"));
+    }
+    let db = context.session.db();
+    for name in args.from(1) {
+        context.instance.watch(context.session, db, name);
+    }
+    context.ok()
+}
+
+pub(super) fn unwatch(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    context.instance.unwatch(context.session);
+    context.ok()
+}

@@ -1,0 +1,409 @@
+//! The table of directives, and [`Config`], which is made from it.
+//!
+//! An entry of the first table declares a field of [`Config`]; an entry of the second is only kept as text.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::kind::*;
+use super::values::*;
+use crate::log::Level;
+
+/// One directive, whatever the type of its value.
+pub(super) struct Directive {
+    /// The first is the name; others are its aliases.
+    pub(super) names: &'static [&'static str],
+    pub(super) change: Change,
+    /// Its value is shown to nobody who did not ask for it by `CONFIG GET`: not in errors, not in the log.
+    pub(super) sensitive: bool,
+    pub(super) several_words: bool,
+    store: Store,
+}
+
+/// When a directive may be changed by `CONFIG SET`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// At any time.
+    Live,
+    /// Never: it is read at the start.
+    AtStart,
+    /// If `enable-protected-configs` allows it, since it lets a client write files where it likes.
+    Protected,
+}
+use Change::{AtStart, Live, Protected};
+
+enum Store {
+    Field { update: fn(&mut Config, &[Vec<u8>]) -> Result<(), String>, print: fn(&Config) -> Vec<u8> },
+    Kept { check: Check, default: &'static str },
+}
+
+impl Directive {
+    /// The directive of this name or alias, in any case.
+    pub(super) fn named(name: &[u8]) -> Option<&'static Directive> {
+        Directive::all().find(|directive| directive.names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)))
+    }
+
+    pub(super) fn all() -> impl Iterator<Item = &'static Directive> {
+        FIELDS.iter().chain(KEPT)
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.names[0]
+    }
+
+    /// Changes the configuration as the words after the directive's name say.
+    pub(super) fn update(&self, config: &mut Config, words: &[Vec<u8>]) -> Result<(), String> {
+        let split: Vec<Vec<u8>>;
+        let words = match words {
+            [one] if self.several_words && one.contains(&b' ') => {
+                split = one.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).map(<[u8]>::to_vec).collect();
+                split.as_slice()
+            }
+            words => words,
+        };
+        if words.is_empty() || words.len() > 1 && !self.several_words {
+            return Err("wrong number of arguments".into());
+        }
+        match &self.store {
+            Store::Field { update, .. } => update(config, words),
+            Store::Kept { check, .. } => {
+                config.kept.insert(self.name(), check.normalize(words)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// The present value as `CONFIG GET` shows it.
+    pub(super) fn print(&self, config: &Config) -> Vec<u8> {
+        match &self.store {
+            Store::Field { print, .. } => print(config),
+            Store::Kept { default, .. } => {
+                config.kept.get(self.name()).cloned().unwrap_or_else(|| default.as_bytes().to_vec())
+            }
+        }
+    }
+}
+
+macro_rules! directives {
+    ($($(#[$doc:meta])* $field:ident: $type:ty = $default:expr, [$($name:literal),+], $kind:expr, $change:expr;)+) => {
+        /// What the server is configured to do: a field per directive that has an effect, named after it.
+        ///
+        /// Relative paths are relative to [`dir`](Config::dir).
+        #[derive(Debug, Clone)]
+        pub struct Config {
+            $($(#[$doc])* pub $field: $type,)+
+            /// Values of directives without a field, where they were given.
+            kept: BTreeMap<&'static str, Vec<u8>>,
+            pub(super) file: Option<PathBuf>,
+        }
+
+        impl Default for Config {
+            fn default() -> Config {
+                Config { $($field: $default,)+ kept: BTreeMap::new(), file: None }
+            }
+        }
+
+        static FIELDS: &[Directive] = &[$(Directive {
+            names: &[$($name),+],
+            change: $change,
+            sensitive: sensitive(&$kind, |config| &config.$field),
+            several_words: several_words(&$kind, |config| &config.$field),
+            store: Store::Field {
+                update: |config, words| $kind.update(&mut config.$field, words),
+                print: |config| $kind.print(&config.$field),
+            },
+        },)+];
+    };
+}
+
+/// [`Kind::SEVERAL_WORDS`] of a field's kind; the accessor only tells the compiler the field's type.
+const fn several_words<T, K: Kind<T>>(_: &K, _: fn(&Config) -> &T) -> bool {
+    K::SEVERAL_WORDS
+}
+
+/// [`Kind::SENSITIVE`], likewise.
+const fn sensitive<T, K: Kind<T>>(_: &K, _: fn(&Config) -> &T) -> bool {
+    K::SENSITIVE
+}
+
+const MAX_I32: i64 = i32::MAX as i64;
+const MAX_MEMORY: u64 = i64::MAX as u64;
+
+directives! {
+    // The network.
+    /// The TCP port listened on; 0 for none.
+    port: u16 = 6379, ["port"], Integer(0, 65535), Live;
+    /// The addresses listened on; none for no TCP at all. Unlike Redis, only the loopback ones unless told otherwise.
+    bind: Vec<BindAddress> = loopback(), ["bind"], BindAddresses, Live;
+    /// The length of the queue of connections that are not accepted yet.
+    tcp_backlog: u32 = 511, ["tcp-backlog"], Integer(0, MAX_I32), AtStart;
+    /// A Unix socket to listen on.
+    unixsocket: Option<PathBuf> = None, ["unixsocket"], OptionalPath, AtStart;
+    /// The Unix socket's permission bits; 0 leaves them as the umask made them.
+    unixsocketperm: u32 = 0, ["unixsocketperm"], Octal(0o777), AtStart;
+    /// Refuse clients from other machines while there is no password.
+    protected_mode: bool = true, ["protected-mode"], YesNo, Live;
+    /// Close a client's connection when it was idle for so long; zero: never.
+    timeout: Duration = Duration::ZERO, ["timeout"], Seconds(0, MAX_I32), Live;
+    /// Probe silent connections after so long; zero: never.
+    tcp_keepalive: Duration = Duration::from_secs(300), ["tcp-keepalive"], Seconds(0, MAX_I32), Live;
+    /// How many clients may be connected at once, replicas included.
+    maxclients: u32 = 10_000, ["maxclients"], Integer(1, u32::MAX as i64), Live;
+    /// How much unparsed input one client may pile up, in bytes.
+    client_query_buffer_limit: u64 = 1 << 30, ["client-query-buffer-limit"], Memory(1 << 20, MAX_MEMORY), Live;
+    /// How much unsent output clients may pile up.
+    client_output_buffer_limit: OutputLimits = output_limits(), ["client-output-buffer-limit"], OutputLimitClasses, Live;
+    /// The longest argument of a request, in bytes.
+    proto_max_bulk_len: u64 = 512 << 20, ["proto-max-bulk-len"], Memory(1 << 20, MAX_MEMORY), Live;
+
+    // The process.
+    /// How many databases there are to `SELECT`.
+    databases: u32 = 16, ["databases"], Integer(1, MAX_I32), AtStart;
+    /// The data directory; absolute once loaded.
+    dir: PathBuf = PathBuf::from("."), ["dir"], Directory, Protected;
+    /// The log file; standard output without one.
+    logfile: Option<PathBuf> = None, ["logfile"], OptionalPath, AtStart;
+    /// The least important lines that are logged.
+    loglevel: Level = Level::Notice, ["loglevel"], Choice(LEVELS), Live;
+    /// A file that holds the process's id while it runs.
+    pidfile: Option<PathBuf> = None, ["pidfile"], OptionalPath, AtStart;
+    /// Periodic work per second.
+    hz: u32 = 10, ["hz"], Integer(0, MAX_I32), Live;
+    /// How long a shutdown waits for replicas that lag.
+    shutdown_timeout: Duration = Duration::from_secs(10), ["shutdown-timeout"], Seconds(0, MAX_I32), Live;
+    /// What SIGINT does.
+    shutdown_on_sigint: ShutdownOptions = ShutdownOptions::default(), ["shutdown-on-sigint"], ShutdownFlags, Live;
+    /// What SIGTERM does.
+    shutdown_on_sigterm: ShutdownOptions = ShutdownOptions::default(), ["shutdown-on-sigterm"], ShutdownFlags, Live;
+
+    // Who may do what.
+    /// The password that clients must give.
+    requirepass: Option<Secret> = None, ["requirepass"], Password, Live;
+    /// The password given to the master.
+    masterauth: Option<Secret> = None, ["masterauth"], Password, Live;
+    /// The user name given to the master with the password.
+    masteruser: Option<String> = None, ["masteruser"], Text, Live;
+    /// Who may change protected directives, such as `dir`.
+    enable_protected_configs: Allowed = Allowed::No, ["enable-protected-configs"], Choice(ALLOWED), AtStart;
+    /// Who may use `DEBUG`.
+    enable_debug_command: Allowed = Allowed::No, ["enable-debug-command"], Choice(ALLOWED), AtStart;
+
+    // Snapshots.
+    /// When a snapshot is made by itself; never if empty.
+    save: Vec<SavePoint> = save_points(), ["save"], SavePoints, Live;
+    /// The snapshot's name in [`dir`](Config::dir).
+    dbfilename: String = "dump.rdb".into(), ["dbfilename"], FileName, Protected;
+    /// Refuse writes while the last snapshot failed.
+    stop_writes_on_bgsave_error: bool = true, ["stop-writes-on-bgsave-error"], YesNo, Live;
+    /// Compress strings in snapshots.
+    rdbcompression: bool = true, ["rdbcompression"], YesNo, Live;
+    /// Write and verify a snapshot's checksum.
+    rdbchecksum: bool = true, ["rdbchecksum"], YesNo, AtStart;
+    /// Remove snapshots made for replication when neither save points nor an append-only file ask for them.
+    rdb_del_sync_files: bool = false, ["rdb-del-sync-files"], YesNo, Live;
+    /// For tests: how long writing a snapshot pauses after each key, in microseconds; negative: after so many keys, one.
+    rdb_key_save_delay: i32 = 0, ["rdb-key-save-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
+    /// For tests: the same while loading.
+    key_load_delay: i32 = 0, ["key-load-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
+
+    // The append-only file.
+    /// Log every write to a file.
+    appendonly: bool = false, ["appendonly"], YesNo, Live;
+    /// When that file is flushed to the disk.
+    appendfsync: AppendFsync = AppendFsync::EverySecond, ["appendfsync"], Choice(APPEND_FSYNC), Live;
+    /// The stem of the files' names.
+    appendfilename: String = "appendonly.aof".into(), ["appendfilename"], FileName, AtStart;
+    /// The files' directory in [`dir`](Config::dir).
+    appenddirname: String = "appendonlydir".into(), ["appenddirname"], FileName, AtStart;
+    /// Do not flush while a snapshot or a rewrite is written.
+    no_appendfsync_on_rewrite: bool = false, ["no-appendfsync-on-rewrite"], YesNo, Live;
+    /// Rewrite when the file has grown by so many percent; 0: never.
+    auto_aof_rewrite_percentage: u32 = 100, ["auto-aof-rewrite-percentage"], Integer(0, MAX_I32), Live;
+    /// … and is at least so long, in bytes.
+    auto_aof_rewrite_min_size: u64 = 64 << 20, ["auto-aof-rewrite-min-size"], Memory(0, MAX_MEMORY), Live;
+    /// Start with a file whose end is missing.
+    aof_load_truncated: bool = true, ["aof-load-truncated"], YesNo, Live;
+    /// Begin a rewritten file with a snapshot.
+    aof_use_rdb_preamble: bool = true, ["aof-use-rdb-preamble"], YesNo, Live;
+
+    // Replication.
+    /// The master to replicate; `None` on a master. `REPLICAOF` keeps it up to date, for `CONFIG REWRITE`.
+    replicaof: Option<Upstream> = None, ["replicaof", "slaveof"], MasterAddress, AtStart;
+    /// Answer from the old data while there is no link to the master.
+    replica_serve_stale_data: bool = true, ["replica-serve-stale-data", "slave-serve-stale-data"], YesNo, Live;
+    /// Refuse writes on a replica.
+    replica_read_only: bool = true, ["replica-read-only", "slave-read-only"], YesNo, Live;
+    /// Send full resynchronizations without a file of their own.
+    repl_diskless_sync: bool = true, ["repl-diskless-sync"], YesNo, Live;
+    /// Wait so long for more replicas before a diskless full resynchronization starts.
+    repl_diskless_sync_delay: Duration = Duration::from_secs(5), ["repl-diskless-sync-delay"], Seconds(0, MAX_I32), Live;
+    /// Wait no longer when so many replicas wait; 0: no such number.
+    repl_diskless_sync_max_replicas: u32 = 0, ["repl-diskless-sync-max-replicas"], Integer(0, MAX_I32), Live;
+    /// How a full resynchronization is loaded.
+    repl_diskless_load: DisklessLoad = DisklessLoad::Disabled, ["repl-diskless-load"], Choice(DISKLESS_LOAD), Live;
+    /// How often a master sends `PING` down an idle stream.
+    repl_ping_replica_period: Duration = Duration::from_secs(10), ["repl-ping-replica-period", "repl-ping-slave-period"], Seconds(1, MAX_I32), Live;
+    /// Give a link up when nothing came for so long.
+    repl_timeout: Duration = Duration::from_secs(60), ["repl-timeout"], Seconds(1, MAX_I32), Live;
+    /// Let the kernel gather small segments of the stream.
+    repl_disable_tcp_nodelay: bool = false, ["repl-disable-tcp-nodelay"], YesNo, Live;
+    /// How much of the stream is kept for partial resynchronizations, in bytes.
+    repl_backlog_size: u64 = 1 << 20, ["repl-backlog-size"], Memory(1, MAX_MEMORY), Live;
+    /// How long it is kept when there is no replica; zero: for ever.
+    repl_backlog_ttl: Duration = Duration::from_secs(3600), ["repl-backlog-ttl"], Seconds(0, MAX_I32), Live;
+    /// Lower ones are promoted first, 0 never.
+    replica_priority: u32 = 100, ["replica-priority", "slave-priority"], Integer(0, MAX_I32), Live;
+    /// The address told to the master instead of the one it sees.
+    replica_announce_ip: Option<String> = None, ["replica-announce-ip", "slave-announce-ip"], Text, Live;
+    /// The port told to the master instead of the one listened on; 0: that one.
+    replica_announce_port: u16 = 0, ["replica-announce-port", "slave-announce-port"], Integer(0, 65535), Live;
+    /// Whether Sentinel shall know this replica.
+    replica_announced: bool = true, ["replica-announced"], YesNo, Live;
+    /// A replica leaves evictions to its master.
+    replica_ignore_maxmemory: bool = true, ["replica-ignore-maxmemory", "slave-ignore-maxmemory"], YesNo, Live;
+    /// Free the old data in the background when a full resynchronization replaces them.
+    replica_lazy_flush: bool = false, ["replica-lazy-flush", "slave-lazy-flush"], YesNo, Live;
+    /// A master refuses writes with fewer good replicas than this; 0: never.
+    min_replicas_to_write: u32 = 0, ["min-replicas-to-write", "min-slaves-to-write"], Integer(0, MAX_I32), Live;
+    /// A replica is good if it acknowledged within so long; zero: all are.
+    min_replicas_max_lag: Duration = Duration::from_secs(10), ["min-replicas-max-lag", "min-slaves-max-lag"], Seconds(0, MAX_I32), Live;
+
+    // Memory.
+    /// How much memory the data may take, in bytes; 0: no limit.
+    maxmemory: u64 = 0, ["maxmemory"], Memory(0, u64::MAX), Live;
+    /// What is done beyond that.
+    maxmemory_policy: MemoryPolicy = MemoryPolicy::NoEviction, ["maxmemory-policy"], Choice(MEMORY_POLICY), Live;
+    /// `FLUSHALL` and `FLUSHDB` without an option free in the background.
+    lazyfree_lazy_user_flush: bool = false, ["lazyfree-lazy-user-flush"], YesNo, Live;
+}
+
+const fn kept(names: &'static [&'static str], check: Check, default: &'static str, change: Change) -> Directive {
+    let several_words = check.several_words();
+    Directive { names, change, sensitive: false, several_words, store: Store::Kept { check, default } }
+}
+
+static KEPT: &[Directive] = &[
+    kept(
+        &["daemonize"],
+        Check::Only("no", "repld stays in the foreground: let a service manager or replctl put it in the background"),
+        "no",
+        AtStart,
+    ),
+    kept(&["supervised"], Check::OneOf(&["no", "auto"]), "no", AtStart),
+    kept(&["syslog-enabled"], Check::Only("no", "repld logs to standard output or to 'logfile'"), "no", AtStart),
+    kept(&["syslog-ident"], Check::Text, "redis", AtStart),
+    kept(&["syslog-facility"], Check::Text, "local0", AtStart),
+    kept(&["io-threads"], Check::Only("1", "repld serves all clients from one thread"), "1", AtStart),
+    kept(&["io-threads-do-reads"], Check::YesNo, "no", AtStart),
+    kept(&["cluster-enabled"], Check::Only("no", "repld is no cluster node"), "no", AtStart),
+    kept(&["tls-port"], Check::Only("0", "repld speaks no TLS"), "0", AtStart),
+    kept(&["tls-replication"], Check::Only("no", "repld speaks no TLS"), "no", AtStart),
+    kept(&["aclfile"], Check::Only("", "repld knows no users but 'default': use 'requirepass'"), "", AtStart),
+    kept(&["activedefrag"], Check::Only("no", "repld's allocator needs no defragmentation"), "no", Live),
+    kept(&["oom-score-adj"], Check::Only("no", "repld leaves the kernel's choice of a victim alone"), "no", Live),
+    kept(&["oom-score-adj-values"], Check::Words, "0 200 800", Live),
+    kept(&["always-show-logo"], Check::YesNo, "no", AtStart),
+    kept(&["set-proc-title"], Check::YesNo, "yes", AtStart),
+    kept(&["proc-title-template"], Check::Text, "{title} {listen-addr} {server-mode}", Live),
+    kept(&["crash-log-enabled"], Check::YesNo, "yes", Live),
+    kept(&["crash-memcheck-enabled"], Check::YesNo, "yes", Live),
+    kept(&["disable-thp"], Check::YesNo, "yes", AtStart),
+    kept(&["dynamic-hz"], Check::YesNo, "yes", Live),
+    kept(&["activerehashing"], Check::YesNo, "yes", Live),
+    kept(&["active-expire-effort"], Check::Integer(1, 10), "1", Live),
+    kept(&["jemalloc-bg-thread"], Check::YesNo, "yes", Live),
+    kept(&["rdb-save-incremental-fsync"], Check::YesNo, "yes", Live),
+    kept(&["aof-rewrite-incremental-fsync"], Check::YesNo, "yes", Live),
+    kept(&["aof-timestamp-enabled"], Check::YesNo, "no", Live),
+    kept(&["sanitize-dump-payload"], Check::OneOf(&["no", "yes", "clients"]), "no", Live),
+    kept(&["propagation-error-behavior"], Check::OneOf(&["ignore", "panic", "panic-on-replicas"]), "ignore", Live),
+    kept(&["replica-ignore-disk-write-errors"], Check::YesNo, "no", Live),
+    kept(&["enable-module-command"], Check::OneOf(&["no", "yes", "local"]), "no", AtStart),
+    kept(&["acllog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
+    kept(&["acl-pubsub-default"], Check::OneOf(&["allchannels", "resetchannels"]), "resetchannels", Live),
+    kept(&["notify-keyspace-events"], Check::EventClasses, "", Live),
+    kept(&["slowlog-log-slower-than"], Check::Integer(-1, i64::MAX), "10000", Live),
+    kept(&["slowlog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
+    kept(&["latency-monitor-threshold"], Check::Integer(0, i64::MAX), "0", Live),
+    kept(&["latency-tracking"], Check::YesNo, "yes", Live),
+    kept(&["latency-tracking-info-percentiles"], Check::Words, "50 99 99.9", Live),
+    kept(&["tracking-table-max-keys"], Check::Integer(0, i64::MAX), "1000000", Live),
+    kept(&["lua-time-limit", "busy-reply-threshold"], Check::Integer(0, i64::MAX), "5000", Live),
+    kept(&["maxmemory-samples"], Check::Integer(1, MAX_I32), "5", Live),
+    kept(&["maxmemory-eviction-tenacity"], Check::Integer(0, 100), "10", Live),
+    kept(&["maxmemory-clients"], Check::Memory, "0", Live),
+    kept(&["lfu-log-factor"], Check::Integer(0, MAX_I32), "10", Live),
+    kept(&["lfu-decay-time"], Check::Integer(0, MAX_I32), "1", Live),
+    kept(&["lazyfree-lazy-eviction"], Check::YesNo, "no", Live),
+    kept(&["lazyfree-lazy-expire"], Check::YesNo, "no", Live),
+    kept(&["lazyfree-lazy-server-del"], Check::YesNo, "no", Live),
+    kept(&["lazyfree-lazy-user-del"], Check::YesNo, "no", Live),
+    kept(&["active-defrag-ignore-bytes"], Check::Memory, "104857600", Live),
+    kept(&["active-defrag-threshold-lower"], Check::Integer(0, 1000), "10", Live),
+    kept(&["active-defrag-threshold-upper"], Check::Integer(0, 1000), "100", Live),
+    kept(&["active-defrag-cycle-min"], Check::Integer(1, 99), "1", Live),
+    kept(&["active-defrag-cycle-max"], Check::Integer(1, 99), "25", Live),
+    kept(&["active-defrag-max-scan-fields"], Check::Integer(1, i64::MAX), "1000", Live),
+    kept(&["hash-max-listpack-entries", "hash-max-ziplist-entries"], Check::Integer(0, i64::MAX), "512", Live),
+    kept(&["hash-max-listpack-value", "hash-max-ziplist-value"], Check::Memory, "64", Live),
+    kept(&["list-max-listpack-size", "list-max-ziplist-size"], Check::Integer(i32::MIN as i64, MAX_I32), "-2", Live),
+    kept(&["list-compress-depth"], Check::Integer(0, MAX_I32), "0", Live),
+    kept(&["set-max-intset-entries"], Check::Integer(0, i64::MAX), "512", Live),
+    kept(&["zset-max-listpack-entries", "zset-max-ziplist-entries"], Check::Integer(0, i64::MAX), "128", Live),
+    kept(&["zset-max-listpack-value", "zset-max-ziplist-value"], Check::Memory, "64", Live),
+    kept(&["hll-sparse-max-bytes"], Check::Memory, "3000", Live),
+    kept(&["stream-node-max-bytes"], Check::Memory, "4096", Live),
+    kept(&["stream-node-max-entries"], Check::Integer(0, i64::MAX), "100", Live),
+    kept(&["server_cpulist"], Check::Text, "", AtStart),
+    kept(&["bio_cpulist"], Check::Text, "", AtStart),
+    kept(&["bgsave_cpulist"], Check::Text, "", AtStart),
+    kept(&["aof_rewrite_cpulist"], Check::Text, "", AtStart),
+];
+
+const LEVELS: &[(&str, Level)] =
+    &[("debug", Level::Debug), ("verbose", Level::Verbose), ("notice", Level::Notice), ("warning", Level::Warning)];
+
+const ALLOWED: &[(&str, Allowed)] = &[("no", Allowed::No), ("yes", Allowed::Yes), ("local", Allowed::Local)];
+
+const APPEND_FSYNC: &[(&str, AppendFsync)] =
+    &[("everysec", AppendFsync::EverySecond), ("always", AppendFsync::Always), ("no", AppendFsync::No)];
+
+const DISKLESS_LOAD: &[(&str, DisklessLoad)] =
+    &[("disabled", DisklessLoad::Disabled), ("on-empty-db", DisklessLoad::OnEmptyDb), ("swapdb", DisklessLoad::SwapDb)];
+
+const MEMORY_POLICY: &[(&str, MemoryPolicy)] = &[
+    ("volatile-lru", MemoryPolicy::VolatileLru),
+    ("volatile-lfu", MemoryPolicy::VolatileLfu),
+    ("volatile-random", MemoryPolicy::VolatileRandom),
+    ("volatile-ttl", MemoryPolicy::VolatileTtl),
+    ("allkeys-lru", MemoryPolicy::AllkeysLru),
+    ("allkeys-lfu", MemoryPolicy::AllkeysLfu),
+    ("allkeys-random", MemoryPolicy::AllkeysRandom),
+    ("noeviction", MemoryPolicy::NoEviction),
+];
+
+fn loopback() -> Vec<BindAddress> {
+    // A machine without IPv6 has no ::1.
+    vec![BindAddress { host: "127.0.0.1".into(), optional: false }, BindAddress { host: "::1".into(), optional: true }]
+}
+
+fn save_points() -> Vec<SavePoint> {
+    let points = [(3600, 1), (300, 100), (60, 10_000)];
+    points.map(|(seconds, changes)| SavePoint { seconds, changes }).to_vec()
+}
+
+fn output_limits() -> OutputLimits {
+    OutputLimits {
+        normal: OutputLimit::default(),
+        replica: OutputLimit { hard_bytes: 256 << 20, soft_bytes: 64 << 20, soft: Duration::from_secs(60) },
+        pubsub: OutputLimit { hard_bytes: 32 << 20, soft_bytes: 8 << 20, soft: Duration::from_secs(60) },
+    }
+}
+
+impl Config {
+    /// The file it was read from, absolute; `None` if it came from the command line and standard input alone.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+}

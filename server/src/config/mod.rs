@@ -1,0 +1,29 @@
+//! The server's configuration: what redis.conf, the command line and CONFIG SET say, as typed values.
+//!
+//! ```text
+//! repld /etc/repld.conf --port 6380 --replicaof "127.0.0.1 6379"
+//!       └ lines of words ┘ └ then these, as if they were lines at its end ┘
+//! ```
+//!
+//! Every directive is one entry of a table: field, default, names, kind, and when it may be changed. [`Config::load`] reads them, [`Config::get`], [`Config::set`] and [`Config::rewrite`] serve `CONFIG GET`,
+//! `CONFIG SET` and `CONFIG REWRITE`. The names, defaults and error texts are those of Redis 7.0
+//! (<https://redis.io/docs/latest/operate/oss_and_stack/management/config/>), so that its files and tools work.
+//!
+//! Refused: directives nobody here knows (all of them, in one error), and values that ask for what the server
+//! does not do (`daemonize yes`, `tls-port 6380`): a setting is never silently without effect where it was meant
+//! to protect something. Directives that only tune what this server does not have (`hash-max-listpack-entries`,
+//! `active-defrag-*`, …) are checked, kept and shown, so that a stock file loads.
+
+mod directives;
+mod kind;
+mod load;
+mod runtime;
+mod values;
+pub mod words;
+
+pub use directives::Config;
+pub use load::ConfigError;
+pub use values::*;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! One key with its value and deadline, in one cell of memory.
+//!
+//! ```text
+//! | key length u32 | value length u16 | flags u8 | – | [deadline i64] | [*Value] | key … | value … |
+//! ```
+//!
+//! The deadline is there only if the flags say so; a string of up to [`INLINE_MAX`] bytes lies behind the key, anything
+//! else is a boxed [`Value`] whose pointer takes the value's place. So a read of a small key costs one cache miss here.
+
+use super::slab::{Slab, cell_size};
+use super::{Value, ValueRef};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+/// The longest string kept inside its entry, in bytes.
+pub(super) const INLINE_MAX: usize = 4096;
+
+const HAS_DEADLINE: u8 = 1;
+const IS_BOXED: u8 = 2;
+
+#[repr(C, align(8))]
+struct Header {
+    key_len: u32,
+    inline_len: u16,
+    flags: u8,
+}
+
+const HEADER: usize = size_of::<Header>();
+const WORD: usize = 8;
+
+/// What an entry is made from.
+pub(super) enum Content<'a> {
+    Inline(&'a [u8]),
+    Boxed(Box<Value>),
+}
+
+impl<'a> Content<'a> {
+    /// A string, inline if it is short enough.
+    pub(super) fn str(value: &'a [u8]) -> Content<'a> {
+        if value.len() <= INLINE_MAX {
+            Content::Inline(value)
+        } else {
+            Content::Boxed(Value::Str(value.to_vec()).into())
+        }
+    }
+}
+
+/// The address of an entry: what a slot holds. Its table owns the entry and alone may change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry(NonNull<Header>);
+
+/// One stored entry, borrowed from the keyspace.
+#[derive(Clone, Copy)]
+pub struct EntryRef<'a> {
+    header: NonNull<Header>,
+    keyspace: PhantomData<&'a Header>,
+}
+
+/// The lengths and flags from which an entry's layout follows.
+#[derive(Clone, Copy)]
+struct Shape {
+    key_len: usize,
+    inline_len: usize,
+    flags: u8,
+}
+
+impl Shape {
+    fn new(key: &[u8], deadline_ms: Option<i64>, content: &Content<'_>) -> Shape {
+        let flags = if deadline_ms.is_some() { HAS_DEADLINE } else { 0 };
+        match content {
+            Content::Inline(value) => Shape { key_len: key.len(), inline_len: value.len(), flags },
+            Content::Boxed(_) => Shape { key_len: key.len(), inline_len: 0, flags: flags | IS_BOXED },
+        }
+    }
+
+    fn boxed_at(self) -> usize {
+        HEADER + if self.flags & HAS_DEADLINE != 0 { WORD } else { 0 }
+    }
+
+    fn key_at(self) -> usize {
+        self.boxed_at() + if self.flags & IS_BOXED != 0 { WORD } else { 0 }
+    }
+
+    fn value_at(self) -> usize {
+        self.key_at() + self.key_len
+    }
+
+    fn size(self) -> usize {
+        self.value_at() + self.inline_len
+    }
+}
+
+impl Entry {
+    /// The entry at an address that [`Entry::address`] gave.
+    pub(super) fn at(address: NonNull<u8>) -> Entry {
+        Entry(address.cast())
+    }
+
+    pub(super) fn address(self) -> NonNull<u8> {
+        self.0.cast()
+    }
+
+    /// Writes a new entry into a cell of `slab`.
+    pub(super) fn create(slab: &mut Slab, key: &[u8], deadline_ms: Option<i64>, content: Content<'_>) -> Entry {
+        let shape = Shape::new(key, deadline_ms, &content);
+        let key_len = u32::try_from(key.len()).expect("requests and RDB files are limited to keys of 512 MiB");
+        let start = slab.alloc(shape.size()).as_ptr();
+        // SAFETY: the cell has `shape.size()` bytes, is aligned to 8 and ours; each field is written where `Shape` puts it.
+        unsafe {
+            start.cast::<Header>().write(Header { key_len, inline_len: shape.inline_len as u16, flags: shape.flags });
+            if let Some(deadline_ms) = deadline_ms {
+                start.add(HEADER).cast::<i64>().write(deadline_ms);
+            }
+            ptr::copy_nonoverlapping(key.as_ptr(), start.add(shape.key_at()), key.len());
+            match content {
+                Content::Inline(value) => {
+                    ptr::copy_nonoverlapping(value.as_ptr(), start.add(shape.value_at()), value.len());
+                }
+                Content::Boxed(value) => start.add(shape.boxed_at()).cast::<*mut Value>().write(Box::into_raw(value)),
+            }
+            Entry(NonNull::new_unchecked(start.cast()))
+        }
+    }
+
+    /// # Safety
+    /// The entry lives, and is not changed, as long as `'a`.
+    pub(super) unsafe fn as_ref<'a>(self) -> EntryRef<'a> {
+        EntryRef { header: self.0, keyspace: PhantomData }
+    }
+
+    /// Writes another string and deadline over the present ones if the entry keeps its layout and its cell.
+    ///
+    /// # Safety
+    /// The entry lives and nobody borrows it.
+    pub(super) unsafe fn overwrite(self, value: &[u8], deadline_ms: Option<i64>) -> bool {
+        // SAFETY: by the contract.
+        let old = unsafe { self.as_ref() }.shape();
+        let flags = if deadline_ms.is_some() { HAS_DEADLINE } else { 0 };
+        if old.flags != flags || value.len() > INLINE_MAX {
+            return false;
+        }
+        let new = Shape { inline_len: value.len(), ..old };
+        if cell_size(new.size()) != cell_size(old.size()) {
+            return false;
+        }
+        let start = self.address().as_ptr();
+        // SAFETY: the new shape fits the same cell, and the value's place does not depend on its length.
+        unsafe {
+            (*self.0.as_ptr()).inline_len = value.len() as u16;
+            ptr::copy_nonoverlapping(value.as_ptr(), start.add(new.value_at()), value.len());
+            if let Some(deadline_ms) = deadline_ms {
+                start.add(HEADER).cast::<i64>().write(deadline_ms);
+            }
+        }
+        true
+    }
+
+    /// Changes the deadline of an entry that has one; false if it has none.
+    ///
+    /// # Safety
+    /// The entry lives and nobody borrows it.
+    pub(super) unsafe fn move_deadline(self, deadline_ms: i64) -> bool {
+        // SAFETY: by the contract; the flag says that the field is there.
+        unsafe {
+            let has = self.as_ref().deadline_ms().is_some();
+            if has {
+                self.address().as_ptr().add(HEADER).cast::<i64>().write(deadline_ms);
+            }
+            has
+        }
+    }
+
+    /// The boxed value, to be changed.
+    ///
+    /// # Safety
+    /// The entry lives, and nobody else uses it during `'a`.
+    pub(super) unsafe fn boxed_mut<'a>(self) -> Option<&'a mut Value> {
+        // SAFETY: by the contract.
+        unsafe { self.boxed_ptr().map(|value| &mut *value) }
+    }
+
+    /// Moves the content out. Only [`Entry::free`] may follow.
+    ///
+    /// # Safety
+    /// The entry lives; a string it holds inline stays where it is, so it must not be freed during `'a`.
+    pub(super) unsafe fn content<'a>(self) -> Content<'a> {
+        // SAFETY: by the contract; the box came from `create` and leaves once.
+        unsafe {
+            match self.boxed_ptr() {
+                Some(value) => Content::Boxed(Box::from_raw(value)),
+                None => {
+                    let ValueRef::Str(value) = self.as_ref::<'a>().value();
+                    Content::Inline(value)
+                }
+            }
+        }
+    }
+
+    /// Gives the cell back; a boxed value must have been moved out.
+    ///
+    /// # Safety
+    /// The entry was created from this slab and is not used afterwards.
+    pub(super) unsafe fn free(self, slab: &mut Slab) {
+        // SAFETY: by the contract; `overwrite` keeps the cell size of the shape.
+        unsafe {
+            let size = self.as_ref().shape().size();
+            slab.free(self.address(), size);
+        }
+    }
+
+    /// # Safety
+    /// The entry lives.
+    unsafe fn boxed_ptr(self) -> Option<*mut Value> {
+        // SAFETY: by the contract; the flag says that the field is there.
+        unsafe {
+            let shape = self.as_ref().shape();
+            let field = self.address().as_ptr().add(shape.boxed_at()).cast::<*mut Value>();
+            (shape.flags & IS_BOXED != 0).then(|| field.read())
+        }
+    }
+}
+
+impl<'a> EntryRef<'a> {
+    fn shape(self) -> Shape {
+        // SAFETY: the entry lives for 'a.
+        let header = unsafe { self.header.as_ref() };
+        Shape { key_len: header.key_len as usize, inline_len: header.inline_len as usize, flags: header.flags }
+    }
+
+    /// `len` bytes from `offset`.
+    ///
+    /// # Safety
+    /// They lie within the entry.
+    unsafe fn slice(self, offset: usize, len: usize) -> &'a [u8] {
+        // SAFETY: by the contract, and the entry lives unchanged for 'a.
+        unsafe { std::slice::from_raw_parts(self.header.as_ptr().cast::<u8>().add(offset), len) }
+    }
+
+    /// The key.
+    pub fn key(self) -> &'a [u8] {
+        let shape = self.shape();
+        // SAFETY: that is where `Shape` puts the key.
+        unsafe { self.slice(shape.key_at(), shape.key_len) }
+    }
+
+    /// The value.
+    pub fn value(self) -> ValueRef<'a> {
+        let shape = self.shape();
+        // SAFETY: a boxed entry has a box for as long as it lives; otherwise the value lies where `Shape` puts it.
+        unsafe {
+            match Entry(self.header).boxed_ptr() {
+                Some(value) => (&*value).borrow(),
+                None => ValueRef::Str(self.slice(shape.value_at(), shape.inline_len)),
+            }
+        }
+    }
+
+    /// When it expires, in milliseconds since the Unix epoch.
+    pub fn deadline_ms(self) -> Option<i64> {
+        let has = self.shape().flags & HAS_DEADLINE != 0;
+        // SAFETY: the flag says that the field follows the header; it is aligned to 8.
+        has.then(|| unsafe { self.header.add(1).cast::<i64>().read() })
+    }
+
+    /// Whether its deadline lies before `now_ms`; as in Redis, a key still lives in the millisecond of its deadline.
+    pub fn is_expired(self, now_ms: i64) -> bool {
+        self.deadline_ms().is_some_and(|deadline_ms| deadline_ms < now_ms)
+    }
+
+    /// The type's name, as TYPE replies it.
+    pub fn type_name(self) -> &'static str {
+        match self.value() {
+            ValueRef::Str(_) => "string",
+        }
+    }
+}
+
+impl std::fmt::Debug for EntryRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EntryRef")
+            .field("key", &self.key().escape_ascii().to_string())
+            .field("value", &self.value())
+            .field("deadline_ms", &self.deadline_ms())
+            .finish()
+    }
+}

@@ -1,0 +1,204 @@
+//! A snapshot of the whole data set, taken in slices between commands, without a fork.
+//!
+//! When a walk begins it gets the next version number; a segment whose version is the walk's has been visited. The walk
+//! visits segments in hash order and copies their entries into a [`Chunk`]. A write to a segment not yet visited first
+//! copies that segment (its pre-image) into the pending chunk and marks it visited, so the chunks together are exactly
+//! the state at the beginning. Their order is not that of the keys, which no consumer needs. A segment that splits leaves
+//! two visited ones, because a split is a write. A flushed table moves into the walk, which drops it when it has passed.
+//!
+//! ```text
+//! frame: key length u32 | value length u32 | database u32 | kind u8 | has deadline u8 | – – | deadline i64 | key … | value …
+//! ```
+//!
+//! Memory: the chunk being filled, the pre-images since the last slice, and detached tables. Who writes much should
+//! therefore slice often.
+
+use super::entry::EntryRef;
+use super::segment::Segment;
+use super::table::Table;
+use super::{DatabaseSize, ValueRef};
+
+const FRAME_HEADER: usize = 24;
+const STR: u8 = 0;
+/// What a segment costs of a slice's budget besides its bytes, so that a slice over empty segments ends too.
+const SEGMENT_COST: usize = 64;
+
+/// A part of a snapshot: entries as flat bytes, which another thread may encode.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    bytes: Vec<u8>,
+}
+
+/// One entry of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The database it was in when the walk began.
+    pub db: usize,
+    /// Its key.
+    pub key: &'a [u8],
+    /// Its value.
+    pub value: ValueRef<'a>,
+    /// When it expires, in milliseconds since the Unix epoch.
+    pub deadline_ms: Option<i64>,
+}
+
+impl Chunk {
+    /// The entries.
+    pub fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || (!rest.is_empty()).then(|| pop_frame(&mut rest)))
+    }
+
+    /// Whether it has no entry.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Its size in memory, in bytes.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn push(&mut self, db: usize, entry: EntryRef<'_>) {
+        let key = entry.key();
+        let (kind, value) = match entry.value() {
+            ValueRef::Str(value) => (STR, value),
+        };
+        let value_len = u32::try_from(value.len()).expect("requests and RDB files are limited to values of 512 MiB");
+        let deadline_ms = entry.deadline_ms();
+        let mut header = [0; FRAME_HEADER];
+        header[0..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
+        header[4..8].copy_from_slice(&value_len.to_le_bytes());
+        header[8..12].copy_from_slice(&(db as u32).to_le_bytes());
+        header[12] = kind;
+        header[13] = deadline_ms.is_some().into();
+        header[16..24].copy_from_slice(&deadline_ms.unwrap_or(0).to_le_bytes());
+        self.bytes.reserve(FRAME_HEADER + key.len() + value.len());
+        self.bytes.extend_from_slice(&header);
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+    }
+}
+
+/// Takes one frame off the front of what [`Chunk::push`] wrote.
+fn pop_frame<'a>(rest: &mut &'a [u8]) -> Frame<'a> {
+    let mut take = |len: usize| -> &'a [u8] {
+        let (front, back) = rest.split_at(len);
+        *rest = back;
+        front
+    };
+    let header = take(FRAME_HEADER);
+    let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes")) as usize;
+    let deadline_ms = i64::from_le_bytes(header[16..24].try_into().expect("8 bytes"));
+    Frame {
+        db: number(8),
+        key: take(number(0)),
+        value: ValueRef::Str(take(number(4))),
+        deadline_ms: (header[13] != 0).then_some(deadline_ms),
+    }
+}
+
+/// A running walk.
+pub(super) struct Walk {
+    version: u64,
+    /// The database, by its number at the beginning, and the hash where the next slice goes on.
+    db: usize,
+    position: u64,
+    /// Tables flushed since the beginning that the walk has not passed yet.
+    detached: Vec<Table>,
+    pending: Chunk,
+    preimage_bytes: u64,
+}
+
+impl Walk {
+    /// Begins walk number `version` over the tables, of which it returns the sizes.
+    pub(super) fn begin(version: u64, tables: &mut [Option<Table>]) -> (Walk, Vec<DatabaseSize>) {
+        let mut sizes = Vec::new();
+        for (db, table) in tables.iter_mut().enumerate() {
+            let Some(table) = table else { continue };
+            table.walked_as = Some(db);
+            if table.len() > 0 {
+                sizes.push(DatabaseSize { db, keys: table.len(), with_deadline: table.with_deadline() });
+            }
+        }
+        let (detached, pending) = (Vec::new(), Chunk::default());
+        (Walk { version, db: 0, position: 0, detached, pending, preimage_bytes: 0 }, sizes)
+    }
+
+    pub(super) fn preimage_bytes(&self) -> u64 {
+        self.preimage_bytes
+    }
+
+    /// What the walk holds: the pending chunk and detached tables.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.pending.bytes.capacity() + self.detached.iter().map(Table::memory_bytes).sum::<usize>()
+    }
+
+    /// Whether the segment of a table that took part is still to be visited.
+    pub(super) fn awaits(&self, table: &Table, hash: u64) -> bool {
+        table.walked_as.is_some() && table.segment(hash).version != self.version
+    }
+
+    /// Saves the segment that covers `hash`, which is about to be written, if it is still to be visited.
+    pub(super) fn before_write(&mut self, table: &mut Table, hash: u64) {
+        if !self.awaits(table, hash) {
+            return;
+        }
+        let before = self.pending.len_bytes();
+        self.visit(table, hash);
+        self.preimage_bytes += (self.pending.len_bytes() - before) as u64;
+    }
+
+    /// Takes a flushed table; returns it if the walk has nothing to do with it.
+    pub(super) fn detach(&mut self, table: Table) {
+        if table.walked_as.is_some_and(|db| db >= self.db) {
+            self.detached.push(table);
+        }
+    }
+
+    /// Visits segments until the chunk has about `budget_bytes`; `None` if there was nothing left.
+    pub(super) fn slice(&mut self, tables: &mut [Option<Table>], budget_bytes: usize) -> Option<Chunk> {
+        let mut cost = 0;
+        let mut is_done = false;
+        while self.pending.len_bytes() + cost < budget_bytes.max(1) {
+            if self.db >= tables.len() {
+                is_done = true;
+                break;
+            }
+            self.step(tables);
+            cost += SEGMENT_COST;
+        }
+        let chunk = std::mem::take(&mut self.pending);
+        (!is_done || !chunk.is_empty()).then_some(chunk)
+    }
+
+    /// Visits the next segment if it still waits, and moves on.
+    fn step(&mut self, tables: &mut [Option<Table>]) {
+        let mut detached = std::mem::take(&mut self.detached);
+        let mut candidates = tables.iter_mut().flatten().chain(&mut detached);
+        let next = candidates.find(|table| table.walked_as == Some(self.db)).and_then(|table| {
+            if self.awaits(table, self.position) {
+                self.visit(table, self.position);
+            }
+            table.next_start(self.position)
+        });
+        match next {
+            Some(position) => self.position = position,
+            None => {
+                detached.retain(|table| table.walked_as != Some(self.db));
+                (self.db, self.position) = (self.db + 1, 0);
+            }
+        }
+        self.detached = detached;
+    }
+
+    fn visit(&mut self, table: &mut Table, hash: u64) {
+        let Some(db) = table.walked_as else { return };
+        let segment: &mut Segment = table.segment_mut(hash);
+        segment.version = self.version;
+        segment.prefetch_entries();
+        for entry in segment.entry_refs() {
+            self.pending.push(db, entry);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The shell: sockets, tasks, timers, files. The one place that knows tokio.
+//!
+//! Everything runs on one thread: a task per connection, one for the link to the upstream, one for snapshots, one for
+//! time. A task borrows the [`Instance`] for the length of a turn and never across an `await`. Only encoding and writing
+//! snapshots happens on threads of its own, which see flat copies.
+
+mod connection;
+mod feed;
+mod link;
+mod persist;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+
+use crate::client::{ClientKind, Session};
+use crate::config::{Config, ShutdownOptions};
+use crate::instance::{Action, Instance, Pause};
+use crate::log::log;
+use crate::snapshot;
+
+/// Bytes read from a connection at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A piece of a snapshot on its way to a replica.
+type Payload = Arc<[u8]>;
+
+/// What all tasks share.
+pub(crate) struct Server {
+    instance: RefCell<Instance>,
+    /// Where every connection reads; what is left over is kept by the connection.
+    read_buffer: RefCell<Vec<u8>>,
+    /// Something is due earlier than the timer thinks.
+    timer: Notify,
+    /// A snapshot is wanted.
+    snapshot: Notify,
+    save_wanted: Cell<bool>,
+    /// Where the snapshot for each waiting replica goes, by the id of its connection.
+    payloads: RefCell<HashMap<u64, mpsc::Sender<Payload>>>,
+    link: RefCell<Option<JoinHandle<()>>>,
+    stop: Notify,
+}
+
+fn now_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Serves until it is told to stop.
+///
+/// # Errors
+/// It cannot listen where it should, or its data cannot be loaded.
+pub(crate) fn serve(config: Config) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("the event loop can't be made: {error}"))?;
+    let tasks = LocalSet::new();
+    let result = tasks.block_on(&runtime, run(config));
+    // Connections end here; whoever waits for an answer is told by the closed socket.
+    drop(tasks);
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(config: Config) -> Result<(), String> {
+    let listeners = listen(&config)?;
+    let pidfile = config.pidfile.clone();
+    let mut instance = Instance::new(config, now_ms());
+    let upstream = instance.config.replicaof.clone();
+    if let Some(upstream) = &upstream {
+        instance.follow_from_start(upstream.clone());
+    }
+    instance.announce_role();
+    let server = Rc::new(Server {
+        instance: RefCell::new(instance),
+        read_buffer: RefCell::new(vec![0; READ_BYTES]),
+        timer: Notify::new(),
+        snapshot: Notify::new(),
+        save_wanted: Cell::new(false),
+        payloads: RefCell::default(),
+        link: RefCell::default(),
+        stop: Notify::new(),
+    });
+    if let Some(pidfile) = &pidfile
+        && let Err(error) = std::fs::write(pidfile, format!("{}\n", std::process::id()))
+    {
+        log!(Warning, "Failed to write PID file {}: {error}", pidfile.display());
+    }
+    log!(Notice, "Server initialized");
+    for listener in listeners {
+        spawn_local(accept(Rc::clone(&server), listener));
+    }
+    spawn_local(keep_time(Rc::clone(&server)));
+    spawn_local(persist::run(Rc::clone(&server)));
+    spawn_local(obey_signals(Rc::clone(&server)));
+    persist::load(&server).await.map_err(|error| {
+        log!(Warning, "Fatal error loading the DB: {error}. Exiting.");
+        error
+    })?;
+    log!(Notice, "Ready to accept connections");
+    // Not before: what was loaded may be a part of the upstream's history.
+    server.instance.borrow_mut().act(Action::Relink);
+    server.settle();
+    server.stop.notified().await;
+    if let Some(pidfile) = &pidfile {
+        let _ = std::fs::remove_file(pidfile);
+    }
+    log!(Warning, "Redis is now ready to exit, bye bye...");
+    Ok(())
+}
+
+fn listen(config: &Config) -> Result<Vec<TcpListener>, String> {
+    if config.port == 0 {
+        return Ok(Vec::new());
+    }
+    let mut listeners = Vec::new();
+    for bind in &config.bind {
+        let addresses = (bind.host(), config.port).to_socket_addrs();
+        let result = addresses.and_then(|mut addresses| {
+            let address = addresses.next().ok_or(io::Error::other("the name has no address"))?;
+            listen_at(address, config.tcp_backlog)
+        });
+        match result {
+            Ok(listener) => listeners.push(listener),
+            // An address that this machine does not have is no harm if it was said to be optional.
+            Err(error) if bind.optional && error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) if bind.optional && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+            Err(error) => {
+                let port = config.port;
+                log!(Warning, "Could not create server TCP listening socket {}:{port}: bind: {error}", bind.host());
+                log!(Warning, "Failed listening on port {port} (TCP), aborting.");
+                return Err(format!("can't listen on {}:{port}: {error}", bind.host()));
+            }
+        }
+    }
+    if listeners.is_empty() && !config.bind.is_empty() {
+        return Err(format!("none of the addresses to listen on exists here (port {})", config.port));
+    }
+    Ok(listeners)
+}
+
+fn listen_at(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(backlog)
+}
+
+async fn accept(server: Rc<Server>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => server.welcome(stream, peer),
+            Err(error) => {
+                // Out of descriptors, most likely: others will close theirs.
+                log!(Warning, "Accepting client connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+impl Server {
+    fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let mut instance = self.instance.borrow_mut();
+        let config = &instance.config;
+        let refusal = if instance.clients.len() >= config.maxclients as usize {
+            Some("-ERR max number of clients reached\r\n")
+        } else if config.protected_mode && config.requirepass.is_none() && !peer.ip().to_canonical().is_loopback() {
+            Some(PROTECTED)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            instance.stats.rejected_connections += 1;
+            // As far as it gets: the connection is closed anyway.
+            let _ = stream.try_write(refusal.as_bytes());
+            return;
+        }
+        prepare_socket(&stream, config);
+        let authenticated = config.requirepass.is_none();
+        let local = stream.local_addr().map_or_else(|_| "?:0".into(), |address| address.to_string());
+        let client = instance.connect(peer.to_string(), local, ClientKind::Normal);
+        let session = Session::new(client, authenticated);
+        drop(instance);
+        spawn_local(connection::serve(Rc::clone(self), stream, session));
+    }
+
+    /// Carries out what a turn has asked for, and lets the replicas be fed.
+    fn settle(self: &Rc<Self>) {
+        let actions = {
+            let mut instance = self.instance.borrow_mut();
+            instance.replication.wake_feeds();
+            if instance.next_deadline_ms().is_some() {
+                self.timer.notify_one();
+            }
+            instance.take_actions()
+        };
+        for action in actions {
+            match action {
+                Action::Relink => self.relink(),
+                Action::Save => {
+                    self.save_wanted.set(true);
+                    self.snapshot.notify_one();
+                }
+                Action::Sync => self.snapshot.notify_one(),
+                Action::Shutdown(options) => {
+                    spawn_local(Rc::clone(self).shut_down(options));
+                }
+            }
+        }
+    }
+
+    fn relink(self: &Rc<Self>) {
+        // The task may be the one that runs just now: it ends at its next await.
+        if let Some(link) = self.link.borrow_mut().take() {
+            link.abort();
+        }
+        if !self.instance.borrow().replication.is_master() {
+            *self.link.borrow_mut() = Some(spawn_local(link::follow(Rc::clone(self))));
+        }
+    }
+
+    /// Waits for replicas that lag, saves if that is wanted, and stops.
+    async fn shut_down(self: Rc<Self>, options: ShutdownOptions) {
+        if self.instance.borrow().shutting_down {
+            return;
+        }
+        self.instance.borrow_mut().shutting_down = true;
+        if !options.now && !self.wait_for_lagging().await {
+            return;
+        }
+        let mut instance = self.instance.borrow_mut();
+        let save = options.save.unwrap_or(!instance.config.save.is_empty()) && instance.loading.is_none();
+        if save {
+            log!(Notice, "Saving the final RDB snapshot before exiting.");
+            // A background save would only write the same once more.
+            instance.keyspace.abort_walk();
+            if let Err(error) = snapshot::save(&mut instance) {
+                log!(Warning, "Error trying to save the DB: {error}");
+                if !options.force {
+                    log!(Warning, "Errors trying to shut down the server. Check the logs for more information.");
+                    instance.shutting_down = false;
+                    instance.unpause();
+                    return;
+                }
+            }
+        }
+        self.stop.notify_one();
+    }
+
+    /// Gives the replicas time to take what they lack; false if the shutdown was called off meanwhile.
+    async fn wait_for_lagging(&self) -> bool {
+        let (target, replicas, deadline_ms) = {
+            let mut instance = self.instance.borrow_mut();
+            let replicas = instance.replication.feeds.len();
+            let deadline_ms = instance.now_ms + instance.config.shutdown_timeout.as_millis() as i64;
+            if !instance.replication.is_master() || replicas == 0 {
+                return true;
+            }
+            instance.pause = Some(Pause { until_ms: i64::MAX, writes_only: true });
+            instance.ask_for_acknowledgement();
+            (instance.replication.offset, replicas, deadline_ms)
+        };
+        loop {
+            {
+                let instance = self.instance.borrow();
+                let there = instance.replication.feeds_at(target);
+                let connected = instance.replication.feeds.len().min(replicas);
+                if !instance.shutting_down {
+                    return false;
+                }
+                if there >= connected {
+                    log!(Notice, "{there} of {connected} replicas are in sync when shutting down.");
+                    return true;
+                }
+                if now_ms() > deadline_ms {
+                    log!(Warning, "{there} of {connected} replicas are in sync when shutting down.");
+                    return true;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+const PROTECTED: &str = "-DENIED Redis is running in protected mode because protected mode is enabled and no password \
+    is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to \
+    connect from external computers, set a password (requirepass), or turn protected mode off (protected-mode no).\r\n";
+
+/// Small writes go out at once, and a peer that has vanished is noticed.
+fn prepare_socket(stream: &TcpStream, config: &Config) {
+    use rustix::net::sockopt;
+    // Each of these can only fail for a socket that is closed already.
+    let _ = stream.set_nodelay(true);
+    if !config.tcp_keepalive.is_zero() {
+        let _ = sockopt::set_socket_keepalive(stream, true);
+        let _ = sockopt::set_tcp_keepidle(stream, config.tcp_keepalive);
+        let third = (config.tcp_keepalive / 3).max(Duration::from_secs(1));
+        let _ = sockopt::set_tcp_keepintvl(stream, third);
+        let _ = sockopt::set_tcp_keepcnt(stream, 3);
+    }
+}
+
+async fn keep_time(server: Rc<Server>) {
+    const TICK_MS: i64 = 100;
+    loop {
+        let wait_ms = {
+            let instance = server.instance.borrow();
+            let until = instance.next_deadline_ms().map_or(TICK_MS, |deadline| deadline.saturating_sub(now_ms()));
+            until.clamp(0, TICK_MS)
+        };
+        let wait = Duration::from_millis(wait_ms as u64);
+        // Either way it is time to look.
+        let _ = tokio::time::timeout(wait, server.timer.notified()).await;
+        {
+            let mut instance = server.instance.borrow_mut();
+            instance.set_now(now_ms());
+            instance.tick();
+        }
+        server.settle();
+    }
+}
+
+async fn obey_signals(server: Rc<Server>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return log!(Warning, "Signals can't be handled: only SHUTDOWN will end this server cleanly.");
+    };
+    loop {
+        let name = std::future::poll_fn(|context| {
+            if terminate.poll_recv(context).is_ready() {
+                return std::task::Poll::Ready("SIGTERM");
+            }
+            interrupt.poll_recv(context).map(|_| "SIGINT")
+        })
+        .await;
+        log!(Warning, "Received {name} scheduling shutdown...");
+        let options = {
+            let config = &server.instance.borrow().config;
+            if name == "SIGTERM" { config.shutdown_on_sigterm } else { config.shutdown_on_sigint }
+        };
+        spawn_local(Rc::clone(&server).shut_down(options));
+    }
+}

@@ -1,0 +1,119 @@
+//! Publish and subscribe: <https://redis.io/docs/latest/develop/interact/pubsub/>.
+//!
+//! A message is encoded once per protocol version and put into every listener's mailbox.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use crate::client::Client;
+use crate::glob;
+use crate::resp::{Protocol, Reply};
+
+type Listeners = HashMap<Box<[u8]>, BTreeMap<u64, Rc<Client>>>;
+
+/// Who listens to what.
+#[derive(Default)]
+pub struct PubSub {
+    channels: Listeners,
+    patterns: Listeners,
+}
+
+/// What a subscription names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// One channel, by its name.
+    Channel,
+    /// All channels that match.
+    Pattern,
+}
+
+impl PubSub {
+    fn listeners(&mut self, topic: Topic) -> &mut Listeners {
+        match topic {
+            Topic::Channel => &mut self.channels,
+            Topic::Pattern => &mut self.patterns,
+        }
+    }
+
+    /// Lets `client` listen; false if it does already.
+    pub fn subscribe(&mut self, topic: Topic, name: &[u8], client: &Rc<Client>) -> bool {
+        let listeners = self.listeners(topic).entry(name.into()).or_default();
+        listeners.insert(client.id, Rc::clone(client)).is_none()
+    }
+
+    /// Ends it; false if it did not listen.
+    pub fn unsubscribe(&mut self, topic: Topic, name: &[u8], client: u64) -> bool {
+        let all = self.listeners(topic);
+        let Some(listeners) = all.get_mut(name) else { return false };
+        let listened = listeners.remove(&client).is_some();
+        if listeners.is_empty() {
+            all.remove(name);
+        }
+        listened
+    }
+
+    /// What `client` listens to.
+    pub fn subscriptions(&self, topic: Topic, client: u64) -> Vec<Box<[u8]>> {
+        let all = match topic {
+            Topic::Channel => &self.channels,
+            Topic::Pattern => &self.patterns,
+        };
+        all.iter().filter(|(_, listeners)| listeners.contains_key(&client)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Ends everything that `client` listens to.
+    pub fn forget(&mut self, client: u64) {
+        for listeners in [&mut self.channels, &mut self.patterns] {
+            listeners.retain(|_, clients| {
+                clients.remove(&client);
+                !clients.is_empty()
+            });
+        }
+    }
+
+    /// Sends a message to everyone who listens; how many times it was sent.
+    pub fn publish(&self, channel: &[u8], message: &[u8]) -> usize {
+        let mut receivers = 0;
+        if let Some(listeners) = self.channels.get(channel) {
+            receivers += deliver(listeners, &[b"message", channel, message]);
+        }
+        for (pattern, listeners) in &self.patterns {
+            if glob::matches(pattern, channel, glob::Case::Sensitive) {
+                receivers += deliver(listeners, &[b"pmessage", pattern, channel, message]);
+            }
+        }
+        receivers
+    }
+
+    /// The channels with listeners that match `pattern`.
+    pub fn channels(&self, pattern: Option<&[u8]>) -> Vec<&[u8]> {
+        self.channels
+            .keys()
+            .map(|name| &name[..])
+            .filter(|name| pattern.is_none_or(|pattern| glob::matches(pattern, name, glob::Case::Sensitive)))
+            .collect()
+    }
+
+    /// How many listen to a channel by its name.
+    pub fn listener_count(&self, channel: &[u8]) -> usize {
+        self.channels.get(channel).map_or(0, BTreeMap::len)
+    }
+
+    /// How many channels and how many patterns anyone listens to.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.channels.len(), self.patterns.len())
+    }
+}
+
+fn deliver(listeners: &BTreeMap<u64, Rc<Client>>, parts: &[&[u8]]) -> usize {
+    for client in listeners.values() {
+        client.send(|mailbox| push(mailbox, client.protocol.get(), parts));
+    }
+    listeners.len()
+}
+
+fn push(out: &mut Vec<u8>, protocol: Protocol, parts: &[&[u8]]) {
+    let mut reply = Reply::new(out, protocol);
+    reply.push(parts.len());
+    parts.iter().for_each(|part| reply.bulk(part));
+}

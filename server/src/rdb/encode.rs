@@ -1,0 +1,316 @@
+//! Values to bytes.
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+use super::{MAGIC, TYPE_STRING, VERSION_WRITTEN, lzf::Compressor, opcode, string};
+
+/// What an image says about itself before its first entry, in AUX fields.
+#[derive(Debug, Clone, Default)]
+pub struct Header<'a> {
+    /// `redis-ver`: the version this server answers to.
+    pub server_version: &'a str,
+    /// `ctime`: when the image was begun, Unix seconds.
+    pub created_unix_s: u64,
+    /// `used-mem`: memory in use when it was begun, bytes.
+    pub used_memory_bytes: u64,
+    /// `repl-stream-db`, `repl-id`, `repl-offset`: the point of the replication stream that the image stands for.
+    pub replication: Option<ReplicationPoint<'a>>,
+    /// `aof-base`: whether the image is the base file of an append-only log.
+    pub aof_base: bool,
+    /// Fields of our own, which other readers skip.
+    pub extra: &'a [(&'a str, &'a [u8])],
+}
+
+/// A point of a replication stream: what a server needs to go on from it by partial resync.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicationPoint<'a> {
+    /// The database that the stream has selected at this point.
+    pub stream_db: u32,
+    /// The replication id, 40 hexadecimal digits.
+    pub replid: &'a str,
+    /// Bytes of the stream that the image contains the effect of.
+    pub offset: u64,
+}
+
+/// How an image is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Compress strings of more than 20 bytes where that makes them smaller (`rdbcompression`).
+    pub compress: bool,
+    /// End with a checksum instead of zeros (`rdbchecksum`).
+    pub checksum: bool,
+}
+
+/// A value as it is handed to the encoder.
+#[derive(Debug, Clone, Copy)]
+pub enum EncodeValue<'a> {
+    /// A string.
+    Str(&'a [u8]),
+}
+
+/// Writes one image into memory, from where its owner takes it slice by slice as it grows.
+///
+/// ```
+/// use repld::rdb::{EncodeValue, Encoder, Header, Options};
+///
+/// let mut encoder = Encoder::new(&Header::default(), Options { compress: true, checksum: true });
+/// encoder.resize_db(0, 1, 0);
+/// encoder.entry(0, b"foo", EncodeValue::Str(b"bar"), None);
+/// let mut image = encoder.take();
+/// image.extend(encoder.finish());
+/// assert!(image.starts_with(b"REDIS0009"));
+/// ```
+pub struct Encoder {
+    /// Written and not yet taken.
+    pending: Vec<u8>,
+    /// Over everything taken so far; `None` when no checksum is asked for.
+    crc: Option<Digest>,
+    /// Present when strings are to be compressed.
+    compressor: Option<Compressor>,
+    selected: Option<u32>,
+}
+
+/// Strings up to this length are not worth compressing.
+const PLAIN_BYTES_MAX: usize = 20;
+
+/// No 32-bit integer has more digits, its sign included.
+const INTEGER_DIGITS_MAX: usize = 11;
+
+impl Encoder {
+    /// Begins an image: magic, version, and the fields of `header`.
+    pub fn new(header: &Header<'_>, options: Options) -> Self {
+        let mut encoder = Self {
+            pending: Vec::new(),
+            crc: options.checksum.then(|| Digest::new(CrcAlgorithm::Crc64Redis)),
+            compressor: options.compress.then(Compressor::new),
+            selected: None,
+        };
+        encoder.pending.extend_from_slice(MAGIC);
+        encoder.pending.extend_from_slice(format!("{VERSION_WRITTEN:04}").as_bytes());
+        encoder.header(header);
+        encoder
+    }
+
+    fn header(&mut self, header: &Header<'_>) {
+        self.aux("redis-ver", header.server_version.as_bytes());
+        self.aux("redis-bits", if cfg!(target_pointer_width = "64") { b"64" } else { b"32" });
+        self.aux_number("ctime", header.created_unix_s);
+        self.aux_number("used-mem", header.used_memory_bytes);
+        if let Some(point) = &header.replication {
+            self.aux_number("repl-stream-db", point.stream_db.into());
+            self.aux("repl-id", point.replid.as_bytes());
+            self.aux_number("repl-offset", point.offset);
+        }
+        self.aux("aof-base", if header.aof_base { b"1" } else { b"0" });
+        for (key, value) in header.extra {
+            self.aux(key, value);
+        }
+    }
+
+    fn aux_number(&mut self, key: &str, value: u64) {
+        self.aux(key, itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    fn aux(&mut self, key: &str, value: &[u8]) {
+        self.pending.push(opcode::AUX);
+        self.string(key.as_bytes());
+        self.string(value);
+    }
+
+    /// Tells readers how many keys `db` will have, and how many of them a deadline, so that they can size their tables.
+    /// To be called before the first entry of `db`, if at all.
+    pub fn resize_db(&mut self, db: u32, keys: u64, deadlines: u64) {
+        self.select(db);
+        self.pending.push(opcode::RESIZEDB);
+        push_length(&mut self.pending, keys);
+        push_length(&mut self.pending, deadlines);
+    }
+
+    /// Writes one key of database `db`. Entries of several databases may come in any order; each change costs two bytes.
+    /// `deadline_ms` is in Unix milliseconds.
+    pub fn entry(&mut self, db: u32, key: &[u8], value: EncodeValue<'_>, deadline_ms: Option<i64>) {
+        self.select(db);
+        if let Some(deadline_ms) = deadline_ms {
+            self.pending.push(opcode::EXPIRETIME_MS);
+            self.pending.extend_from_slice(&deadline_ms.to_le_bytes());
+        }
+        match value {
+            EncodeValue::Str(value) => {
+                self.pending.push(TYPE_STRING);
+                self.string(key);
+                self.string(value);
+            }
+        }
+    }
+
+    /// Bytes that wait to be taken.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Hands over what has been written since the last call. The slices, in order, are the image.
+    pub fn take(&mut self) -> Vec<u8> {
+        if let Some(crc) = &mut self.crc {
+            crc.update(&self.pending);
+        }
+        let next = Vec::with_capacity(self.pending.len());
+        std::mem::replace(&mut self.pending, next)
+    }
+
+    /// Ends the image and hands over its last slice.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.pending.push(opcode::EOF);
+        let mut last = self.take();
+        let checksum = self.crc.map_or(0, |crc| crc.finalize());
+        last.extend_from_slice(&checksum.to_le_bytes());
+        last
+    }
+
+    fn select(&mut self, db: u32) {
+        if self.selected != Some(db) {
+            self.selected = Some(db);
+            self.pending.push(opcode::SELECTDB);
+            push_length(&mut self.pending, db.into());
+        }
+    }
+
+    fn string(&mut self, bytes: &[u8]) {
+        if let Some(integer) = canonical_i32(bytes) {
+            return self.integer(integer);
+        }
+        if bytes.len() > PLAIN_BYTES_MAX && self.compressed(bytes) {
+            return;
+        }
+        push_length(&mut self.pending, bytes.len() as u64);
+        self.pending.extend_from_slice(bytes);
+    }
+
+    fn integer(&mut self, integer: i32) {
+        if let Ok(integer) = i8::try_from(integer) {
+            self.pending.push(string::INT8);
+            self.pending.extend_from_slice(&integer.to_le_bytes());
+        } else if let Ok(integer) = i16::try_from(integer) {
+            self.pending.push(string::INT16);
+            self.pending.extend_from_slice(&integer.to_le_bytes());
+        } else {
+            self.pending.push(string::INT32);
+            self.pending.extend_from_slice(&integer.to_le_bytes());
+        }
+    }
+
+    /// Writes `bytes` compressed and says so, or writes nothing if compression is off or does not help.
+    fn compressed(&mut self, bytes: &[u8]) -> bool {
+        let Some(compressor) = &mut self.compressor else { return false };
+        // The first byte and the additional length eat up most of a gain of four bytes; less is none.
+        let Some(stream) = compressor.compress(bytes, bytes.len() - 4) else { return false };
+        self.pending.push(string::LZF);
+        push_length(&mut self.pending, stream.len() as u64);
+        push_length(&mut self.pending, bytes.len() as u64);
+        self.pending.extend_from_slice(stream);
+        true
+    }
+}
+
+fn push_length(out: &mut Vec<u8>, length: u64) {
+    match length {
+        0..0x40 => out.push(length as u8),
+        0x40..0x4000 => out.extend_from_slice(&(0x4000 | length as u16).to_be_bytes()),
+        0x4000..=0xFFFF_FFFF => {
+            out.push(0x80);
+            out.extend_from_slice(&(length as u32).to_be_bytes());
+        }
+        _ => {
+            out.push(0x81);
+            out.extend_from_slice(&length.to_be_bytes());
+        }
+    }
+}
+
+/// The integer that `bytes` are the decimal digits of, if writing it out gives back the same bytes.
+fn canonical_i32(bytes: &[u8]) -> Option<i32> {
+    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    let canonical = match digits {
+        [] => false,
+        [b'0'] => digits.len() == bytes.len(),
+        [first, rest @ ..] => {
+            bytes.len() <= INTEGER_DIGITS_MAX && matches!(first, b'1'..=b'9') && rest.iter().all(u8::is_ascii_digit)
+        }
+    };
+    if !canonical {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Options = Options { compress: false, checksum: false };
+
+    fn body(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
+        let mut encoder = Encoder::new(&Header::default(), PLAIN);
+        encoder.take();
+        write(&mut encoder);
+        encoder.take()
+    }
+
+    fn text(bytes: &[u8]) -> Vec<u8> {
+        body(|encoder| encoder.string(bytes))
+    }
+
+    #[test]
+    fn an_image_is_laid_out_as_the_module_says() {
+        let bytes = body(|encoder| {
+            encoder.resize_db(0, 2, 1);
+            encoder.entry(0, b"foo", EncodeValue::Str(b"bar"), None);
+            encoder.entry(0, b"n", EncodeValue::Str(b"12"), Some(1_733_000_000_000));
+        });
+        let expected = b"\xFE\x00\xFB\x02\x01\x00\x03foo\x03bar\xFC\x00\x72\xD9\x7E\x93\x01\x00\x00\x00\x01n\xC0\x0C";
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_change_of_database_is_said_each_time_and_only_then() {
+        let bytes = body(|encoder| {
+            for db in [1, 1, 300, 1] {
+                encoder.entry(db, b"k", EncodeValue::Str(b""), None);
+            }
+        });
+        assert_eq!(bytes, b"\xFE\x01\x00\x01k\x00\x00\x01k\x00\xFE\x41\x2C\x00\x01k\x00\xFE\x01\x00\x01k\x00");
+    }
+
+    #[test]
+    fn only_digits_that_come_back_the_same_become_integers() {
+        assert_eq!(text(b"0"), [0xC0, 0]);
+        assert_eq!(text(b"-128"), [0xC0, 0x80]);
+        assert_eq!(text(b"128"), [0xC1, 0x80, 0]);
+        assert_eq!(text(b"-32768"), [0xC1, 0, 0x80]);
+        assert_eq!(text(b"32768"), [0xC2, 0, 0x80, 0, 0]);
+        assert_eq!(text(b"-2147483648"), [0xC2, 0, 0, 0, 0x80]);
+        for digits in ["2147483648", "-2147483649", "00", "-0", "-", "", "+1", "1 ", "01", "1.0", "99999999999"] {
+            assert_eq!(text(digits.as_bytes())[1..], *digits.as_bytes());
+        }
+    }
+
+    #[test]
+    fn lengths_take_the_shortest_form() {
+        let lengths = [0x3F, 0x40, 0x3FFF, 0x4000, 0xFFFF_FFFF, 0x1_0000_0000];
+        let forms: Vec<Vec<u8>> =
+            lengths.map(|length| body(|encoder| push_length(&mut encoder.pending, length))).into();
+        let expected: [&[u8]; 6] = [
+            b"\x3F",
+            b"\x40\x40",
+            b"\x7F\xFF",
+            b"\x80\x00\x00\x40\x00",
+            b"\x80\xFF\xFF\xFF\xFF",
+            b"\x81\x00\x00\x00\x01\x00\x00\x00\x00",
+        ];
+        assert_eq!(forms, expected);
+    }
+
+    #[test]
+    fn without_a_checksum_the_image_ends_in_zeros() {
+        assert!(Encoder::new(&Header::default(), PLAIN).finish().ends_with(b"\xFF\0\0\0\0\0\0\0\0"));
+    }
+}

@@ -1,0 +1,94 @@
+//! The RDB format: a point-in-time image of every key, as it lies in a dump file and as it travels in a full resync.
+//!
+//! This module turns values into bytes ([`Encoder`]) and bytes into values ([`Decoder`]). It reads no file and no socket;
+//! whoever calls it does.
+//!
+//! ```text
+//! 52 45 44 49 53 30 30 30 39             "REDIS" and the format version, four digits: "0009"
+//! FA 09 "redis-ver" 05 "7.0.0"           AUX: a key and a value, any number of them; readers skip those they don't know
+//! FE 00                                  SELECTDB: the entries that follow belong to database 0
+//! FB 02 01                               RESIZEDB: it has 2 keys, 1 with a deadline (a hint for sizing tables)
+//! 00 03 "foo" 03 "bar"                   a type byte (0 = string), the key, the value
+//! FC 00 72 D9 7E 93 01 00 00             EXPIRETIME_MS: the deadline of the next entry, Unix ms, little endian
+//! 00 01 "n" C0 0C                        the string "12", stored as the one-byte integer 12
+//! FF                                     EOF
+//! 19 FB 08 A6 C4 5B 6E 29                CRC64 of everything before it, little endian; zeros = not computed
+//! ```
+//!
+//! A length is 6 bits (`00xxxxxx`), 14 bits (`01xxxxxx` and a byte, big endian), 32 bits (`80` and four bytes, big endian) or
+//! 64 bits (`81` and eight). A string is such a length and its bytes, or one of four encodings that begin with `11`:
+//! `C0`, `C1`, `C2` and a little-endian integer of 8, 16, 32 bits that stands for its decimal digits, and `C3`, a compressed
+//! length, a plain length and an LZF stream.
+//!
+//! Written is version 9, that of Redis 5.0 to 6.2. Later versions added encodings of collections and the FUNCTION2 opcode and
+//! changed nothing about strings, and every server refuses a version above its own: 9 is what all of 5.0 to 7.x and Valkey
+//! load. Read are versions 1 to 12 for what is stored as strings.
+//!
+//! Refused, each with a named [`RdbError`] and its offset: other value types (a later step adds them), module data, strings
+//! beyond [`STRING_BYTES_MAX`], unknown opcodes, a wrong checksum, a stream that ends early.
+//!
+//! Source: the RDB file format as described at <https://rdb.fnordig.de/file_format.html>, checked against files of
+//! redis-server 7.0.
+
+mod decode;
+mod encode;
+mod lzf;
+
+pub use decode::{Decoder, Item, RdbError, Value};
+pub use encode::{EncodeValue, Encoder, Header, Options, ReplicationPoint};
+
+/// The longest string that is read, in bytes: the `proto-max-bulk-len` that servers ship with.
+pub const STRING_BYTES_MAX: u64 = 512 << 20;
+
+/// The format version that [`Encoder`] writes.
+pub const VERSION_WRITTEN: u32 = 9;
+
+/// The newest format version that [`Decoder`] reads.
+pub const VERSION_READ_MAX: u32 = 12;
+
+/// The bytes every image begins with, before the four digits of its version.
+const MAGIC: &[u8; 5] = b"REDIS";
+
+/// A type byte that announces something other than an entry.
+mod opcode {
+    /// Slot sizes of a cluster node, three lengths; a hint.
+    pub const SLOT_INFO: u8 = 244;
+    /// A function library's source, one string.
+    pub const FUNCTION2: u8 = 245;
+    /// Data of a module outside the key space.
+    pub const MODULE_AUX: u8 = 247;
+    /// Idle time of the next entry in seconds, a length.
+    pub const IDLE: u8 = 248;
+    /// Access frequency of the next entry, one byte.
+    pub const FREQ: u8 = 249;
+    /// A key and a value about the image itself.
+    pub const AUX: u8 = 250;
+    /// Numbers of keys and of deadlines in the selected database, two lengths.
+    pub const RESIZEDB: u8 = 251;
+    /// Deadline of the next entry, Unix milliseconds, 64 bits little endian.
+    pub const EXPIRETIME_MS: u8 = 252;
+    /// Deadline of the next entry, Unix seconds, 32 bits little endian.
+    pub const EXPIRETIME: u8 = 253;
+    /// The database of the entries that follow, a length.
+    pub const SELECTDB: u8 = 254;
+    /// The end; the checksum follows from version 5 on.
+    pub const EOF: u8 = 255;
+}
+
+/// The type byte of a string entry.
+const TYPE_STRING: u8 = 0;
+
+/// First bytes of the encoded strings.
+mod string {
+    /// An 8-bit integer.
+    pub const INT8: u8 = 0xC0;
+    /// A 16-bit integer, little endian.
+    pub const INT16: u8 = 0xC1;
+    /// A 32-bit integer, little endian.
+    pub const INT32: u8 = 0xC2;
+    /// Compressed length, plain length, LZF stream.
+    pub const LZF: u8 = 0xC3;
+}
+
+#[cfg(test)]
+mod tests;

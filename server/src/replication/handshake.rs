@@ -1,0 +1,196 @@
+//! The replica's side of the handshake, line by line: <https://redis.io/docs/latest/commands/psync/>.
+
+use super::ReplicationId;
+use crate::resp::append_request;
+
+/// What a replica has to say to its upstream.
+#[derive(Debug, Clone, Default)]
+pub struct Greeting {
+    /// User name (none for the default one) and password.
+    pub auth: Option<(Option<String>, Vec<u8>)>,
+    /// The port this replica can be reached at.
+    pub listening_port: u16,
+    /// The address, if the one that the upstream sees is not it.
+    pub announced_ip: Option<String>,
+    /// The history and the bytes of it that this replica has; none asks for everything.
+    pub resume: Option<(ReplicationId, u64)>,
+}
+
+/// What the upstream agreed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// An image of everything up to `offset` follows, then the stream.
+    Full {
+        /// The history's name.
+        id: ReplicationId,
+        /// Bytes of it in the image.
+        offset: u64,
+    },
+    /// The stream goes on, perhaps under a new name.
+    Partial {
+        /// That name.
+        id: Option<ReplicationId>,
+    },
+}
+
+/// Where the handshake stands: what the next line answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// The `PING`.
+    AwaitPong,
+    /// The `AUTH`.
+    AwaitAuth,
+    /// So many `REPLCONF`s, then the `PSYNC`; they were sent together.
+    AwaitReplconf(u8),
+    /// The `PSYNC`.
+    AwaitSync,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Send these bytes and go on from there.
+    Send(Handshake, Vec<u8>),
+    /// Read another line.
+    Wait(Handshake),
+    /// Agreed.
+    Done(Answer),
+    /// Not now; why. Try again.
+    Retry(String),
+    /// The upstream says no; its words. Trying again helps only if somebody changes something.
+    Refused(String),
+}
+
+impl Handshake {
+    /// The first state and what is sent to reach it.
+    pub fn begin() -> (Handshake, Vec<u8>) {
+        (Handshake::AwaitPong, request(&[b"PING"]))
+    }
+
+    /// Takes one line from the upstream, without its end.
+    pub fn on_line(self, greeting: &Greeting, line: &[u8]) -> Step {
+        // An empty line says only that the upstream is alive and busy.
+        if line.is_empty() {
+            return Step::Wait(self);
+        }
+        let text = || String::from_utf8_lossy(line).into_owned();
+        match self {
+            Handshake::AwaitPong => {
+                let lively = [b"+PONG".as_slice(), b"-NOAUTH", b"-NOPERM", b"-ERR operation not permitted"];
+                if !lively.iter().any(|answer| line.starts_with(answer)) {
+                    return Step::Retry(format!("Error reply to PING from master: '{}'", text()));
+                }
+                match &greeting.auth {
+                    None => identify(greeting),
+                    Some((None, password)) => Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", password])),
+                    Some((Some(user), password)) => {
+                        Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", user.as_bytes(), password]))
+                    }
+                }
+            }
+            Handshake::AwaitAuth if line[0] == b'-' => Step::Refused(format!("Unable to AUTH to MASTER: {}", text())),
+            Handshake::AwaitAuth => identify(greeting),
+            // An old upstream may not know an option; that is no reason not to follow it.
+            Handshake::AwaitReplconf(1) => Step::Wait(Handshake::AwaitSync),
+            Handshake::AwaitReplconf(left) => Step::Wait(Handshake::AwaitReplconf(left - 1)),
+            Handshake::AwaitSync => agreement(line),
+        }
+    }
+}
+
+fn request(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    append_request(&mut out, arguments);
+    out
+}
+
+fn identify(greeting: &Greeting) -> Step {
+    let mut out = Vec::new();
+    let mut count = 2;
+    append_request(&mut out, &[b"REPLCONF", b"listening-port", greeting.listening_port.to_string().as_bytes()]);
+    if let Some(ip) = &greeting.announced_ip {
+        append_request(&mut out, &[b"REPLCONF", b"ip-address", ip.as_bytes()]);
+        count += 1;
+    }
+    append_request(&mut out, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
+    match &greeting.resume {
+        // The wire names the next byte wanted.
+        Some((id, offset)) => {
+            append_request(&mut out, &[b"PSYNC", id.as_str().as_bytes(), (offset + 1).to_string().as_bytes()]);
+        }
+        None => append_request(&mut out, &[b"PSYNC", b"?", b"-1"]),
+    }
+    Step::Send(Handshake::AwaitReplconf(count), out)
+}
+
+fn agreement(line: &[u8]) -> Step {
+    let text = String::from_utf8_lossy(line);
+    let words: Vec<&str> = text.split(' ').collect();
+    match words.as_slice() {
+        ["+FULLRESYNC", id, offset, ..] => match (ReplicationId::parse(id.as_bytes()), offset.parse()) {
+            (Some(id), Ok(offset)) => Step::Done(Answer::Full { id, offset }),
+            _ => Step::Refused(format!("Master replied with wrong +FULLRESYNC syntax: '{text}'")),
+        },
+        ["+CONTINUE"] => Step::Done(Answer::Partial { id: None }),
+        ["+CONTINUE", id, ..] => match ReplicationId::parse(id.as_bytes()) {
+            Some(id) => Step::Done(Answer::Partial { id: Some(id) }),
+            None => Step::Refused(format!("Master replied with wrong +CONTINUE syntax: '{text}'")),
+        },
+        ["-NOMASTERLINK" | "-LOADING", ..] => {
+            Step::Retry(format!("Master is currently unable to PSYNC but should be in the future: {text}"))
+        }
+        _ => Step::Refused(format!("Unexpected reply to PSYNC from master: {text}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn greeting() -> Greeting {
+        let id = ReplicationId::parse(ID.as_bytes()).expect("40 digits");
+        Greeting { listening_port: 6380, resume: Some((id, 41)), ..Greeting::default() }
+    }
+
+    fn sent(step: Step) -> (Handshake, String) {
+        match step {
+            Step::Send(next, bytes) => (next, String::from_utf8(bytes).expect("ASCII")),
+            other => panic!("nothing sent: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_request_names_the_byte_after_those_applied() {
+        let (next, bytes) = sent(Handshake::AwaitPong.on_line(&greeting(), b"+PONG"));
+        assert_eq!(next, Handshake::AwaitReplconf(2));
+        assert!(bytes.ends_with(&format!("$5\r\nPSYNC\r\n$40\r\n{ID}\r\n$2\r\n42\r\n")), "{bytes}");
+        assert_eq!(next.on_line(&greeting(), b"+OK"), Step::Wait(Handshake::AwaitReplconf(1)));
+        let next = Handshake::AwaitReplconf(1).on_line(&greeting(), b"-ERR Unrecognized REPLCONF option");
+        assert_eq!(next, Step::Wait(Handshake::AwaitSync));
+    }
+
+    #[test]
+    fn the_password_is_sent_before_anything_else_and_a_wrong_one_is_told() {
+        let greeting = Greeting { auth: Some((None, b"secret".to_vec())), ..greeting() };
+        let (next, bytes) = sent(Handshake::AwaitPong.on_line(&greeting, b"-NOAUTH Authentication required."));
+        assert_eq!((next, bytes.as_str()), (Handshake::AwaitAuth, "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n"));
+        assert!(matches!(next.on_line(&greeting, b"-WRONGPASS no"), Step::Refused(why) if why.contains("WRONGPASS")));
+        assert_eq!(sent(next.on_line(&greeting, b"+OK")).0, Handshake::AwaitReplconf(2));
+    }
+
+    #[test]
+    fn each_answer_to_psync_is_understood() {
+        let answer = |line: &str| Handshake::AwaitSync.on_line(&greeting(), line.as_bytes());
+        let id = ReplicationId::parse(ID.as_bytes()).expect("40 digits");
+        assert_eq!(answer(&format!("+FULLRESYNC {ID} 7")), Step::Done(Answer::Full { id, offset: 7 }));
+        assert_eq!(answer("+CONTINUE"), Step::Done(Answer::Partial { id: None }));
+        assert_eq!(answer(&format!("+CONTINUE {ID}")), Step::Done(Answer::Partial { id: Some(id) }));
+        assert_eq!(answer(""), Step::Wait(Handshake::AwaitSync));
+        assert!(matches!(answer("-LOADING Redis is loading"), Step::Retry(_)));
+        assert!(matches!(answer("-NOMASTERLINK Can't SYNC"), Step::Retry(_)));
+        assert!(matches!(answer("+FULLRESYNC x 7"), Step::Refused(_)));
+        assert!(matches!(answer("-ERR unknown command"), Step::Refused(_)));
+    }
+}

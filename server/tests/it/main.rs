@@ -1,0 +1,11 @@
+//! The server as its clients see it, over the wire, beside a real `redis-server` where there is one.
+//!
+//! Every test starts its own servers in directories of their own, on ports chosen by the system, and ends them.
+
+mod client;
+mod differential;
+mod long_double;
+mod malformed;
+mod random;
+mod replication;
+mod server;

@@ -1,0 +1,453 @@
+//! Master and replica over the real protocol: every behaviour between two repld, between a repld and a real
+//! `redis-server` both ways, and between two of those, which shows that what is expected here is true.
+
+use rustix::process::Signal;
+
+use crate::client::{Client, encode, shown};
+use crate::random::Random;
+use crate::server::{Kind, Launcher, Server, wait_until};
+
+/// Runs each of the functions as a test of its own for one pair of servers.
+macro_rules! between {
+    ($pair:ident, $master:ident, $replica:ident) => {
+        mod $pair {
+            between!(@each $master, $replica:
+                a_full_sync_copies_everything_and_the_stream_follows,
+                a_cut_link_continues_by_partial_resync,
+                a_link_that_was_down_too_long_is_synced_in_full,
+                a_chain_shares_data_and_offsets,
+                others_follow_a_promoted_replica_by_partial_resync,
+                a_replica_that_becomes_one_of_another_master_loses_its_data,
+                a_replica_refuses_writes,
+                wait_counts_the_replicas_that_have_acknowledged,
+                only_the_master_deletes_what_has_expired,
+                a_replica_that_restarts_continues_by_partial_resync,
+                a_replica_gives_the_password,
+                a_master_without_good_replicas_refuses_writes,
+                a_replica_without_a_link_may_refuse_to_serve_old_data,
+            );
+        }
+    };
+    (@each $master:ident, $replica:ident: $($test:ident,)+) => {
+        $(
+            #[test]
+            fn $test() {
+                use crate::server::Kind;
+                if let (Some(master), Some(replica)) = (Kind::$master.server(), Kind::$replica.server()) {
+                    super::$test(master, replica);
+                }
+            }
+        )+
+    };
+}
+
+between!(repld_to_repld, Repld, Repld);
+between!(repld_to_redis, Repld, Redis);
+between!(redis_to_repld, Redis, Repld);
+between!(redis_to_redis, Redis, Redis);
+
+const DATABASES: usize = 3;
+
+/// Writes some hundred keys to several databases, by commands that reach replicas as they are and by others that
+/// have to be rewritten on their way.
+fn write_much(master: &Server, seed: u64) {
+    let mut random = Random::new(seed);
+    let mut client = master.connect();
+    let mut sent = 0;
+    for _ in 0..500 {
+        let key = format!("key:{seed}:{}", random.below(200));
+        let value = format!("{:x}", random.next()).repeat(random.below(40) + 1);
+        let command: Vec<&str> = match random.below(12) {
+            0 => vec!["SELECT", random.pick(&["0", "1", "2"])],
+            1 => vec!["SET", &key, &value, "EX", "5000"],
+            2 => vec!["SET", &key, &value, "PXAT", "33177117420123"],
+            3 => vec!["EXPIRE", &key, "9000"],
+            4 => vec!["INCRBYFLOAT", "float", "1.1"],
+            5 => vec!["APPEND", &key, &value],
+            6 => vec!["DEL", &key],
+            7 => vec!["GETEX", &key, "EX", "777"],
+            8 => vec!["GETDEL", &key],
+            9 => vec!["SET", &key, "\r\n\0binary"],
+            _ => vec!["SET", &key, &value],
+        };
+        client.send(&encode(&command)).expect("a live server");
+        sent += 1;
+    }
+    for _ in 0..sent {
+        client.reply().expect("a reply");
+    }
+}
+
+fn wait_for_link(replica: &Server) {
+    let mut client = replica.connect();
+    wait_until("the link is up", || client.info("master_link_status") == "up");
+}
+
+/// Waits until the replica has all that the master has, and checks that this is so.
+fn wait_until_equal(master: &Server, replica: &Server) {
+    wait_for_link(replica);
+    let (mut upstream, mut downstream) = (master.connect(), replica.connect());
+    wait_until("the replica has caught up", || {
+        upstream.info("master_repl_offset") == downstream.info("master_repl_offset")
+    });
+    assert_eq!(upstream.info("master_replid"), downstream.info("master_replid"));
+    for database in 0..DATABASES {
+        let [ours, theirs] = [&mut upstream, &mut downstream].map(|client| client.data(database));
+        assert!(ours == theirs, "database {database} differs");
+    }
+}
+
+fn number(server: &Server, field: &str) -> u64 {
+    server.connect().info(field).parse().expect("a number")
+}
+
+fn a_full_sync_copies_everything_and_the_stream_follows(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    write_much(&master, 1);
+    let replica = replica.start();
+    // What a replica had before is gone.
+    replica.connect().ok("SET own data");
+    replica.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", master.port()));
+    wait_until_equal(&master, &replica);
+    assert_eq!(replica.connect().run("EXISTS own"), ":0\r\n");
+    assert!(master.connect().data(0).len() > 50, "there is something to compare");
+
+    write_much(&master, 2);
+    let mut client = master.connect();
+    client.ok("MULTI");
+    for line in ["SET transaction 1", "INCR transaction", "SELECT 1", "SET transaction 2"] {
+        assert_eq!(client.run(line), "+QUEUED\r\n");
+    }
+    client.run("EXEC");
+    client.ok("SWAPDB 0 2");
+    wait_until_equal(&master, &replica);
+    client.ok("FLUSHALL");
+    client.ok("SET after flush");
+    wait_until_equal(&master, &replica);
+    assert_eq!(replica.connect().run("DBSIZE"), ":0\r\n", "the database selected was 1");
+
+    let role = replica.connect().run("ROLE");
+    let wanted = format!("*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:{}\r\n$9\r\nconnected\r\n:", master.port());
+    assert!(role.starts_with(&wanted), "{role}");
+    let role = master.connect().run("ROLE");
+    let port = replica.port().to_string();
+    assert!(role.contains(&format!("*3\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len())), "{role}");
+    assert_eq!(master.connect().info("connected_slaves"), "1");
+    assert_eq!(number(&master, "sync_full"), 1);
+}
+
+fn a_cut_link_continues_by_partial_resync(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    let replica = replica.replica_of(&master).start();
+    write_much(&master, 1);
+    wait_until_equal(&master, &replica);
+    for cut in 1..=2 {
+        let mut client = master.connect();
+        assert_eq!(client.run("CLIENT KILL TYPE replica"), ":1\r\n");
+        write_much(&master, 1 + cut);
+        wait_until("the replica is back", || number(&master, "sync_partial_ok") == cut);
+        wait_until_equal(&master, &replica);
+    }
+    // The other end can cut it, too.
+    assert_eq!(replica.connect().run("CLIENT KILL TYPE master"), ":1\r\n");
+    wait_until("the replica is back", || number(&master, "sync_partial_ok") == 3);
+    write_much(&master, 9);
+    wait_until_equal(&master, &replica);
+    assert_eq!(number(&master, "sync_full"), 1);
+}
+
+fn a_link_that_was_down_too_long_is_synced_in_full(master: Launcher, replica: Launcher) {
+    let master = master.directive("repl-backlog-size", "16kb").start();
+    let mut replica = replica.replica_of(&master).start();
+    write_much(&master, 1);
+    wait_until_equal(&master, &replica);
+    replica.connect().send(b"SHUTDOWN SAVE\r\n").expect("a live server");
+    replica.wait_for_exit();
+    for seed in 2..5 {
+        write_much(&master, seed);
+    }
+    replica.restart();
+    wait_until_equal(&master, &replica);
+    assert_eq!((number(&master, "sync_full"), number(&master, "sync_partial_ok")), (2, 0));
+}
+
+fn a_chain_shares_data_and_offsets(master: Launcher, replica: Launcher) {
+    let leaf = master.clone();
+    let master = master.start();
+    write_much(&master, 1);
+    let middle = replica.replica_of(&master).start();
+    wait_until_equal(&master, &middle);
+    let leaf = leaf.replica_of(&middle).start();
+    wait_until_equal(&middle, &leaf);
+    write_much(&master, 2);
+    wait_until_equal(&master, &leaf);
+    // A cut above does not cost the ones below their place.
+    assert_eq!(master.connect().run("CLIENT KILL TYPE replica"), ":1\r\n");
+    write_much(&master, 3);
+    wait_until_equal(&master, &leaf);
+    assert_eq!((number(&master, "sync_full"), number(&middle, "sync_full")), (1, 1));
+}
+
+fn others_follow_a_promoted_replica_by_partial_resync(master: Launcher, replica: Launcher) {
+    let other = master.clone();
+    let mut master = master.start();
+    let promoted = replica.replica_of(&master).start();
+    let other = other.replica_of(&master).start();
+    write_much(&master, 1);
+    wait_until_equal(&master, &promoted);
+    wait_until_equal(&master, &other);
+    let lineage = master.connect().info("master_replid");
+    let offset = number(&master, "master_repl_offset");
+    master.kill();
+
+    let mut client = promoted.connect();
+    client.ok("REPLICAOF NO ONE");
+    client.ok("SET after promotion");
+    assert_eq!(client.info("role"), "master");
+    assert_ne!(client.info("master_replid"), lineage);
+    assert_eq!(client.info("master_replid2"), lineage);
+    assert_eq!(client.info("second_repl_offset"), (offset + 1).to_string());
+    other.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", promoted.port()));
+    wait_until_equal(&promoted, &other);
+    assert_eq!((number(&promoted, "sync_full"), number(&promoted, "sync_partial_ok")), (0, 1));
+
+    // The old master comes back, with other data or none, and takes over what its successor has.
+    master.restart();
+    master.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", promoted.port()));
+    wait_until_equal(&promoted, &master);
+}
+
+fn a_replica_that_becomes_one_of_another_master_loses_its_data(master: Launcher, replica: Launcher) {
+    let other = master.clone().start();
+    let master = master.start();
+    write_much(&master, 1);
+    write_much(&other, 2);
+    let replica = replica.replica_of(&master).start();
+    wait_until_equal(&master, &replica);
+    replica.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", other.port()));
+    wait_until("the new master has synced it", || number(&other, "sync_full") == 1);
+    wait_until_equal(&other, &replica);
+    wait_until("the old master knows that it is gone", || number(&master, "connected_slaves") == 0);
+    let mut client = replica.connect();
+    let again = client.run(&format!("REPLICAOF 127.0.0.1 {}", other.port()));
+    assert_eq!(again, "+OK Already connected to specified master\r\n");
+}
+
+fn a_replica_refuses_writes(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    let replica = replica.replica_of(&master).start();
+    wait_for_link(&replica);
+    let mut client = replica.connect();
+    let refusal = "-READONLY You can't write against a read only replica.\r\n";
+    for line in ["SET a 1", "DEL a", "EXPIRE a 1", "GETDEL a", "FLUSHALL"] {
+        assert_eq!(client.run(line), refusal, "{line}");
+    }
+    client.ok("MULTI");
+    assert_eq!(client.run("SET a 1"), refusal);
+    assert!(client.run("EXEC").starts_with("-EXECABORT "));
+    assert_eq!(client.run("GET a"), "$-1\r\n");
+    client.ok("CONFIG SET replica-read-only no");
+    client.ok("SET a 1");
+    assert_eq!(master.connect().run("GET a"), "$-1\r\n");
+}
+
+fn wait_counts_the_replicas_that_have_acknowledged(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    let mut client = master.connect();
+    assert_eq!(client.run("WAIT 0 10"), ":0\r\n");
+    assert_eq!(client.run("WAIT 1 10"), ":0\r\n");
+    let replica = replica.replica_of(&master).start();
+    wait_for_link(&replica);
+    for count in 0..50 {
+        client.ok(&format!("SET counter {count}"));
+        assert_eq!(client.run("WAIT 1 10000"), ":1\r\n");
+        assert_eq!(replica.connect().bulk("GET counter"), count.to_string());
+    }
+    client.ok("SET more replicas");
+    assert_eq!(client.run("WAIT 2 100"), ":1\r\n", "as many as there are, after the time given");
+    assert!(replica.connect().run("WAIT 1 10").starts_with("-ERR WAIT cannot be used with replica instances."));
+}
+
+fn only_the_master_deletes_what_has_expired(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    let replica = replica.replica_of(&master).start();
+    wait_for_link(&replica);
+    let (mut upstream, mut downstream) = (master.connect(), replica.connect());
+    upstream.ok("SET short lived PX 500");
+    assert_eq!(upstream.run("WAIT 1 10000"), ":1\r\n");
+    master.signal(Signal::STOP);
+    wait_until("the key has expired", || downstream.run("GET short") == "$-1\r\n");
+    assert_eq!(downstream.run("TTL short"), ":-2\r\n");
+    assert_eq!(downstream.run("EXISTS short"), ":0\r\n");
+    assert_eq!(downstream.run("DBSIZE"), ":1\r\n", "it is still there, for its master to delete");
+    master.signal(Signal::CONT);
+    wait_until("the master has deleted it", || downstream.run("DBSIZE") == ":0\r\n");
+    wait_until_equal(&master, &replica);
+}
+
+fn a_replica_that_restarts_continues_by_partial_resync(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    let mut replica = replica.replica_of(&master).start();
+    write_much(&master, 1);
+    wait_until_equal(&master, &replica);
+    replica.connect().send(b"SHUTDOWN SAVE\r\n").expect("a live server");
+    replica.wait_for_exit();
+    write_much(&master, 2);
+    replica.restart();
+    wait_until_equal(&master, &replica);
+    assert_eq!((number(&master, "sync_full"), number(&master, "sync_partial_ok")), (1, 1));
+}
+
+fn a_replica_gives_the_password(master: Launcher, replica: Launcher) {
+    let master = master.directive("requirepass", "s3cret").start();
+    let mut client = master.connect();
+    assert_eq!(client.run("GET a"), "-NOAUTH Authentication required.\r\n");
+    client.ok("AUTH s3cret");
+    client.ok("SET a 1");
+    let replica = replica.replica_of(&master).directive("masterauth", "wrong").start();
+    let mut downstream = replica.connect();
+    wait_until("the wrong password was refused", || replica.log().contains("WRONGPASS"));
+    assert_eq!(downstream.info("master_link_status"), "down");
+    downstream.ok("CONFIG SET masterauth s3cret");
+    wait_for_link(&replica);
+    assert_eq!(downstream.bulk("GET a"), "1");
+}
+
+fn a_master_without_good_replicas_refuses_writes(master: Launcher, replica: Launcher) {
+    let master = master.directive("min-replicas-to-write", "1").start();
+    let mut client = master.connect();
+    let refusal = "-NOREPLICAS Not enough good replicas to write.\r\n";
+    assert_eq!(client.run("SET a 1"), refusal);
+    assert_eq!(client.run("GET a"), "$-1\r\n");
+    let replica = replica.replica_of(&master).start();
+    wait_until("there is a good replica", || client.run("SET a 1") == "+OK\r\n");
+    assert_eq!(client.info("min_slaves_good_slaves"), "1");
+    drop(replica);
+    wait_until("there is none any more", || client.run("SET a 1") == refusal);
+}
+
+fn a_replica_without_a_link_may_refuse_to_serve_old_data(master: Launcher, replica: Launcher) {
+    let mut master = master.start();
+    master.connect().ok("SET a 1");
+    let replica = replica.replica_of(&master).start();
+    wait_until_equal(&master, &replica);
+    let mut client = replica.connect();
+    master.kill();
+    wait_until("the link is down", || client.info("master_link_status") == "down");
+    assert_eq!(client.bulk("GET a"), "1");
+    client.ok("CONFIG SET replica-serve-stale-data no");
+    let refusal = "-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n";
+    assert_eq!(client.run("GET a"), refusal);
+    assert_eq!(client.info("role"), "slave");
+    client.ok("REPLICAOF NO ONE");
+    assert_eq!(client.bulk("GET a"), "1");
+}
+
+/// A client that speaks a replica's part line by line.
+struct ByHand {
+    client: Client,
+}
+
+impl ByHand {
+    fn connect(master: &Server) -> ByHand {
+        ByHand { client: master.connect() }
+    }
+
+    /// Sends a request and returns the line that answers it, without empty lines before it (signs of life).
+    fn ask(&mut self, request: &str) -> String {
+        self.client.send(format!("{request}\r\n").as_bytes()).expect("a live server");
+        self.line()
+    }
+
+    fn line(&mut self) -> String {
+        loop {
+            // A sign of life is a bare line feed: it may stand in front of the line.
+            let line = String::from_utf8(self.client.line().expect("a line")).expect("text");
+            if !line.trim().is_empty() {
+                return line.trim().to_string();
+            }
+        }
+    }
+
+    /// The next command of the stream that is no `PING`.
+    fn command(&mut self) -> Vec<u8> {
+        loop {
+            let command = self.client.reply().expect("a command");
+            if !command.eq_ignore_ascii_case(&encode(&["PING"])) {
+                return command;
+            }
+        }
+    }
+
+    /// The snapshot after its first line.
+    fn snapshot(&mut self) -> Vec<u8> {
+        let line = self.line();
+        let Some(mark) = line.strip_prefix("$EOF:") else {
+            let length = line.strip_prefix('$').and_then(|length| length.parse().ok());
+            return self.client.exactly(length.expect("a length")).expect("a snapshot");
+        };
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(mark.as_bytes()) {
+            bytes.extend(self.client.exactly(1).expect("a snapshot"));
+        }
+        bytes.truncate(bytes.len() - mark.len());
+        bytes
+    }
+}
+
+fn a_master_serves_old_and_new_ways_to_sync(kind: Kind) {
+    let Some(master) = kind.server() else { return };
+    let master = master.start();
+    master.connect().ok("SET before sync");
+    let mut old = ByHand::connect(&master);
+    old.client.send(b"SYNC\r\n").expect("a live server");
+    let snapshot = old.snapshot();
+    assert!(
+        snapshot.starts_with(b"REDIS0") && snapshot.windows(6).any(|bytes| bytes == b"before"),
+        "{}",
+        shown(&snapshot)
+    );
+
+    let mut new = ByHand::connect(&master);
+    assert_eq!(new.ask("PING"), "+PONG");
+    assert_eq!(new.ask("REPLCONF listening-port 1"), "+OK");
+    assert_eq!(new.ask("REPLCONF capa eof capa psync2"), "+OK");
+    let answer = new.ask("PSYNC ? -1");
+    let [_, id, offset] = answer.split(' ').collect::<Vec<_>>()[..] else { panic!("{answer}") };
+    assert!(answer.starts_with("+FULLRESYNC ") && id.len() == 40, "{answer}");
+    let offset: usize = offset.parse().expect("an offset");
+    assert_eq!(new.snapshot().get(..6), Some(&b"REDIS0"[..]));
+
+    // Both get the same stream from here on, and it can be asked for again.
+    let mut client = master.connect();
+    for replica in ["slave0", "slave1"] {
+        wait_until("the snapshot is known to be sent", || client.info(replica).contains("state=online"));
+    }
+    // It may be held back until the snapshot is said to be loaded.
+    new.client.send(format!("REPLCONF ACK {offset}\r\n").as_bytes()).expect("a live server");
+    client.ok("SET after sync");
+    let wanted = [encode(&["SELECT", "0"]), encode(&["SET", "after", "sync"])];
+    for hand in [&mut old, &mut new] {
+        assert_eq!([hand.command(), hand.command()], wanted);
+    }
+    let mut again = ByHand::connect(&master);
+    assert_eq!(again.ask("REPLCONF capa psync2"), "+OK");
+    assert_eq!(again.ask(&format!("PSYNC {id} {}", offset + 1)), format!("+CONTINUE {id}"));
+    assert_eq!([again.command(), again.command()], wanted);
+    let mut beyond = ByHand::connect(&master);
+    let answer = beyond.ask(&format!("PSYNC {id} {}", offset + 1_000_000));
+    assert!(answer.starts_with("+FULLRESYNC "), "{answer}");
+    let mut stranger = ByHand::connect(&master);
+    let answer = stranger.ask(&format!("PSYNC {} {}", "0".repeat(40), offset + 1));
+    assert!(answer.starts_with("+FULLRESYNC "), "{answer}");
+}
+
+#[test]
+fn repld_serves_old_and_new_ways_to_sync() {
+    a_master_serves_old_and_new_ways_to_sync(Kind::Repld);
+}
+
+#[test]
+fn redis_serves_old_and_new_ways_to_sync() {
+    a_master_serves_old_and_new_ways_to_sync(Kind::Redis);
+}
