@@ -22,11 +22,10 @@ use std::process::{Child, Command, Stdio};
 use super::engine::Program;
 use super::identity::ProcessIdentity;
 use super::state::{GroupDir, RunNode};
-use crate::topology::EngineFamily;
 
 /// Directives that make a link come up in milliseconds, and whose price nobody pays on one machine.
 /// Without the first, a full sync waits five seconds for other replicas to join it.
-const REDIS_TUNING: [(&str, &str); 1] = [("repl-diskless-sync-delay", "0")];
+const TUNING: [(&str, &str); 1] = [("repl-diskless-sync-delay", "0")];
 
 /// The text of a node's configuration file, in which it follows `upstream`, or nobody.
 ///
@@ -42,10 +41,8 @@ pub fn render_config(node: &RunNode, upstream: Option<&RunNode>) -> String {
     line("daemonize", "no");
     line("logfile", "\"\"");
     line("replica-priority", &node.priority.to_string());
-    if node.engine.family != EngineFamily::Repld {
-        for (directive, value) in REDIS_TUNING {
-            line(directive, value);
-        }
+    for (directive, value) in TUNING {
+        line(directive, value);
     }
     // After a failover any node may be anybody's upstream: what a node asks of others it can also be asked for itself.
     if let Some(password) = upstream.unwrap_or(node).config.get("requirepass") {
@@ -131,7 +128,7 @@ pub fn log_length(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::Engine;
+    use crate::topology::{Engine, EngineFamily};
 
     fn node(family: EngineFamily, port: u16, config: &[(&str, &str)]) -> RunNode {
         RunNode {
@@ -163,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_topology_may_untune_redis() {
+    fn the_topology_may_undo_the_tuning() {
         let text = render_config(&node(EngineFamily::Redis, 6379, &[("repl-diskless-sync-delay", "5")]), None);
         let delays: Vec<_> = text.lines().filter(|line| line.starts_with("repl-diskless-sync-delay")).collect();
         assert_eq!(delays, ["repl-diskless-sync-delay 0", "repl-diskless-sync-delay 5"]);
