@@ -33,7 +33,8 @@ mod tests {
         for value in [0, 1, -1, 9, 10, 1234567890, i64::MAX, i64::MIN, i64::MAX - 1] {
             assert_eq!(parse_i64(value.to_string().as_bytes()), Some(value));
         }
-        let refused = ["", "-", "+1", "01", "-0", " 1", "1 ", "1a", "0x1", "9223372036854775808", "-9223372036854775809"];
+        let refused =
+            ["", "-", "+1", "01", "-0", " 1", "1 ", "1a", "0x1", "9223372036854775808", "-9223372036854775809"];
         for text in refused {
             assert_eq!(parse_i64(text.as_bytes()), None, "{text:?}");
         }

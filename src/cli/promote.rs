@@ -124,7 +124,7 @@ fn show_report(group: &Group, report: &FailoverReport, context: &Context<'_>) {
         "\n{} is the master in place of {}{}",
         report.plan.candidate,
         report.plan.old_master,
-        if resyncs.is_empty() { String::new() } else { format!("; {resyncs}") }
+        if resyncs.is_empty() { String::new() } else { format!("; followed by {resyncs}") }
     ));
     printer.data(format_args!("lost: {}", report.plan.loss));
     if !report.missing.is_empty() {

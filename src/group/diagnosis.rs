@@ -110,11 +110,11 @@ impl fmt::Display for Diagnosis {
             Self::MasterLoading { master } => write!(out, "the master {master} is loading its data"),
             Self::NoMaster { meant } => write!(out, "{meant} is meant to be the master and follows another node"),
             Self::OrphanedReplicas { master, nodes } => {
-                write!(out, "{} do not follow as they are meant to under {master}", listed(nodes))
+                write!(out, "under {master}, these follow another node than they are meant to: {}", listed(nodes))
             }
-            Self::ReplicasUnreachable { nodes } => write!(out, "{} cannot be reached", listed(nodes)),
-            Self::ReplicasNeverSynced { nodes } => write!(out, "{} never finished a first sync", listed(nodes)),
-            Self::LinksDown { nodes } => write!(out, "{} have no link to their upstream", listed(nodes)),
+            Self::ReplicasUnreachable { nodes } => write!(out, "cannot be reached: {}", listed(nodes)),
+            Self::ReplicasNeverSynced { nodes } => write!(out, "a first sync never finished: {}", listed(nodes)),
+            Self::LinksDown { nodes } => write!(out, "without a link to the upstream: {}", listed(nodes)),
             Self::Healthy => write!(out, "healthy"),
         }
     }
@@ -174,11 +174,30 @@ fn diagnose_replicas(view: &GroupView, master: &NodeView) -> Diagnosis {
     Diagnosis::Healthy
 }
 
-/// `a`, `a and b`, `a, b and c`.
+/// `a`, `a and b`, `a, b and c`; of a crowd the first ones and how many more.
 pub fn listed(names: &[String]) -> String {
+    const NAMED_MAX: usize = 10;
     match names {
         [] => String::new(),
         [only] => only.clone(),
+        _ if names.len() > NAMED_MAX => {
+            format!("{} and {} more", names[..NAMED_MAX].join(", "), names.len() - NAMED_MAX)
+        }
         [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_listed_as_a_person_would() {
+        let names = |count: usize| (1..=count).map(|number| format!("n{number}")).collect::<Vec<_>>();
+        assert_eq!(listed(&names(0)), "");
+        assert_eq!(listed(&names(1)), "n1");
+        assert_eq!(listed(&names(2)), "n1 and n2");
+        assert_eq!(listed(&names(3)), "n1, n2 and n3");
+        assert_eq!(listed(&names(99)), "n1, n2, n3, n4, n5, n6, n7, n8, n9, n10 and 89 more");
     }
 }

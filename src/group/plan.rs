@@ -105,6 +105,12 @@ pub enum Ineligible {
     PriorityZero,
 }
 
+impl Ineligible {
+    fn is_history(&self) -> bool {
+        matches!(self, Self::OtherHistory { .. })
+    }
+}
+
 /// What a promotion loses, in bytes of the replication stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossEstimate {
@@ -264,6 +270,9 @@ impl Refusal {
                 Diagnosis::TwoMasters { masters: masters.clone() }.hint().expect("two masters have a hint")
             }
             Self::Down => "replctl up".to_owned(),
+            Self::NoCandidate { rejected } if rejected.iter().any(|one| one.reason.is_history()) => {
+                "--force promotes the best of the history that most replicas have".to_owned()
+            }
             Self::NoCandidate { .. } => "replctl up starts nodes that are missing; replctl logs tells more".to_owned(),
             Self::NoSuchNode(_) => "replctl status lists the nodes".to_owned(),
             Self::WantedIneligible { .. } => "replctl promote --dry-run shows who can be promoted".to_owned(),

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use replctl::group::{Answer, FailoverReport, Group, GroupView, NodeView, Resync};
+use replctl::group::{Answer, FailoverReport, Group, GroupView, NodeView, Resync, listed};
 use replctl::process::Condition;
 use replctl::wire::{Link, Replication};
 
@@ -123,15 +123,21 @@ pub fn failover(report: &FailoverReport) -> String {
     plain(&["step", ">took"], rows)
 }
 
-/// `n3 partially, n4 fully`: how replicas came to the new master's history.
+/// How replicas came to the new master's history, a crowd by its number.
 pub fn resyncs(report: &FailoverReport) -> String {
-    let words = |resync: &Resync| match resync {
-        Resync::Partial => "by partial resync",
-        Resync::Full => "by full resync",
-        Resync::Unknown => "(no word how)",
+    const NAMED_MAX: usize = 5;
+    let of_kind = |kind: Resync, words: &str| {
+        let nodes = report.resyncs.iter().filter(|(_, resync)| **resync == kind);
+        let nodes: Vec<String> = nodes.map(|(node, _)| node.clone()).collect();
+        let who = if nodes.len() > NAMED_MAX { format!("{} replicas", nodes.len()) } else { listed(&nodes) };
+        (!nodes.is_empty()).then(|| format!("{who} {words}"))
     };
-    let parts: Vec<String> = report.resyncs.iter().map(|(node, resync)| format!("{node} {}", words(resync))).collect();
-    parts.join(", ")
+    let kinds = [
+        of_kind(Resync::Partial, "by partial resync"),
+        of_kind(Resync::Full, "by full resync"),
+        of_kind(Resync::Unknown, "in an unknown way"),
+    ];
+    kinds.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Microseconds as milliseconds with two decimals.

@@ -207,7 +207,11 @@ pub(super) fn client(context: &mut ServerContext, args: Args) -> Result<Flow> {
         (b"no-evict", 3) => return Err(ErrorReply::SYNTAX),
         (b"reply", 3) => return reply_mode(context, args),
         (b"unblock", 3 | 4) => return unblock(context, args),
-        (b"id" | b"getname" | b"setname" | b"info" | b"kill" | b"pause" | b"unpause" | b"no-evict" | b"reply" | b"unblock", _) => {
+        (
+            b"id" | b"getname" | b"setname" | b"info" | b"kill" | b"pause" | b"unpause" | b"no-evict" | b"reply"
+            | b"unblock",
+            _,
+        ) => {
             let name = String::from_utf8_lossy(args.get(1)).to_ascii_lowercase();
             return Err(ErrorReply::arity(&format!("client|{name}")));
         }
@@ -242,8 +246,8 @@ fn list(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let now_ms = context.instance.now_ms;
     let mut text = String::new();
     for client in context.instance.clients.values() {
-        let wanted = kind.is_none_or(|kind| kind_of(client) == kind)
-            && ids.as_ref().is_none_or(|ids| ids.contains(&client.id));
+        let wanted =
+            kind.is_none_or(|kind| kind_of(client) == kind) && ids.as_ref().is_none_or(|ids| ids.contains(&client.id));
         if wanted {
             text.push_str(&client.describe(now_ms));
             text.push('\n');
@@ -301,11 +305,8 @@ impl<'a> Victims<'a> {
 
 fn kill(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let by_address = args.len() == 3;
-    let victims = if by_address {
-        Victims { address: Some(args.get(2)), ..Victims::default() }
-    } else {
-        Victims::parse(args)?
-    };
+    let victims =
+        if by_address { Victims { address: Some(args.get(2)), ..Victims::default() } } else { Victims::parse(args)? };
     let own = context.session.client.id;
     let doomed: Vec<Rc<Client>> =
         context.instance.clients.values().filter(|client| victims.include(client, own)).cloned().collect();

@@ -80,7 +80,14 @@ pub(crate) struct Call<'a> {
 
 impl Instance {
     /// Runs one request of `session` and writes its reply to `out`.
-    pub fn execute(&mut self, session: &mut Session, planned: &Planned, args: Args, bytes: &[u8], out: &mut Vec<u8>) -> Flow {
+    pub fn execute(
+        &mut self,
+        session: &mut Session,
+        planned: &Planned,
+        args: Args,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Flow {
         if args.len() == 0 {
             return Flow::Continue;
         }
@@ -159,7 +166,8 @@ impl Instance {
                 command.name
             )));
         }
-        let stale = !self.config.replica_serve_stale_data && !self.replication.is_master() && !self.replication.is_linked();
+        let stale =
+            !self.config.replica_serve_stale_data && !self.replication.is_master() && !self.replication.is_linked();
         if stale && !command.is(table::STALE) {
             return Err(ErrorReply::new(
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",

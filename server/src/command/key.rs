@@ -160,7 +160,11 @@ pub(super) fn swapdb(context: &mut WriteContext, args: Args) -> Result<Effect> {
 fn flush_mode(args: Args) -> Result<()> {
     match args.maybe(1) {
         None => Ok(()),
-        Some(mode) if args.len() == 2 && (mode.eq_ignore_ascii_case(b"sync") || mode.eq_ignore_ascii_case(b"async")) => Ok(()),
+        Some(mode)
+            if args.len() == 2 && (mode.eq_ignore_ascii_case(b"sync") || mode.eq_ignore_ascii_case(b"async")) =>
+        {
+            Ok(())
+        }
         Some(_) => Err(ErrorReply::SYNTAX),
     }
 }

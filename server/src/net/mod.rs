@@ -333,7 +333,8 @@ async fn keep_time(server: Rc<Server>) {
 }
 
 async fn obey_signals(server: Rc<Server>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return log!(Warning, "Signals can't be handled: only SHUTDOWN will end this server cleanly.");
     };
     loop {

@@ -247,9 +247,8 @@ impl Replication {
 
     /// How many replicas are online and were heard within `lag_ms_max`.
     pub fn good_feeds(&self, now_ms: i64, lag_ms_max: i64) -> usize {
-        let good = |feed: &&Rc<Feed>| {
-            feed.is_online() && (lag_ms_max == 0 || now_ms - feed.heard_ms.get() <= lag_ms_max)
-        };
+        let good =
+            |feed: &&Rc<Feed>| feed.is_online() && (lag_ms_max == 0 || now_ms - feed.heard_ms.get() <= lag_ms_max);
         self.feeds.iter().filter(good).count()
     }
 

@@ -91,12 +91,7 @@ impl RequestParser {
     ///
     /// # Errors
     /// The input breaks the protocol or a limit; nothing behind it can be read.
-    pub fn next(
-        &mut self,
-        buffer: &mut [u8],
-        start: usize,
-        limits: Limits,
-    ) -> Result<Option<Request>, ProtocolError> {
+    pub fn next(&mut self, buffer: &mut [u8], start: usize, limits: Limits) -> Result<Option<Request>, ProtocolError> {
         let input = &mut buffer[start..];
         if self.missing == 0 {
             match input.first() {
@@ -336,14 +331,8 @@ mod tests {
     #[test]
     fn a_pipeline_is_read_the_same_however_it_is_cut() {
         let input = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\nPING\r\n*0\r\n*-1\r\n\r\n*1\r\n$4\r\nPING\r\n";
-        let expected = vec![
-            words(&["SET", "k", ""]),
-            words(&["PING"]),
-            words(&[]),
-            words(&[]),
-            words(&[]),
-            words(&["PING"]),
-        ];
+        let expected =
+            vec![words(&["SET", "k", ""]), words(&["PING"]), words(&[]), words(&[]), words(&[]), words(&["PING"])];
         for chunk in 1..=input.len() {
             assert_eq!(parse_all(input, chunk), Ok(expected.clone()), "chunks of {chunk}");
         }

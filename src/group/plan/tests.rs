@@ -264,6 +264,36 @@ fn without_a_record_the_history_of_most_replicas_counts() {
     assert_eq!(FailoverPlan::new(&view, &Policy::default()).expect("two of three agree").candidate, "n4");
 }
 
+#[test]
+fn every_diagnosis_has_its_signs() {
+    let linked = |number| with(replica(number, 1, 5), |report| upstream_of(report).link = Link::Up);
+    let hung = node(1, None, Answer::Silent, Condition::Running);
+    let second_master = with(linked(2), |report| report.replication.role = Role::Master);
+    let astray = with(linked(2), |report| upstream_of(report).port = 1);
+    let empty = with(replica(2, 1, 5), |report| upstream_of(report).holds_data = false);
+    let demoted = with(replica(1, 2, 5), |_| {});
+    let demoted = NodeView { meant_upstream: None, ..demoted };
+    let cases = [
+        (vec![master(1, 5), linked(2), linked(3)], "healthy"),
+        (vec![dead(1, None), dead(2, Some(1))], "nothing of the group runs"),
+        (vec![dead(1, None), linked(2)], "the master n1 is dead"),
+        (vec![hung, linked(2)], "the master n1 lives and does not answer"),
+        (vec![node(1, None, Answer::Loading, Condition::Running), linked(2)], "the master n1 is loading its data"),
+        (vec![master(1, 5), second_master.clone()], "n1 and n2 take writes at the same time"),
+        (vec![dead(1, None), second_master], "n2 takes writes in place of n1"),
+        (vec![demoted, linked(2)], "n1 is meant to be the master and follows another node"),
+        (vec![master(1, 5), astray], "under n1, these follow another node than they are meant to: n2"),
+        (vec![master(1, 5), dead(2, Some(1))], "cannot be reached: n2"),
+        (vec![master(1, 5), empty], "a first sync never finished: n2"),
+        (vec![master(1, 5), replica(2, 1, 5), linked(3)], "without a link to the upstream: n2"),
+    ];
+    for (nodes, words) in cases {
+        let diagnosis = diagnose(&view(nodes));
+        assert_eq!(diagnosis.to_string(), words);
+        assert_eq!(diagnosis.hint().is_none(), diagnosis.is_healthy(), "{words}");
+    }
+}
+
 /// A small generator, so that a failing group can be made again from its seed.
 struct Dice(u64);
 
