@@ -200,7 +200,7 @@ async fn shake_hands(wire: &mut Wire, greeting: &Greeting) -> Result<Answer, Lin
         match state.on_line(greeting, &line) {
             Step::Wait(next) => state = next,
             Step::Send(next, bytes) => {
-                if let Handshake::AwaitReplconf(_) = next {
+                if next == Handshake::AwaitSync {
                     match &greeting.resume {
                         Some((id, offset)) => {
                             log!(Notice, "Trying a partial resynchronization (request {id}:{}).", offset + 1);

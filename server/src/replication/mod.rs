@@ -4,7 +4,8 @@
 //! replica                                            master
 //!    | -- PING ------------------------------------>  |
 //!    | <------------------------------------ +PONG -- |
-//!    | -- REPLCONF listening-port, capa, PSYNC id n+1 |   n: bytes applied so far
+//!    | -- REPLCONF listening-port, capa ----------->  |
+//!    | -- PSYNC id n+1 ---------------------------->  |   n: bytes applied so far
 //!    | <------------ +CONTINUE [id] ----------------- |   a partial resync: the stream goes on at byte n
 //!    | <--- +FULLRESYNC id m, RDB payload ----------- |   or a full one: an image of everything up to byte m
 //!    | <======= the stream of writes ================ |
