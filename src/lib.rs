@@ -1,3 +1,7 @@
 //! replctl stands up, breaks and repairs Redis-protocol replication groups of real processes.
 
+pub mod event;
+pub mod group;
+pub mod process;
 pub mod topology;
+pub mod wire;

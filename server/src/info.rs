@@ -24,7 +24,8 @@ const SECTIONS: [(&str, Render); 9] = [
 
 /// The sections asked for (none: all), given in lower case.
 pub fn render(instance: &Instance, wanted: &[String]) -> String {
-    let everything = wanted.is_empty() || wanted.iter().any(|name| matches!(name.as_str(), "all" | "everything" | "default"));
+    let everything =
+        wanted.is_empty() || wanted.iter().any(|name| matches!(name.as_str(), "all" | "everything" | "default"));
     let mut text = String::new();
     for (name, render) in SECTIONS {
         if everything || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)) {
@@ -168,8 +169,9 @@ fn replication(instance: &Instance, text: &mut String) {
     for (index, feed) in replication.feeds.iter().enumerate() {
         let (state, lag_s) = match feed.state.get() {
             FeedState::WaitsForSnapshot => ("wait_bgsave", 0),
-            FeedState::ReceivesSnapshot | FeedState::AwaitsAcknowledgement => ("send_bulk", 0),
-            FeedState::Online => ("online", (instance.now_ms - feed.heard_ms.get()).max(0) / 1000),
+            FeedState::ReceivesSnapshot => ("send_bulk", 0),
+            // As in Redis: everything was sent, though the stream waits for a word.
+            FeedState::AwaitsAcknowledgement | FeedState::Online => ("online", (instance.now_ms - feed.heard_ms.get()).max(0) / 1000),
         };
         let (ip, port, offset) = (&feed.ip, feed.port, feed.acknowledged.get());
         let _ = write!(text, "slave{index}:ip={ip},port={port},state={state},offset={offset},lag={lag_s}\r\n");
@@ -226,7 +228,8 @@ fn cpu(_instance: &Instance, text: &mut String) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The command's name is in parentheses and may hold anything; the fields behind it are numbers.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let seconds = |index: usize| fields.get(index).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0) / ticks_per_second;
+    let seconds =
+        |index: usize| fields.get(index).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0) / ticks_per_second;
     field!(text, "used_cpu_sys", format_args!("{:.6}", seconds(12)));
     field!(text, "used_cpu_user", format_args!("{:.6}", seconds(11)));
 }

@@ -471,7 +471,9 @@ impl Instance {
                  able to synchronize with the new master with just a partial transfer."
             );
             self.replication.resumable = true;
-            self.unblock_waiters("-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n");
+            self.unblock_waiters(
+                "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n",
+            );
         }
         self.cut_feeds();
         let synced = self.replication.following().is_some_and(|following| following.synced);
@@ -658,7 +660,9 @@ impl Instance {
         let Some(index) = self.waiters.iter().position(|waiter| waiter.client.id == id) else { return false };
         if with_error {
             let waiter = self.waiters.swap_remove(index);
-            waiter.client.send(|mailbox| mailbox.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"));
+            waiter
+                .client
+                .send(|mailbox| mailbox.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"));
             waiter.client.unblock();
         } else {
             self.waiters[index].deadline_ms = Some(self.now_ms);
@@ -793,7 +797,11 @@ impl Instance {
             };
             if limit > 0 && client.pending_bytes() as u64 > limit {
                 self.stats.client_output_buffer_limit_disconnections += 1;
-                log!(Warning, "Client id={} scheduled to be closed ASAP for overcoming of output buffer limits.", client.id);
+                log!(
+                    Warning,
+                    "Client id={} scheduled to be closed ASAP for overcoming of output buffer limits.",
+                    client.id
+                );
                 client.kill();
             }
             let idle = timeout_ms > 0 && self.now_ms - client.last_active_ms.get() > timeout_ms;

@@ -51,7 +51,11 @@ Directives are those of redis.conf.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
     match arguments.first().and_then(|argument| argument.to_str()) {
         Some("-v" | "--version") if arguments.len() == 1 => {
-            println!("repld v={} (speaks the protocol of Redis v={})", env!("CARGO_PKG_VERSION"), instance::REDIS_VERSION);
+            println!(
+                "repld v={} (speaks the protocol of Redis v={})",
+                env!("CARGO_PKG_VERSION"),
+                instance::REDIS_VERSION
+            );
             return ExitCode::SUCCESS;
         }
         Some("-h" | "--help") if arguments.len() == 1 => {

@@ -322,13 +322,7 @@ impl Loader {
             (Some(id), Some(offset)) => Some(Point { id, offset, db: stream_db }),
             _ => None,
         };
-        Ok(Loaded {
-            keyspace: self.keyspace,
-            point,
-            stream_db,
-            keys_loaded: self.loaded,
-            keys_expired: self.expired,
-        })
+        Ok(Loaded { keyspace: self.keyspace, point, stream_db, keys_loaded: self.loaded, keys_expired: self.expired })
     }
 }
 

@@ -4,17 +4,30 @@
 //! the library know nothing of exit codes; [`Failure::from`] is where each of their types gets one.
 
 pub mod check;
+#[expect(clippy::module_inception, reason = "one file per subcommand, and this one is called cli")]
+pub mod cli;
 pub mod completions;
+mod context;
+pub mod down;
 pub mod init;
+pub mod kill_master;
+pub mod logs;
+pub mod ls;
+pub mod promote;
 pub mod serve;
+pub mod status;
+pub mod up;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use replctl::group::{GroupError, Refusal};
+use replctl::process::StateError;
 use replctl::topology::TopologyError;
 use serde_json::json;
 
+use self::context::Context;
 use crate::ui::{Color, Printer};
 
 /// Stands up, breaks and repairs Redis-protocol replication groups made of real processes.
@@ -62,7 +75,6 @@ impl GlobalArgs {
     ///
     /// # Errors
     /// Neither `--state-dir` nor a home directory is known.
-    #[expect(dead_code, reason = "the subcommands that work on groups need it")]
     pub fn state_dir(&self) -> Result<PathBuf, Failure> {
         use etcetera::base_strategy::{BaseStrategy, Xdg};
         if let Some(given) = &self.state_dir {
@@ -77,6 +89,22 @@ impl GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start a group from a topology file, or what is missing of it
+    Up(up::UpArgs),
+    /// Show how a group is and what is wrong with it
+    Status(status::StatusArgs),
+    /// Kill the master's process, as a failing machine would
+    KillMaster(kill_master::KillMasterArgs),
+    /// Replace a lost master by its best replica and let the others follow
+    Promote(promote::PromoteArgs),
+    /// End every process of a group
+    Down(down::DownArgs),
+    /// List the groups
+    Ls(ls::LsArgs),
+    /// Show what the nodes log
+    Logs(logs::LogsArgs),
+    /// Talk to a node
+    Cli(cli::CliArgs),
     /// Check a topology file and show the group that it describes
     Check(check::CheckArgs),
     /// Write a replctl.toml to start from
@@ -99,7 +127,16 @@ impl Cli {
 
     /// Runs the subcommand that was asked for.
     pub fn run(self, printer: &Printer) -> anyhow::Result<ExitCode> {
+        let context = Context::new(&self.global, printer);
         match self.command {
+            Command::Up(args) => args.run(&context),
+            Command::Status(args) => args.run(&context),
+            Command::KillMaster(args) => args.run(&context),
+            Command::Promote(args) => args.run(&context),
+            Command::Down(args) => args.run(&context),
+            Command::Ls(args) => args.run(&context),
+            Command::Logs(args) => args.run(&context),
+            Command::Cli(args) => args.run(&context),
             Command::Check(args) => args.run(printer),
             Command::Init(args) => args.run(printer),
             Command::Completions(args) => args.run(printer),
@@ -190,6 +227,36 @@ impl Failure {
         Self { topology: Some(Box::new(error)), ..Self::new(ExitCode::Usage, message) }
     }
 
+    fn of_group(error: &GroupError) -> Self {
+        let (exit_code, hint) = match error {
+            GroupError::State(StateError::Busy { .. }) => {
+                (ExitCode::Busy, Some("try again when it is done".to_owned()))
+            }
+            GroupError::State(StateError::NoSuchGroup(_) | StateError::BadName(_)) => {
+                (ExitCode::Usage, Some("replctl ls lists the groups".to_owned()))
+            }
+            GroupError::Engine { source, .. } => (ExitCode::Failed, source.hint().map(str::to_owned)),
+            GroupError::Refused(refusal @ Refusal::NoSuchNode(_)) => (ExitCode::Usage, Some(refusal.hint())),
+            GroupError::Refused(refusal) => (ExitCode::Refused, Some(refusal.hint())),
+            GroupError::UnsafeUp { hint, .. } => (ExitCode::Refused, Some(hint.clone())),
+            GroupError::PortTaken { .. } => {
+                (ExitCode::Failed, Some("end it, or give the node another port, or none".to_owned()))
+            }
+            GroupError::StepFailed { .. } => {
+                (ExitCode::Failed, Some("replctl promote again goes on from what is there".to_owned()))
+            }
+            GroupError::NoLivingMaster(diagnosis) => (ExitCode::Failed, diagnosis.hint()),
+            GroupError::State(_)
+            | GroupError::Io(_)
+            | GroupError::NodeDied { .. }
+            | GroupError::TimedOut { .. }
+            | GroupError::Interrupted
+            | GroupError::Wire { .. }
+            | GroupError::StillAlive(_) => (ExitCode::Failed, None),
+        };
+        Self { hint, ..Self::new(exit_code, error) }
+    }
+
     /// `{"message": …, "hint": …, "exit_code": …}`, and `"diagnostics"` for a topology file.
     fn as_json(&self) -> serde_json::Value {
         let mut object = json!({ "message": self.message, "hint": self.hint, "exit_code": self.exit_code as u8 });
@@ -212,8 +279,16 @@ impl From<anyhow::Error> for Failure {
             Ok(failure) => return failure,
             Err(error) => error,
         };
-        match error.downcast::<TopologyError>() {
-            Ok(error) => Failure::of_topology(error),
+        let error = match error.downcast::<TopologyError>() {
+            Ok(error) => return Failure::of_topology(error),
+            Err(error) => error,
+        };
+        let error = match error.downcast::<StateError>() {
+            Ok(error) => return Failure::of_group(&error.into()),
+            Err(error) => error,
+        };
+        match error.downcast::<GroupError>() {
+            Ok(error) => Failure::of_group(&error),
             Err(error) => Failure::new(ExitCode::Failed, format_args!("{error:#}")),
         }
     }

@@ -4,8 +4,11 @@
 //! `{"error":{"message":…,"hint":…,"exit_code":…}}`, so that a pipe into a JSON reader always parses.
 //! Colour is decided once, here; nothing that is said needs it to be understood.
 
+pub mod progress;
+pub mod table;
+
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
 use anstream::ColorChoice;
@@ -59,6 +62,11 @@ impl Printer {
     /// Whether `-v` was given.
     pub fn is_verbose(&self) -> bool {
         self.verbose
+    }
+
+    /// Whether moving bars can be shown: stderr is a terminal and speech is wanted.
+    pub fn shows_progress(&self) -> bool {
+        !self.quiet && !self.json && io::stderr().is_terminal()
     }
 
     /// Whether somebody may still read stdout: streams end when nobody does.

@@ -2,6 +2,9 @@
 
 mod check;
 mod cli;
+mod live;
+mod promote;
+mod up;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -104,8 +104,8 @@ pub(super) fn hello(context: &mut ServerContext, args: Args) -> Result<Flow> {
     }
     if !context.session.authenticated {
         return Err(ErrorReply::new(
-            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
-             <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the \
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> \
+             <pass> option can be used to authenticate the client and select the RESP protocol version at the \
              same time",
         ));
     }
@@ -328,7 +328,7 @@ pub(super) fn client_reply(context: &mut ServerContext, args: Args) -> Result<Fl
             context.reply().ok();
         }
         b"off" => context.session.reply_mode = ReplyMode::Off,
-        b"skip" if context.session.reply_mode == ReplyMode::On => context.session.reply_mode = ReplyMode::SkipNext,
+        b"skip" if context.session.reply_mode != ReplyMode::Off => context.session.reply_mode = ReplyMode::SkipNext,
         b"skip" => {}
         _ => return Err(ErrorReply::SYNTAX),
     }

@@ -109,7 +109,7 @@ fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bo
 pub(super) fn rename(context: &mut WriteContext, args: Args) -> Result<Effect> {
     move_name(context, args, true)?;
     context.reply.ok();
-    Ok(Effect::Verbatim)
+    Ok(if args.get(1) == args.get(2) { Effect::None } else { Effect::Verbatim })
 }
 
 pub(super) fn renamenx(context: &mut WriteContext, args: Args) -> Result<Effect> {

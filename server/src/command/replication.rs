@@ -26,7 +26,10 @@ pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow>
     }
     let upstream = Upstream { host: host.to_owned(), port };
     if context.instance.replication.following().is_some_and(|following| following.upstream == upstream) {
-        log!(Notice, "REPLICAOF would result into synchronization with the master we are already connected with. No operation performed.");
+        log!(
+            Notice,
+            "REPLICAOF would result into synchronization with the master we are already connected with. No operation performed."
+        );
         context.reply().simple("OK Already connected to specified master");
         return Ok(Flow::Continue);
     }
@@ -112,7 +115,8 @@ fn begin_feed(context: &mut ServerContext, request: Option<(&[u8], u64)>) -> Res
         return Err(ErrorReply::new("NOMASTERLINK Can't SYNC while not connected with my master"));
     }
     log!(Notice, "Replica {} asks for synchronization", feed_name(context));
-    let answer = context.instance.attach(context.session, request).map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
+    let answer =
+        context.instance.attach(context.session, request).map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
     if let SyncAnswer::Continue(_) = answer {
         let replid = context.instance.replication.history.replid;
         let line = if context.session.identity.psync2 { format!("CONTINUE {replid}") } else { "CONTINUE".into() };
@@ -137,7 +141,8 @@ pub(super) fn wait(context: &mut ServerContext, args: Args) -> Result<Flow> {
         ));
     }
     let wanted = parse_integer(args.get(1))?;
-    let timeout_ms = parse_integer(args.get(2)).map_err(|_| ErrorReply::new("ERR timeout is not an integer or out of range"))?;
+    let timeout_ms =
+        parse_integer(args.get(2)).map_err(|_| ErrorReply::new("ERR timeout is not an integer or out of range"))?;
     if timeout_ms < 0 {
         return Err(ErrorReply::new("ERR timeout is negative"));
     }

@@ -236,8 +236,9 @@ directives! {
     replica_read_only: bool = true, ["replica-read-only", "slave-read-only"], YesNo, Live;
     /// Send full resynchronizations without a file of their own.
     repl_diskless_sync: bool = true, ["repl-diskless-sync"], YesNo, Live;
-    /// Wait so long for more replicas before a diskless full resynchronization starts.
-    repl_diskless_sync_delay: Duration = Duration::from_secs(5), ["repl-diskless-sync-delay"], Seconds(0, MAX_I32), Live;
+    /// Wait so long for more replicas before a diskless full resynchronization starts. Unlike Redis (5 s) not at all unless
+    /// told: who comes while a snapshot is sent gets the next one, and making one costs no fork.
+    repl_diskless_sync_delay: Duration = Duration::ZERO, ["repl-diskless-sync-delay"], Seconds(0, MAX_I32), Live;
     /// Wait no longer when so many replicas wait; 0: no such number.
     repl_diskless_sync_max_replicas: u32 = 0, ["repl-diskless-sync-max-replicas"], Integer(0, MAX_I32), Live;
     /// How a full resynchronization is loaded.

@@ -277,6 +277,7 @@ impl Keyspace {
     /// never change their hash: a key that is there from the first step to the last is visited at least once whatever is
     /// written meanwhile, and more than once only after FLUSHDB or SWAPDB. Whole segments are visited, so a step may
     /// yield up to 111 entries more than asked for; it looks at no more than `count` segments.
+    /// A database that grows faster than it is scanned keeps the scan going.
     pub fn scan(&self, db: usize, cursor: u64, count: usize, now_ms: i64, mut visit: impl FnMut(EntryRef<'_>)) -> u64 {
         const CURSOR_SHIFT: u32 = 16;
         let Some(table) = &self.tables[db] else { return 0 };

@@ -358,4 +358,23 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_segment_filled_and_emptied_for_ever_is_as_good_as_new() {
+        let mut slab = Slab::new();
+        // SAFETY: the cell lives as long as the slab.
+        let segment = unsafe { Segment::create(&mut slab, 0, 0, i64::MAX).as_mut() };
+        let entry = Entry::at(NonNull::new(std::ptr::without_provenance_mut(8)).unwrap());
+        for round in 0..300u64 {
+            // Fingerprints that differ, most of them at home in two groups, so that many overflow.
+            let hash = |n: u64| ((n + round) << 40) | ((n % 5 * 37) << 3) | (n % 7 % 2);
+            (0..CAPACITY as u64).for_each(|n| segment.add(entry, hash(n)));
+            assert!(segment.is_full());
+            for n in 0..CAPACITY as u64 {
+                let place = segment.probe(hash(n), |_| true).expect("every entry is found");
+                segment.remove(place);
+            }
+            assert!(segment.groups.iter().all(|group| group.tags[..=OVERFLOW] == [EMPTY; OVERFLOW + 1]));
+        }
+    }
 }

@@ -200,7 +200,7 @@ async fn shake_hands(wire: &mut Wire, greeting: &Greeting) -> Result<Answer, Lin
         match state.on_line(greeting, &line) {
             Step::Wait(next) => state = next,
             Step::Send(next, bytes) => {
-                if let Handshake::AwaitReplconf(_) = next {
+                if next == Handshake::AwaitSync {
                     match &greeting.resume {
                         Some((id, offset)) => {
                             log!(Notice, "Trying a partial resynchronization (request {id}:{}).", offset + 1);
@@ -305,14 +305,18 @@ impl Payload {
             }
             return Err(LinkError::Said(match text.strip_prefix('-') {
                 Some(error) => format!("MASTER aborted replication with an error: {error}"),
-                None => format!("Bad protocol from MASTER, the first byte is not '$' (we received '{text}'), are you sure the host and port are right?"),
+                None => format!(
+                    "Bad protocol from MASTER, the first byte is not '$' (we received '{text}'), are you sure the host and port are right?"
+                ),
             }));
         }
     }
 
     fn announce(&self, place: &str) {
         match self {
-            Payload::Length(bytes) => log!(Notice, "MASTER <-> REPLICA sync: receiving {bytes} bytes from master to {place}"),
+            Payload::Length(bytes) => {
+                log!(Notice, "MASTER <-> REPLICA sync: receiving {bytes} bytes from master to {place}")
+            }
             Payload::Mark(_) => {
                 log!(Notice, "MASTER <-> REPLICA sync: receiving streamed RDB from master with EOF to {place}");
             }
@@ -483,7 +487,8 @@ impl Applier {
 async fn stream(server: &Rc<Server>, mut wire: Wire) -> Result<(), LinkError> {
     let mut applier = {
         let mut instance = server.instance.borrow_mut();
-        let address = |address: io::Result<std::net::SocketAddr>| address.map_or_else(|_| "?:0".into(), |a| a.to_string());
+        let address =
+            |address: io::Result<std::net::SocketAddr>| address.map_or_else(|_| "?:0".into(), |a| a.to_string());
         let (peer, local) = (address(wire.stream.peer_addr()), address(wire.stream.local_addr()));
         let client = instance.connect(peer, local, ClientKind::Master);
         client.db.set(instance.replication.stream_db);

@@ -41,6 +41,8 @@ pub(crate) struct Server {
     read_buffer: RefCell<Vec<u8>>,
     /// Something is due earlier than the timer thinks.
     timer: Notify,
+    /// When it will look without being told, in milliseconds since the epoch.
+    timer_until_ms: Cell<i64>,
     /// A snapshot is wanted.
     snapshot: Notify,
     save_wanted: Cell<bool>,
@@ -83,6 +85,7 @@ async fn run(config: Config) -> Result<(), String> {
         instance: RefCell::new(instance),
         read_buffer: RefCell::new(vec![0; READ_BYTES]),
         timer: Notify::new(),
+        timer_until_ms: Cell::new(0),
         snapshot: Notify::new(),
         save_wanted: Cell::new(false),
         payloads: RefCell::default(),
@@ -201,7 +204,7 @@ impl Server {
         let actions = {
             let mut instance = self.instance.borrow_mut();
             instance.replication.wake_feeds();
-            if instance.next_deadline_ms().is_some() {
+            if instance.next_deadline_ms().is_some_and(|deadline| deadline < self.timer_until_ms.get()) {
                 self.timer.notify_one();
             }
             instance.take_actions()
@@ -315,12 +318,11 @@ fn prepare_socket(stream: &TcpStream, config: &Config) {
 async fn keep_time(server: Rc<Server>) {
     const TICK_MS: i64 = 100;
     loop {
-        let wait_ms = {
-            let instance = server.instance.borrow();
-            let until = instance.next_deadline_ms().map_or(TICK_MS, |deadline| deadline.saturating_sub(now_ms()));
-            until.clamp(0, TICK_MS)
-        };
-        let wait = Duration::from_millis(wait_ms as u64);
+        let now = now_ms();
+        let deadline = server.instance.borrow().next_deadline_ms().unwrap_or(i64::MAX);
+        let until = deadline.clamp(now, now + TICK_MS);
+        server.timer_until_ms.set(until);
+        let wait = Duration::from_millis((until - now) as u64);
         // Either way it is time to look.
         let _ = tokio::time::timeout(wait, server.timer.notified()).await;
         {
@@ -333,7 +335,8 @@ async fn keep_time(server: Rc<Server>) {
 }
 
 async fn obey_signals(server: Rc<Server>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return log!(Warning, "Signals can't be handled: only SHUTDOWN will end this server cleanly.");
     };
     loop {

@@ -136,7 +136,11 @@ async fn walk_into<T: Send + 'static>(server: &Server, work: impl FnOnce(Chunks)
 }
 
 /// Encodes what comes and hands it on in slices; false if the walk was given up.
-fn encode_all(mut encoder: Encoder, mut chunks: Chunks, mut write: impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<bool> {
+fn encode_all(
+    mut encoder: Encoder,
+    mut chunks: Chunks,
+    mut write: impl FnMut(Vec<u8>) -> io::Result<()>,
+) -> io::Result<bool> {
     while let Some(message) = chunks.blocking_recv() {
         let Some(chunk) = message else {
             write(encoder.finish())?;
@@ -325,13 +329,16 @@ fn resume_history(instance: &mut Instance, point: Point) -> Result<(), String> {
 pub(super) fn begin_loading(server: &Server, total_bytes: u64, serves_old_data: bool) -> Loader {
     let mut instance = server.instance.borrow_mut();
     log!(Notice, "Loading DB in memory");
-    instance.loading =
-        Some(Loading { started_ms: instance.now_ms, total_bytes, loaded_bytes: 0, serves_old_data });
+    instance.loading = Some(Loading { started_ms: instance.now_ms, total_bytes, loaded_bytes: 0, serves_old_data });
     Loader::new(&instance)
 }
 
 /// Loads a whole file, giving way to others now and then.
-pub(super) async fn load_file(server: &Server, loader: &mut Loader, file: &mut File) -> Result<(), snapshot::LoadError> {
+pub(super) async fn load_file(
+    server: &Server,
+    loader: &mut Loader,
+    file: &mut File,
+) -> Result<(), snapshot::LoadError> {
     let mut buffer = Vec::new();
     while snapshot::read_slice(file, &mut buffer)? {
         let complete = loader.feed(&buffer)?;

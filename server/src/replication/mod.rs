@@ -4,7 +4,8 @@
 //! replica                                            master
 //!    | -- PING ------------------------------------>  |
 //!    | <------------------------------------ +PONG -- |
-//!    | -- REPLCONF listening-port, capa, PSYNC id n+1 |   n: bytes applied so far
+//!    | -- REPLCONF listening-port, capa ----------->  |
+//!    | -- PSYNC id n+1 ---------------------------->  |   n: bytes applied so far
 //!    | <------------ +CONTINUE [id] ----------------- |   a partial resync: the stream goes on at byte n
 //!    | <--- +FULLRESYNC id m, RDB payload ----------- |   or a full one: an image of everything up to byte m
 //!    | <======= the stream of writes ================ |
@@ -247,9 +248,8 @@ impl Replication {
 
     /// How many replicas are online and were heard within `lag_ms_max`.
     pub fn good_feeds(&self, now_ms: i64, lag_ms_max: i64) -> usize {
-        let good = |feed: &&Rc<Feed>| {
-            feed.is_online() && (lag_ms_max == 0 || now_ms - feed.heard_ms.get() <= lag_ms_max)
-        };
+        let good =
+            |feed: &&Rc<Feed>| feed.is_online() && (lag_ms_max == 0 || now_ms - feed.heard_ms.get() <= lag_ms_max);
         self.feeds.iter().filter(good).count()
     }
 

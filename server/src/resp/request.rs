@@ -122,6 +122,12 @@ impl RequestParser {
     }
 
     fn begin_array(&mut self, input: &[u8], limits: Limits) -> Result<Begun, ProtocolError> {
+        if let Some((count @ 1.., position)) = short_length(input, 0, b'*')
+            && count <= ARGUMENTS_MAX_UNAUTHENTICATED as usize
+        {
+            (self.missing, self.position) = (count, position);
+            return Ok(Begun::Array);
+        }
         let Some(line) = line_at(input, 0, "too big mbulk count string")? else { return Ok(Begun::Wait) };
         match parse_length(line) {
             Some(count) if count > ARGUMENTS_MAX => refuse("invalid multibulk length"),
@@ -139,30 +145,21 @@ impl RequestParser {
     }
 
     /// Reads one argument; false if it has not arrived whole.
+    #[inline]
     fn bulk(&mut self, input: &[u8], limits: Limits) -> Result<bool, ProtocolError> {
         let len = match self.bulk_len {
             Some(len) => len,
-            None => {
-                let Some(&kind) = input.get(self.position) else { return Ok(false) };
-                // Redis looks for the line's end first, so an endless line is told before a wrong first byte.
-                let Some(line) = line_at(input, self.position, "too big bulk count string")? else {
-                    return Ok(false);
-                };
-                if kind != b'$' {
-                    return Err(ProtocolError(Cow::Owned(format!("expected '$', got '{}'", printable(kind)))));
+            None => match short_length(input, self.position, b'$') {
+                Some((len, next)) => {
+                    self.position = next;
+                    self.bulk_len = Some(len);
+                    len
                 }
-                let len = match parse_length(line) {
-                    Some(len) if (0..=limits.bulk_bytes_max).contains(&len) => len,
-                    _ => return refuse("invalid bulk length"),
-                };
-                if len > BULK_BYTES_MAX_UNAUTHENTICATED && !limits.authenticated {
-                    return refuse("unauthenticated bulk length");
-                }
-                self.position += line.len() + 3;
-                let len = usize::try_from(len).expect("checked not to be negative");
-                self.bulk_len = Some(len);
-                len
-            }
+                None => match self.bulk_length(input, limits)? {
+                    Some(len) => len,
+                    None => return Ok(false),
+                },
+            },
         };
         if input.len() < self.position + len + 2 {
             return Ok(false);
@@ -175,6 +172,28 @@ impl RequestParser {
         self.bulk_len = None;
         self.missing -= 1;
         Ok(true)
+    }
+
+    /// Reads the line before an argument, whatever is in it; `None` if it has not arrived whole.
+    #[cold]
+    fn bulk_length(&mut self, input: &[u8], limits: Limits) -> Result<Option<usize>, ProtocolError> {
+        let Some(&kind) = input.get(self.position) else { return Ok(None) };
+        // Redis looks for the line's end first, so an endless line is told before a wrong first byte.
+        let Some(line) = line_at(input, self.position, "too big bulk count string")? else { return Ok(None) };
+        if kind != b'$' {
+            return Err(ProtocolError(Cow::Owned(format!("expected '$', got '{}'", printable(kind)))));
+        }
+        let len = match parse_length(line) {
+            Some(len) if (0..=limits.bulk_bytes_max).contains(&len) => len,
+            _ => return refuse("invalid bulk length"),
+        };
+        if len > BULK_BYTES_MAX_UNAUTHENTICATED && !limits.authenticated {
+            return refuse("unauthenticated bulk length");
+        }
+        self.position += line.len() + 3;
+        let len = usize::try_from(len).expect("checked not to be negative");
+        self.bulk_len = Some(len);
+        Ok(Some(len))
     }
 
     fn inline(&mut self, input: &mut [u8], start: usize) -> Result<Option<Request>, ProtocolError> {
@@ -195,6 +214,31 @@ enum Begun {
     Wait,
     Empty(usize),
     Array,
+}
+
+/// The length that a line such as `$32\r\n` declares and where the next line starts, if the line is whole and the length
+/// has at most three digits: nearly all have, and no limit is below that.
+#[inline]
+fn short_length(input: &[u8], position: usize, kind: u8) -> Option<(usize, usize)> {
+    let line = input.get(position..position + 6)?;
+    if line[0] != kind {
+        return None;
+    }
+    let digit = |index: usize| usize::from(line[index].wrapping_sub(b'0'));
+    let (first, second, third) = (digit(1), digit(2), digit(3));
+    if first > 9 {
+        return None;
+    }
+    if line[2] == b'\r' {
+        return Some((first, position + 4));
+    }
+    if second > 9 || first == 0 {
+        return None;
+    }
+    if line[3] == b'\r' {
+        return Some((first * 10 + second, position + 5));
+    }
+    (third <= 9 && line[4] == b'\r').then_some((first * 100 + second * 10 + third, position + 6))
 }
 
 /// The line that starts at `position` without its first byte and its end, or `None` if its end has not arrived.
@@ -337,6 +381,24 @@ mod tests {
         for chunk in 1..=input.len() {
             assert_eq!(parse_all(input, chunk), Ok(expected.clone()), "chunks of {chunk}");
         }
+    }
+
+    #[test]
+    fn a_large_request_is_read_once_however_many_pieces_it_comes_in() {
+        const ARGUMENTS: usize = 1_000_000;
+        let whole = [format!("*{ARGUMENTS}\r\n").into_bytes(), b"$5\r\nhello\r\n".repeat(ARGUMENTS)].concat();
+        let mut parser = RequestParser::default();
+        let mut buffer = Vec::new();
+        for piece in whole.chunks(16 * 1024) {
+            buffer.extend_from_slice(piece);
+            match parser.next(&mut buffer, 0, LIMITS).expect("nothing is read that was read before") {
+                // Whoever looks at these bytes again is refused.
+                None => buffer[..parser.position].fill(b'!'),
+                Some(request) => assert_eq!((request.argc, request.len), (ARGUMENTS, whole.len())),
+            }
+        }
+        assert_eq!(parser.spans.len(), ARGUMENTS);
+        assert!(parser.spans.iter().all(|span| span.len == 5 && &whole[span.start as usize..][..5] == b"hello"));
     }
 
     #[test]

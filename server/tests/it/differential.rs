@@ -146,7 +146,10 @@ fn run_random(protocol: &str, seed: u64) {
     let Some(mut pair) = Pair::start(protocol) else { return };
     let mut random = Random::new(seed);
     for count in 1..=RANDOM_STEPS {
-        step(&mut random).iter().for_each(|line| pair.run(line));
+        let lines = step(&mut random);
+        // Shown should the test fail.
+        println!("{}", lines.join("; "));
+        lines.iter().for_each(|line| pair.run(line));
         if count % 1_000 == 0 {
             pair.compare_data();
         }

@@ -1,0 +1,63 @@
+//! `replctl down`: nothing of a group runs any more.
+
+use std::time::Duration;
+
+use replctl::group;
+use serde_json::json;
+
+use super::ExitCode;
+use super::context::Context;
+
+/// `replctl down`
+#[derive(Debug, clap::Args)]
+pub struct DownArgs {
+    /// Remove the group's directory, too: data, logs, configuration, journal
+    #[arg(long)]
+    wipe: bool,
+
+    /// How long a server may take to save and end before it is killed
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+
+    /// Show what would be ended, and end nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl DownArgs {
+    /// Ends every process of the group and waits until all are gone.
+    pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+        let (group, lock) = context.locked_group("down")?;
+        let printer = context.printer;
+        if self.dry_run {
+            let living = group::living(&group)?;
+            if printer.is_json() {
+                printer
+                    .object(&json!({ "plan": { "group": group.run.group, "nodes": living, "is_wiped": self.wipe } }));
+            } else {
+                for (node, process) in living {
+                    printer.data(format_args!("would end {node} (pid {})", process.pid));
+                }
+            }
+            return Ok(ExitCode::Done);
+        }
+        let dir = group.dir.clone();
+        let report = context.record(
+            &dir,
+            |event| context.narrate(event),
+            async |recorder| Ok(group::down(group, &lock, self.wipe, self.timeout, recorder).await?),
+        )?;
+        if printer.is_json() {
+            printer.object(&report);
+        } else {
+            let nodes = if report.ended.len() == 1 {
+                "1 node has".to_owned()
+            } else {
+                format!("{} nodes have", report.ended.len())
+            };
+            let data = if report.is_wiped { ", its data is removed" } else { ", its data is kept" };
+            printer.data(format_args!("{} is down: {nodes} ended{data}", report.group));
+        }
+        Ok(ExitCode::Done)
+    }
+}

@@ -1,0 +1,68 @@
+//! `replctl status`: how a group is, what is wrong with it, and what to do about it.
+
+use replctl::group::{self, Diagnosis, Group, GroupView, NodeView, diagnose};
+use serde::Serialize;
+
+use super::ExitCode;
+use super::context::Context;
+use crate::ui::table;
+
+/// `replctl status`
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {}
+
+impl StatusArgs {
+    /// Asks every node and shows what they say.
+    pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+        let group = context.group()?;
+        let (view, _) = context.block_on(async { Ok(group::observe(&group).await?) })?;
+        Status::new(group, view).show(context)
+    }
+}
+
+/// A group as it was seen, with the name of what is wrong.
+pub struct Status {
+    group: Group,
+    view: GroupView,
+    diagnosis: Diagnosis,
+}
+
+/// The object of `status --json` and `up --json`.
+#[derive(Serialize)]
+struct StatusObject<'a> {
+    group: &'a str,
+    is_healthy: bool,
+    diagnosis: &'a Diagnosis,
+    message: String,
+    hint: Option<String>,
+    nodes: &'a [NodeView],
+}
+
+impl Status {
+    /// Names what is wrong with what was seen.
+    pub fn new(group: Group, view: GroupView) -> Self {
+        Self { diagnosis: diagnose(&view), group, view }
+    }
+
+    /// Prints it. Ends in [`ExitCode::Incomplete`] unless all is as it is meant to be.
+    pub fn show(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+        let hint = self.diagnosis.hint();
+        if context.printer.is_json() {
+            context.printer.object(&StatusObject {
+                group: &self.view.group,
+                is_healthy: self.diagnosis.is_healthy(),
+                diagnosis: &self.diagnosis,
+                message: self.diagnosis.to_string(),
+                hint,
+                nodes: &self.view.nodes,
+            });
+        } else {
+            context.printer.data(table::nodes(&self.group, &self.view));
+            context.printer.data(format_args!("\n{}: {}", self.view.group, self.diagnosis));
+            if let Some(hint) = hint {
+                context.printer.note(format_args!("hint: {hint}"));
+            }
+        }
+        Ok(if self.diagnosis.is_healthy() { ExitCode::Done } else { ExitCode::Incomplete })
+    }
+}

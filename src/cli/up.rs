@@ -1,0 +1,76 @@
+//! `replctl up`: a topology becomes running, linked servers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use replctl::group::{self, Action, LaunchPlan};
+use replctl::process::Program;
+use replctl::topology::Topology;
+use serde_json::json;
+
+use super::ExitCode;
+use super::context::Context;
+use super::status::Status;
+use crate::ui::progress::Progress;
+use crate::ui::table;
+
+/// `replctl up [TOPOLOGY]`
+#[derive(Debug, clap::Args)]
+pub struct UpArgs {
+    /// The topology file [default: replctl.toml here, else the built-in trio]
+    topology: Option<PathBuf>,
+
+    /// How long the group may take to be linked; then what was started is ended again
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+
+    /// Show what would be started, and start nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Start a changed topology even if its master is not the one that was master last
+    #[arg(long)]
+    force: bool,
+}
+
+impl UpArgs {
+    /// Starts what is missing, adopts what runs, waits for the links, and shows the group.
+    pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+        let mut topology = Topology::find(self.topology.as_deref())?;
+        for name in topology.leave_out(|engine| Program::find(engine).is_err()) {
+            context.printer.note(format_args!("{name} is left out: its engine is not installed"));
+        }
+        let dir = context.dir_for(topology.name())?;
+        if self.dry_run {
+            let plan = context.block_on(async { Ok(LaunchPlan::new(&dir, &topology, self.force).await?) })?;
+            show_plan(&plan, context);
+            return Ok(ExitCode::Done);
+        }
+        let _lock = dir.lock("up")?;
+        let plan = context.block_on(async { Ok(LaunchPlan::new(&dir, &topology, self.force).await?) })?;
+        let mut progress = Progress::new(context.printer, &plan.actions);
+        let result = context.record(
+            &dir,
+            |event| progress.on(event),
+            async |recorder| {
+                let group = group::up(dir.clone(), plan, self.timeout, recorder).await?;
+                let (view, _) = group::observe(&group).await?;
+                Ok(Status::new(group, view))
+            },
+        );
+        progress.finish();
+        result?.show(context)
+    }
+}
+
+fn show_plan(plan: &LaunchPlan, context: &Context<'_>) {
+    if context.printer.is_json() {
+        return context.printer.object(&json!({ "plan": plan }));
+    }
+    let words = |action: &Action| {
+        let role = action.upstream.as_ref().map_or_else(|| "master".to_owned(), |up| format!("replica of {up}"));
+        let what = if action.is_adopted { "runs already" } else { "would start" };
+        vec![action.node.clone(), what.to_owned(), role, format!("127.0.0.1:{}", action.port)]
+    };
+    context.printer.data(table::plain(&["node", "action", "role", "address"], plan.actions.iter().map(words)));
+}

@@ -1,0 +1,146 @@
+//! What happens to a group, as it happens: the only channel from work to display, journal and reports.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::group::{FailoverPlan, GroupError, Journal, Step};
+
+/// Something that happened. As JSON it is an object with the kebab-case name under `"event"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A command began to change the group.
+    Began {
+        /// `up`, `promote` and so on.
+        command: String,
+    },
+    /// A node that runs already was found.
+    Adopted {
+        /// The node.
+        node: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// A node's process was started.
+    Spawned {
+        /// The node.
+        node: String,
+        /// Its process.
+        pid: u32,
+        /// The port it was told to listen on.
+        port: u16,
+    },
+    /// A node answers.
+    Ready {
+        /// The node.
+        node: String,
+    },
+    /// A replica receives its upstream's data set.
+    Syncing {
+        /// The replica.
+        node: String,
+        /// Bytes so far.
+        received_bytes: u64,
+        /// The whole, if known beforehand.
+        total_bytes: Option<u64>,
+    },
+    /// A replica's link is up and it has caught up.
+    Linked {
+        /// The replica.
+        node: String,
+        /// Bytes of the history applied.
+        offset: u64,
+    },
+    /// A node's process has ended because it was told to.
+    Ended {
+        /// The node.
+        node: String,
+    },
+    /// A promotion was decided.
+    Planned {
+        /// What will be done.
+        plan: Box<FailoverPlan>,
+    },
+    /// A step of a promotion began.
+    StepBegan {
+        /// The step.
+        #[serde(flatten)]
+        step: Step,
+    },
+    /// A step of a promotion is done.
+    StepDone {
+        /// The step.
+        #[serde(flatten)]
+        step: Step,
+        /// How long it took, in microseconds.
+        took_us: u64,
+    },
+    /// A node took over as master.
+    Promoted {
+        /// The node.
+        node: String,
+        /// The one it replaced.
+        old_master: String,
+    },
+    /// The master was killed on purpose.
+    MasterKilled {
+        /// The master.
+        node: String,
+        /// Where every node that answered was just before, in bytes of the replication stream.
+        offsets: BTreeMap<String, u64>,
+    },
+    /// A command ended.
+    Finished {
+        /// The command.
+        command: String,
+        /// Why it failed; `None`: it is done.
+        error: Option<String>,
+    },
+    /// Something that may surprise and stops nothing.
+    Warning {
+        /// A lower-case sentence.
+        text: String,
+    },
+}
+
+/// Takes events: shows all, keeps some.
+#[derive(Debug)]
+pub struct Recorder {
+    journal: Journal,
+    display: mpsc::UnboundedSender<Event>,
+}
+
+impl Recorder {
+    /// Events go to the journal of a group and to whoever reads the other end of `display`.
+    pub fn new(journal: Journal, display: mpsc::UnboundedSender<Event>) -> Self {
+        Self { journal, display }
+    }
+
+    /// Writes an event to the journal, then shows it. Done before what it announces, so that a crash in between leaves
+    /// a trace.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn record(&mut self, event: Event) -> Result<(), GroupError> {
+        self.journal.append(&event)?;
+        self.show(event);
+        Ok(())
+    }
+
+    /// Shows an event that is not worth keeping. Nobody need be watching.
+    pub fn show(&self, event: Event) {
+        let _ = self.display.send(event);
+    }
+
+    /// The channel to the display, for work that runs beside this.
+    pub fn display(&self) -> mpsc::UnboundedSender<Event> {
+        self.display.clone()
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+}

@@ -1,0 +1,525 @@
+//! `up`: from a topology to running, linked servers; and from a group that runs in part to one that runs in whole.
+//!
+//! One task per node, all at once; a task waits for nothing but what it needs:
+//!
+//! ```text
+//! n1 (master)   spawn -> answers
+//! n2 (repld)    spawn -> answers -------> n1 answers -> link up, caught up
+//! n3 (redis)    n1 answers -> spawn -> answers -------> link up, caught up
+//! n4 (of n3)    n3 linked  -> spawn …
+//! ```
+//!
+//! A Redis or Valkey replica that finds nobody at its upstream's port looks again a whole second later, and a replica that
+//! is not linked itself turns its own replicas away for as long. So these start only when their upstream is linked. A repld
+//! tries again after ten milliseconds and starts with everybody else.
+//!
+//! What fails ends everything that this run has started; what it has found running stays.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::diagnosis::{Diagnosis, diagnose};
+use super::links::{ReplicasOf, await_link, watch_replicas};
+use super::stop::end_processes;
+use super::view::observe;
+use super::{Group, GroupError, GroupView, endpoint};
+use crate::event::{Event, Recorder};
+use crate::process::{
+    Durability, GroupDir, Listeners, LiveProcess, Program, RunNode, RunProcess, RunState, Started, free_ports,
+    log_tail, render_config, spawn,
+};
+use crate::topology::{Engine, EngineFamily, Topology};
+use crate::wire::{NodeClient, WireError};
+
+/// Between two attempts to connect to a server that starts.
+const CONNECT_EVERY: Duration = Duration::from_millis(2);
+/// How long one answer may take. The time of a whole `up` is bounded elsewhere; this one is above any that makes sense.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(60);
+/// How many lines of a dead server's log are quoted.
+const QUOTED_LINES: usize = 10;
+
+/// What `up` is about to do.
+#[derive(Debug, Serialize)]
+pub struct LaunchPlan {
+    /// The group.
+    pub group: String,
+    /// Per node, in topology order.
+    pub actions: Vec<Action>,
+    #[serde(skip)]
+    run: RunState,
+}
+
+/// What `up` does with one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Action {
+    /// The node.
+    pub node: String,
+    /// Its port.
+    pub port: u16,
+    /// The node it will follow; `None` for the master.
+    pub upstream: Option<String>,
+    /// It runs already and is left as it is.
+    pub is_adopted: bool,
+}
+
+impl LaunchPlan {
+    /// Decides what to start. Roles are those of the last run, if the group was started from the same topology before: after
+    /// a failover the file's master is not the group's.
+    ///
+    /// # Errors
+    /// Something else runs under this name, a node's port is taken, or starting could overwrite newer data by older.
+    pub async fn new(dir: &GroupDir, topology: &Topology, force: bool) -> Result<Self, GroupError> {
+        let wished = wished_state(dir.name(), topology);
+        let mut run = match dir.run_state()? {
+            None => wished,
+            Some(last) => resume(Group { dir: dir.clone(), run: last }, wished, force).await?,
+        };
+        assign_ports(&mut run)?;
+        let actions = run.nodes.iter().map(|node| Action {
+            node: node.name.clone(),
+            port: node.port,
+            upstream: node.upstream.clone(),
+            is_adopted: node.process.is_some(),
+        });
+        Ok(Self { group: run.group.clone(), actions: actions.collect(), run })
+    }
+}
+
+fn wished_state(group: &str, topology: &Topology) -> RunState {
+    let nodes = topology.nodes().iter().map(|node| RunNode {
+        name: node.name.clone(),
+        wished_port: node.port,
+        port: node.port.unwrap_or(0),
+        engine: node.engine.clone(),
+        priority: node.priority,
+        config: node.config.clone(),
+        wished_upstream: node.replica_of.clone(),
+        upstream: node.replica_of.clone(),
+        process: None,
+    });
+    RunState::new(group, topology.max_loss_bytes(), nodes.collect())
+}
+
+/// What a group that was started before goes on with: the processes that live, and the roles it had.
+async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, GroupError> {
+    let (view, _) = observe(&last).await?;
+    let is_running = view.nodes.iter().any(|node| node.is_alive());
+    if !is_same_wish(&last.run, &wished) {
+        if is_running {
+            return Err(GroupError::UnsafeUp {
+                reason: format!("a group {} runs that was started from another topology", wished.group),
+                hint: "replctl down ends it; or give this topology another name".to_owned(),
+            });
+        }
+        return restart_changed(&last.run, wished, force);
+    }
+    refuse_if_unsafe(&view)?;
+    let mut run = last.run;
+    run.max_loss_bytes = wished.max_loss_bytes;
+    for node in &mut run.nodes {
+        let is_alive = view.node(&node.name).is_some_and(|seen| seen.is_alive());
+        node.process = node.process.take().filter(|_| is_alive);
+    }
+    Ok(run)
+}
+
+/// Whether two states come from the same topology; ports that were chosen by the system count as equal.
+fn is_same_wish(last: &RunState, wished: &RunState) -> bool {
+    let same_node = |(last, wished): (&RunNode, &RunNode)| {
+        last.name == wished.name
+            && last.engine == wished.engine
+            && last.priority == wished.priority
+            && last.config == wished.config
+            && last.wished_upstream == wished.wished_upstream
+            && last.wished_port == wished.wished_port
+    };
+    last.nodes.len() == wished.nodes.len() && last.nodes.iter().zip(&wished.nodes).all(same_node)
+}
+
+/// A changed topology for a group that is down: the file rules, except that it may not quietly make another node the master
+/// than the one whose data is newest.
+fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result<RunState, GroupError> {
+    let (was, becomes) = (&last.master().name, &wished.master().name);
+    if was != becomes && !force {
+        return Err(GroupError::UnsafeUp {
+            reason: format!(
+                "{was} was the master last, and the topology makes {becomes} the master: its older data would replace {was}'s"
+            ),
+            hint: "replctl down --wipe drops all data of the group; --force starts it as the file says".to_owned(),
+        });
+    }
+    for node in wished.nodes.iter_mut().filter(|node| node.port == 0) {
+        node.port = last.node(&node.name).map_or(0, |last| last.port);
+    }
+    Ok(wished)
+}
+
+/// `up` starts what is missing; it does not decide who is master. A dead master with living replicas is a failover's
+/// business: started again, it could come back with less than its replicas have, and wipe them.
+fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
+    let diagnosis = diagnose(view);
+    match diagnosis {
+        Diagnosis::Down
+        | Diagnosis::Healthy
+        | Diagnosis::MasterLoading { .. }
+        | Diagnosis::ReplicasUnreachable { .. }
+        | Diagnosis::ReplicasNeverSynced { .. }
+        | Diagnosis::LinksDown { .. } => Ok(()),
+        _ => Err(GroupError::UnsafeUp {
+            reason: diagnosis.to_string(),
+            hint: diagnosis.hint().unwrap_or_else(|| "replctl status".to_owned()),
+        }),
+    }
+}
+
+/// Gives every node its port: the topology's, or the one it had, or a free one. A topology's port that somebody else
+/// holds is an error; one that was chosen by the system is chosen anew.
+fn assign_ports(run: &mut RunState) -> Result<(), GroupError> {
+    let listeners = Listeners::read();
+    for node in run.nodes.iter_mut().filter(|node| node.process.is_none() && node.port != 0) {
+        let Some(stranger) = listeners.on(node.port) else { continue };
+        if node.wished_port.is_some() {
+            return Err(GroupError::PortTaken { node: node.name.clone(), stranger });
+        }
+        node.port = 0;
+    }
+    let mut free = free_ports(run.nodes.iter().filter(|node| node.port == 0).count())?.into_iter();
+    for node in run.nodes.iter_mut().filter(|node| node.port == 0) {
+        node.port = free.next().expect("as many as are missing");
+    }
+    Ok(())
+}
+
+/// Starts what the plan says and waits until every replica is linked and has caught up. Returns the group.
+///
+/// # Errors
+/// A server dies, or not all is there within `limit`, or the user interrupts: then everything that this run started has been
+/// ended again.
+pub async fn up(
+    dir: GroupDir,
+    plan: LaunchPlan,
+    limit: Duration,
+    recorder: &mut Recorder,
+) -> Result<Group, GroupError> {
+    recorder.record(Event::Began { command: "up".to_owned() })?;
+    let programs = find_programs(&plan.run)?;
+    let launch = Arc::new(Launch {
+        dir,
+        run: Mutex::new(plan.run),
+        started: Mutex::default(),
+        programs,
+        display: recorder.display(),
+    });
+    let result = tokio::select! {
+        result = launch.run_all(limit) => result,
+        () = interruption() => Err(GroupError::Interrupted),
+    };
+    let result = match result {
+        Ok(()) => launch.remember_whole().await,
+        Err(error) => {
+            launch.undo().await?;
+            Err(error)
+        }
+    };
+    let error = result.as_ref().err().map(ToString::to_string);
+    recorder.record(Event::Finished { command: "up".to_owned(), error })?;
+    result.map(|()| Group { dir: launch.dir.clone(), run: launch.run().clone() })
+}
+
+/// Every engine's program once.
+fn find_programs(run: &RunState) -> Result<Vec<(Engine, Program)>, GroupError> {
+    let mut programs: Vec<(Engine, Program)> = Vec::new();
+    for node in run.nodes.iter().filter(|node| node.process.is_none()) {
+        if programs.iter().all(|(engine, _)| *engine != node.engine) {
+            let program =
+                Program::find(&node.engine).map_err(|source| GroupError::Engine { node: node.name.clone(), source })?;
+            programs.push((node.engine.clone(), program));
+        }
+    }
+    Ok(programs)
+}
+
+async fn interruption() {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
+}
+
+/// How far a node is. What others wait for.
+#[derive(Debug, Clone)]
+enum Stage {
+    Starting,
+    Answering,
+    /// It holds what its upstream holds; a master, as soon as it answers. What it says of its replicas, if it has any.
+    Linked(Option<ReplicasOf>),
+}
+
+type Stages = BTreeMap<String, watch::Sender<Stage>>;
+
+/// One run of `up`.
+struct Launch {
+    dir: GroupDir,
+    run: Mutex<RunState>,
+    /// What this run started, to be ended if it fails.
+    started: Mutex<BTreeMap<String, Started>>,
+    programs: Vec<(Engine, Program)>,
+    display: mpsc::UnboundedSender<Event>,
+}
+
+impl Launch {
+    fn run(&self) -> MutexGuard<'_, RunState> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn started(&self) -> MutexGuard<'_, BTreeMap<String, Started>> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn node(&self, name: &str) -> RunNode {
+        self.run().node(name).expect("tasks are named after nodes").clone()
+    }
+
+    async fn run_all(self: &Arc<Self>, limit: Duration) -> Result<(), GroupError> {
+        let names: Vec<String> = self.run().nodes.iter().map(|node| node.name.clone()).collect();
+        let stages: Stages = names.iter().map(|name| (name.clone(), watch::Sender::new(Stage::Starting))).collect();
+        let stages = Arc::new(stages);
+        let versions = self.spawn_version_checks();
+        let mut tasks = JoinSet::new();
+        for name in names {
+            let (launch, stages) = (Arc::clone(self), Arc::clone(&stages));
+            tasks.spawn(async move { launch.bring_up(&name, &stages).await });
+        }
+        let all = async {
+            while let Some(task) = tasks.join_next().await {
+                task.expect("a node's task does not panic")?;
+            }
+            self.remember_versions(versions).await
+        };
+        tokio::time::timeout(limit, all).await.unwrap_or_else(|_| {
+            let pending = stages.iter().filter_map(|(name, stage)| match &*stage.borrow() {
+                Stage::Starting => Some(format!("{name} (does not answer)")),
+                Stage::Answering => Some(format!("{name} (has no link, or has not caught up)")),
+                Stage::Linked(_) => None,
+            });
+            Err(GroupError::TimedOut { pending: pending.collect(), limit_ms: limit.as_millis() })
+        })
+    }
+
+    /// One node, from nothing (or from what runs) to linked.
+    async fn bring_up(&self, name: &str, stages: &Stages) -> Result<(), GroupError> {
+        let node = self.node(name);
+        let upstream = node.upstream.clone();
+        if let Some(upstream) = upstream.as_ref().filter(|_| starts_after_its_upstream(&node)) {
+            await_linked(stages, upstream).await;
+        }
+        let (process, client) = self.answering(name).await?;
+        stages[name].send_replace(Stage::Answering);
+        self.show(Event::Ready { node: name.to_owned() });
+        if let Some(upstream) = &upstream {
+            let link = self.link(name, &client, upstream, stages);
+            tokio::select! {
+                linked = link => linked.map_err(|source| GroupError::Wire { node: name.to_owned(), source })?,
+                death = process.death() => {
+                    death?;
+                    return Err(self.died(name));
+                }
+            }
+        }
+        let has_replicas = self.run().nodes.iter().any(|node| node.upstream.as_deref() == Some(name));
+        stages[name].send_replace(Stage::Linked(has_replicas.then(|| watch_replicas(client))));
+        Ok(())
+    }
+
+    /// Starts or adopts a node's process and waits until it answers.
+    async fn answering(&self, name: &str) -> Result<(LiveProcess, NodeClient), GroupError> {
+        let node = self.node(name);
+        if let Some(process) = node.process.as_ref() {
+            self.show(Event::Adopted { node: name.to_owned(), pid: process.identity.pid });
+            let live = LiveProcess::open(&process.identity)?.ok_or_else(|| self.died(name))?;
+            return match self.await_answer(name, &live).await? {
+                Some(client) => Ok((live, client)),
+                None => Err(self.died(name)),
+            };
+        }
+        loop {
+            if let Some(live) = self.start(name)?
+                && let Some(client) = self.await_answer(name, &live).await?
+            {
+                return Ok((live, client));
+            }
+            if !self.moves_to_another_port(&node)? {
+                return Err(self.died(name));
+            }
+        }
+    }
+
+    /// Somebody may have taken a port between its choice and the server's bind. Then the node gets another one, once, and
+    /// only if the port was ours to choose.
+    fn moves_to_another_port(&self, node: &RunNode) -> Result<bool, GroupError> {
+        let mut run = self.run();
+        let now = run.node_mut(&node.name).expect("tasks are named after nodes");
+        let is_first_time = now.port == node.port;
+        if node.wished_port.is_some() || !is_first_time || Listeners::read().on(node.port).is_none() {
+            return Ok(false);
+        }
+        now.port = free_ports(1)?[0];
+        Ok(true)
+    }
+
+    /// Spawns a node's process and remembers it, before anything else can go wrong. `None`: it has ended already.
+    fn start(&self, name: &str) -> Result<Option<LiveProcess>, GroupError> {
+        let node = self.node(name);
+        self.write_config(name)?;
+        let (_, program) = self.programs.iter().find(|(engine, _)| *engine == node.engine).expect("all were found");
+        let started = spawn(program, &self.dir, name)?;
+        let identity = started.identity.clone();
+        self.started().insert(name.to_owned(), started);
+        {
+            let mut run = self.run();
+            let process =
+                RunProcess { identity: identity.clone(), program: program.path.clone(), version: String::new() };
+            run.node_mut(name).expect("tasks are named after nodes").process = Some(process);
+            self.dir.save_run_state(&run, Durability::PageCache)?;
+        }
+        self.show(Event::Spawned { node: name.to_owned(), pid: identity.pid, port: node.port });
+        Ok(LiveProcess::open(&identity)?)
+    }
+
+    fn write_config(&self, name: &str) -> Result<(), GroupError> {
+        let run = self.run();
+        let node = run.node(name).expect("tasks are named after nodes");
+        Ok(self.dir.save_config(name, &render_config(node, run.upstream_of(node)))?)
+    }
+
+    /// Waits until the server answers a PING; `None` if its process ends instead.
+    async fn await_answer(&self, name: &str, process: &LiveProcess) -> Result<Option<NodeClient>, GroupError> {
+        let node = self.node(name);
+        let answer = async {
+            loop {
+                match ping(&node).await {
+                    Ok(client) => return Ok(client),
+                    Err(error) if may_still_come(&error) => tokio::time::sleep(CONNECT_EVERY).await,
+                    Err(source) => return Err(GroupError::Wire { node: name.to_owned(), source }),
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            death = process.death() => death.map(|()| None).map_err(GroupError::from),
+            client = answer => client.map(Some),
+        }
+    }
+
+    /// Waits for a replica's link, after telling it where its upstream is if it thinks otherwise.
+    async fn link(&self, name: &str, client: &NodeClient, upstream: &str, stages: &Stages) -> Result<(), WireError> {
+        let replicas_of = await_linked(stages, upstream).await;
+        let port = self.node(upstream).port;
+        let follows = client.replication().await?.upstream().map(|upstream| upstream.port);
+        if follows != Some(port) {
+            client.command(&["REPLICAOF", "127.0.0.1", &port.to_string()]).await?;
+            // Its file names the port that its upstream had when it was written.
+            let _ = self.write_config(name);
+        }
+        await_link(name, client, replicas_of, &self.display).await.map(drop)
+    }
+
+    fn died(&self, name: &str) -> GroupError {
+        let log = self.dir.log_file(name);
+        let status = self.started().get_mut(name).map_or_else(|| "unknown status".to_owned(), Started::exit_words);
+        GroupError::NodeDied { node: name.to_owned(), status, log_tail: log_tail(&log, QUOTED_LINES), log }
+    }
+
+    fn show(&self, event: Event) {
+        let _ = self.display.send(event);
+    }
+
+    /// Asks every engine for its version, beside everything else.
+    fn spawn_version_checks(&self) -> JoinSet<Result<(Engine, String), GroupError>> {
+        let mut versions = JoinSet::new();
+        for (engine, program) in self.programs.clone() {
+            let node = self.run().nodes.iter().find(|node| node.engine == engine).map(|node| node.name.clone());
+            versions.spawn(async move {
+                let version = program.version().await;
+                let node = node.unwrap_or_default();
+                version.map(|version| (engine, version)).map_err(|source| GroupError::Engine { node, source })
+            });
+        }
+        versions
+    }
+
+    async fn remember_versions(
+        &self,
+        mut versions: JoinSet<Result<(Engine, String), GroupError>>,
+    ) -> Result<(), GroupError> {
+        while let Some(version) = versions.join_next().await {
+            let (engine, version) = version.expect("asking for a version does not panic")?;
+            let started = self.started();
+            for node in self.run().nodes.iter_mut().filter(|node| node.engine == engine) {
+                if let Some(process) = node.process.as_mut().filter(|_| started.contains_key(&node.name)) {
+                    process.version.clone_from(&version);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the history that the whole group now shares, and makes the run state durable.
+    async fn remember_whole(&self) -> Result<(), GroupError> {
+        let master = self.run().master().clone();
+        let replication = async { ping(&master).await?.replication().await }.await;
+        let replication = replication.map_err(|source| GroupError::Wire { node: master.name, source })?;
+        let mut run = self.run();
+        run.replid = Some(replication.replid.to_string());
+        Ok(self.dir.save_run_state(&run, Durability::Disk)?)
+    }
+
+    /// Ends what this run has started, and forgets it.
+    async fn undo(&self) -> Result<(), GroupError> {
+        let started: Vec<_> =
+            self.started().iter().map(|(name, started)| (name.clone(), started.identity.clone())).collect();
+        let names: Vec<String> = started.iter().map(|(name, _)| name.clone()).collect();
+        end_processes(started, None).await?;
+        let mut run = self.run();
+        for node in run.nodes.iter_mut().filter(|node| names.contains(&node.name)) {
+            node.process = None;
+        }
+        Ok(self.dir.save_run_state(&run, Durability::PageCache)?)
+    }
+}
+
+fn starts_after_its_upstream(node: &RunNode) -> bool {
+    node.process.is_none() && node.engine.family != EngineFamily::Repld
+}
+
+/// Waits until an upstream is linked itself; returns what it says of its replicas.
+async fn await_linked(stages: &Stages, upstream: &str) -> ReplicasOf {
+    let mut stage = stages[upstream].subscribe();
+    let linked = stage.wait_for(|stage| matches!(stage, Stage::Linked(_))).await;
+    match linked.as_deref() {
+        Ok(Stage::Linked(Some(replicas_of))) => replicas_of.clone(),
+        _ => unreachable!("stages outlive tasks, and who is waited for has replicas"),
+    }
+}
+
+async fn ping(node: &RunNode) -> Result<NodeClient, WireError> {
+    let client = NodeClient::connect(&endpoint(node), RESPONSE_LIMIT).await?;
+    client.command(&["PING"]).await?;
+    Ok(client)
+}
+
+/// Whether a server that starts may say this before it is ready.
+fn may_still_come(error: &WireError) -> bool {
+    error.is_loading() || matches!(error, WireError::Refused(_) | WireError::Closed)
+}

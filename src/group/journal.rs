@@ -1,0 +1,139 @@
+//! What was done to a group, in order: one JSON object per line.
+//!
+//! ```json
+//! {"time_unix_ms":1795374379785,"run":"4711-1795374379700","event":"step-began","step":"promote","node":"n2"}
+//! ```
+//!
+//! A line is appended by one write, so it is whole or, after a crash, the torn last one, which a reader skips. The page
+//! cache outlives this process however it ends; [`Journal::sync`] is for what must outlive the machine. What a broken-off
+//! promotion left is not read from here but seen in the group itself, so the journal can never contradict the truth.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+
+/// How much of the end of a journal is read to find out what happened last.
+const RECENT_BYTES: u64 = 1 << 20;
+
+/// A group's journal, open for appending.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    run: String,
+}
+
+/// One line of a journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JournalEntry {
+    /// When, in milliseconds since 1970.
+    pub time_unix_ms: u64,
+    /// The run of replctl that did it: its pid and start time.
+    pub run: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+impl Journal {
+    /// Opens a journal, making the file (0600) if there is none.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        if ends_in_a_torn_line(&mut file)? {
+            file.write_all(b"\n")?;
+        }
+        Ok(Self { file, run: format!("{}-{}", std::process::id(), unix_ms()) })
+    }
+
+    /// Appends an event.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn append(&mut self, event: &Event) -> io::Result<()> {
+        let entry = JournalEntry { time_unix_ms: unix_ms(), run: self.run.clone(), event: event.clone() };
+        let mut line = serde_json::to_vec(&entry).map_err(io::Error::other)?;
+        line.push(b'\n');
+        self.file.write_all(&line)
+    }
+
+    /// Another handle on the same file, with which a thread can wait for the disk.
+    ///
+    /// # Errors
+    /// The process has too many open files.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+}
+
+/// The last entries of a journal, oldest first; none if there is no journal. Lines that are no entries are skipped.
+///
+/// # Errors
+/// The file exists and cannot be read.
+pub fn recent(path: &PathBuf) -> io::Result<Vec<JournalEntry>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(RECENT_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(RECENT_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+fn ends_in_a_torn_line(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
+fn unix_ms() -> u64 {
+    // A clock before 1970 is wrong anyway.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn began(command: &str) -> Event {
+        Event::Began { command: command.to_owned() }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_in_order() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("journal.jsonl");
+        assert_eq!(recent(&path).expect("no journal is an empty one"), []);
+        let mut journal = Journal::open(&path).expect("the directory is ours");
+        journal.append(&began("up")).expect("the file is ours");
+        journal.append(&began("promote")).expect("the file is ours");
+        let events: Vec<_> = recent(&path).expect("it is readable").into_iter().map(|entry| entry.event).collect();
+        assert_eq!(events, [began("up"), began("promote")]);
+    }
+
+    #[test]
+    fn a_line_torn_by_a_crash_costs_only_itself() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("journal.jsonl");
+        Journal::open(&path).and_then(|mut journal| journal.append(&began("up"))).expect("the directory is ours");
+        let whole = std::fs::read(&path).expect("it is readable");
+        std::fs::write(&path, [&whole[..], &whole[..whole.len() / 2]].concat()).expect("the file is ours");
+        Journal::open(&path).and_then(|mut journal| journal.append(&began("down"))).expect("the directory is ours");
+        let events: Vec<_> = recent(&path).expect("it is readable").into_iter().map(|entry| entry.event).collect();
+        assert_eq!(events, [began("up"), began("down")]);
+    }
+}

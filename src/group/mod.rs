@@ -1,0 +1,171 @@
+//! A replication group as a whole: observe it, name what is wrong, plan, execute, report.
+//!
+//! ```text
+//! Topology (wished) --up--> RunState (launched) --observe--> GroupView --diagnose--> Diagnosis
+//!                                                               |
+//!                                                     FailoverPlan::new --promote--> FailoverReport
+//! ```
+//!
+//! [`diagnose`] and [`FailoverPlan::new`] are pure; [`up`], [`promote`], [`kill_master`] and [`down`] are where things
+//! happen. Nothing here prints: what happens goes out as [`Event`](crate::event::Event)s.
+
+mod bring_up;
+mod diagnosis;
+mod journal;
+mod kill;
+mod links;
+mod plan;
+mod promotion;
+mod stop;
+mod view;
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::event::Event;
+use crate::process::{EngineError, GroupDir, RunNode, RunState, StateError, Stranger};
+use crate::wire::{Endpoint, WireError, split_words};
+
+pub use bring_up::{Action, LaunchPlan, up};
+pub use diagnosis::{Diagnosis, diagnose, listed};
+pub use journal::{Journal, JournalEntry, recent};
+pub use kill::{KillPlan, KillReport, kill_master};
+pub use plan::{FailoverPlan, Ineligible, LossEstimate, Policy, Ranked, Refusal, Rejected, Step};
+pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last};
+pub use stop::{DownReport, down, living};
+pub use view::{Answer, Clients, GroupView, NodeView, observe};
+
+/// A group that was started once: its directory and what was launched.
+#[derive(Debug)]
+pub struct Group {
+    /// Where its files are.
+    pub dir: GroupDir,
+    /// What was launched.
+    pub run: RunState,
+}
+
+/// Why something could not be done to a group.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// Its state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// `/proc`, a pidfd, the journal.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// An engine is missing.
+    #[error("node {node}: {source}")]
+    Engine {
+        /// The first node that needs it.
+        node: String,
+        /// What is wrong with it.
+        source: EngineError,
+    },
+    /// A promotion is not called for, or could do harm.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Starting the group could do harm.
+    #[error("{reason}")]
+    UnsafeUp {
+        /// What could happen.
+        reason: String,
+        /// What to do instead.
+        hint: String,
+    },
+    /// Somebody else listens where a node should.
+    #[error("node {node}: {stranger}")]
+    PortTaken {
+        /// The node.
+        node: String,
+        /// Who it is.
+        stranger: Stranger,
+    },
+    /// A server ended while it was started.
+    #[error("node {node} ended while it started ({status}){}", quoted_log(.log, .log_tail))]
+    NodeDied {
+        /// The node.
+        node: String,
+        /// Its exit status in words.
+        status: String,
+        /// Its log.
+        log: PathBuf,
+        /// The end of it.
+        log_tail: Vec<String>,
+    },
+    /// Nodes were not where they should be in time.
+    #[error("{} did not get there in {limit_ms} ms: {}", if .pending.len() == 1 { "one node" } else { "nodes" }, .pending.join(", "))]
+    TimedOut {
+        /// The nodes, each with how far it came.
+        pending: Vec<String>,
+        /// The time they had.
+        limit_ms: u128,
+    },
+    /// Ctrl-C or SIGTERM.
+    #[error("interrupted")]
+    Interrupted,
+    /// A node did not do what it was told.
+    #[error("node {node}: {source}")]
+    Wire {
+        /// The node.
+        node: String,
+        /// What it said.
+        source: WireError,
+    },
+    /// A step of a promotion failed.
+    #[error("could not {step}: {reason}")]
+    StepFailed {
+        /// The step.
+        step: Step,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A process did not end.
+    #[error("{} did not end", listed(.0))]
+    StillAlive(Vec<String>),
+    /// There is no living master to kill.
+    #[error("no master lives: {0}")]
+    NoLivingMaster(Diagnosis),
+}
+
+fn quoted_log(path: &std::path::Path, tail: &[String]) -> String {
+    if tail.is_empty() {
+        return format!("; its log {} is empty", path.display());
+    }
+    let lines: String = tail.iter().map(|line| format!("\n  | {line}")).collect();
+    format!("; the end of its log {}:{lines}", path.display())
+}
+
+impl Group {
+    /// A group as its last run left it.
+    ///
+    /// # Errors
+    /// It was never started, or its state cannot be read.
+    pub fn open(dir: GroupDir) -> Result<Self, GroupError> {
+        match dir.run_state()? {
+            Some(run) => Ok(Self { dir, run }),
+            None => Err(StateError::NoSuchGroup(dir.name().to_owned()).into()),
+        }
+    }
+
+    /// The offset at which the master was seen just before `kill-master` ended it, unless the group changed since.
+    fn offset_before_kill(&self) -> Result<Option<u64>, GroupError> {
+        let entries = recent(&self.dir.journal_file())?;
+        Ok(entries.iter().rev().find_map(|entry| offset_of_kill(&entry.event, &self.run.master().name)).flatten())
+    }
+}
+
+/// `Some(None)` for an event after which earlier kills say nothing any more.
+fn offset_of_kill(event: &Event, master: &str) -> Option<Option<u64>> {
+    match event {
+        Event::MasterKilled { node, offsets } if node == master => Some(offsets.get(node).copied()),
+        Event::MasterKilled { .. } | Event::Promoted { .. } | Event::Spawned { .. } => Some(None),
+        _ => None,
+    }
+}
+
+/// Where a node is reached, and with which password: the first word of its `requirepass`.
+pub fn endpoint(node: &RunNode) -> Endpoint {
+    let words = node.config.get("requirepass").and_then(|value| split_words(value)).unwrap_or_default();
+    let password = words.into_iter().next().filter(|word| !word.is_empty());
+    Endpoint { port: node.port, password: password.map(|word| String::from_utf8_lossy(&word).into_owned()) }
+}

@@ -1,0 +1,561 @@
+//! Who becomes the master, and how: a pure function of what was seen and what is allowed.
+//!
+//! The plan is the contract. `promote --dry-run` prints it, `promote` executes it; whatever no longer fits it while it is
+//! executed stops it.
+//!
+//! ```text
+//! view --diagnose--> who was lost --lineage--> whose data counts --rank--> candidate --> steps
+//!
+//! fence n1 · wait until n2, n3 have read what n1 sent · promote n2 · confirm it takes writes ·
+//! let n3 follow n2 · confirm the links
+//! ```
+//!
+//! Offsets are compared only within one lineage: a node whose history has another name is never promoted, however much it
+//! holds. Neither is one whose first synchronization never finished: it may be empty.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::diagnosis::{Diagnosis, diagnose, listed};
+use super::view::{Answer, GroupView, NodeView};
+use crate::wire::{Replication, ReplicationId};
+
+/// What a promotion may do.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Promote this node and no other.
+    pub wanted: Option<String>,
+    /// Go on where a refusal would only protect from loss: end a master that answers, exceed the allowed loss.
+    pub force: bool,
+    /// `[failover] max-loss`: refuse what may lose more bytes of the replication stream than this.
+    pub max_loss_bytes: Option<u64>,
+}
+
+/// A promotion, decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverPlan {
+    /// The group.
+    pub group: String,
+    /// The node that was the master.
+    pub old_master: String,
+    /// The node that becomes it.
+    pub candidate: String,
+    /// The history that the candidate continues.
+    pub lineage: ReplicationId,
+    /// All nodes that could have been promoted, best first; the first is the candidate unless another was wished for.
+    pub ranked: Vec<Ranked>,
+    /// All others, with the reason.
+    pub rejected: Vec<Rejected>,
+    /// What is lost, as far as it is known beforehand.
+    pub loss: LossEstimate,
+    /// What is done, in this order.
+    pub steps: Vec<Step>,
+    /// The upstream of every node but the candidate when all is done.
+    pub upstreams: BTreeMap<String, String>,
+}
+
+/// A node that could be promoted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranked {
+    /// Its name.
+    pub node: String,
+    /// Bytes of the lineage it has applied.
+    pub offset: u64,
+    /// Its `replica-priority`.
+    pub priority: u32,
+}
+
+/// A node that cannot be promoted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Its name.
+    pub node: String,
+    /// Why not.
+    pub reason: Ineligible,
+}
+
+/// Why a node cannot be promoted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+pub enum Ineligible {
+    /// It does not run or does not answer.
+    #[error("it cannot be reached: {why}")]
+    Unreachable {
+        /// What came back instead.
+        why: String,
+    },
+    /// It loads its data set.
+    #[error("it is still loading its data")]
+    Loading,
+    /// It follows, and has no complete copy of anything.
+    #[error("its first sync never finished: what it holds is not data")]
+    NeverSynced,
+    /// It is part of another history.
+    #[error("its data is of another history ({}, not {})", .replid.short(), .lineage.short())]
+    OtherHistory {
+        /// Its own.
+        replid: ReplicationId,
+        /// The lost master's.
+        lineage: ReplicationId,
+    },
+    /// The topology says never.
+    #[error("its priority is 0: never promote")]
+    PriorityZero,
+}
+
+impl Ineligible {
+    fn is_history(&self) -> bool {
+        matches!(self, Self::OtherHistory { .. })
+    }
+}
+
+/// What a promotion loses, in bytes of the replication stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossEstimate {
+    /// The last offset at which the old master was seen; it may have written more after that. `None`: never seen.
+    pub master_offset: Option<u64>,
+    /// The highest offset that any reachable node of the lineage has.
+    pub survivor_offset: u64,
+    /// The candidate's.
+    pub candidate_offset: u64,
+}
+
+impl LossEstimate {
+    /// What is known to be lost.
+    pub fn bytes_min(&self) -> u64 {
+        self.master_offset.unwrap_or(0).max(self.survivor_offset).saturating_sub(self.candidate_offset)
+    }
+}
+
+impl fmt::Display for LossEstimate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.master_offset, self.bytes_min()) {
+            (Some(_), 0) => write!(out, "none of what the old master was last seen to hold"),
+            (Some(_), bytes) => write!(out, "at least {bytes} bytes of the replication stream"),
+            (None, 0) => write!(out, "unknown: nobody saw how far the old master was"),
+            (None, bytes) => write!(out, "at least {bytes} bytes; nobody saw how far the old master was"),
+        }
+    }
+}
+
+/// One step of a promotion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// End the old master's process, and nothing but it, so that it can take no further write.
+    Fence {
+        /// The old master.
+        node: String,
+    },
+    /// Wait until the old master's replicas have read to the end of what it sent.
+    AwaitDrain {
+        /// The replicas whose link still looked up.
+        nodes: Vec<String>,
+    },
+    /// Make the candidate a master.
+    Promote {
+        /// The candidate.
+        node: String,
+    },
+    /// See it say so, and see it take a write.
+    Confirm {
+        /// The candidate.
+        node: String,
+    },
+    /// Let nodes follow the new master.
+    Repoint {
+        /// The nodes.
+        nodes: Vec<String>,
+        /// The new master.
+        to: String,
+    },
+    /// See every link up and every replica caught up.
+    ConfirmLinks {
+        /// The replicas.
+        nodes: Vec<String>,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fence { node } => write!(out, "fence {node}"),
+            Self::AwaitDrain { nodes } => write!(out, "let {} read to the end of the stream", listed(nodes)),
+            Self::Promote { node } => write!(out, "promote {node}"),
+            Self::Confirm { node } => write!(out, "confirm that {node} takes writes"),
+            Self::Repoint { nodes, to } => write!(out, "let {} follow {to}", listed(nodes)),
+            Self::ConfirmLinks { nodes } => write!(out, "confirm the links of {}", listed(nodes)),
+        }
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The master does its work.
+    #[error("the master {master} is alive and takes writes")]
+    MasterAlive {
+        /// The master.
+        master: String,
+    },
+    /// The master is about to come back with its data.
+    #[error("the master {master} is loading its data and will be back")]
+    MasterLoading {
+        /// The master.
+        master: String,
+    },
+    /// Only a person can say whose writes count.
+    #[error("{} take writes at the same time", listed(.masters))]
+    TwoMasters {
+        /// All that do.
+        masters: Vec<String>,
+    },
+    /// There is nothing to promote.
+    #[error("nothing of the group runs")]
+    Down,
+    /// No node may be promoted.
+    #[error("no node can be promoted: {}", reasons(.rejected))]
+    NoCandidate {
+        /// All nodes with their reasons.
+        rejected: Vec<Rejected>,
+    },
+    /// There is no such node.
+    #[error("the group has no node {0}")]
+    NoSuchNode(String),
+    /// The node that was wished for may not be promoted.
+    #[error("{node} cannot be promoted: {reason}")]
+    WantedIneligible {
+        /// The node.
+        node: String,
+        /// Why not.
+        reason: Ineligible,
+    },
+    /// The node that was wished for has less than another.
+    #[error("{node} is {bytes} bytes behind {best}")]
+    WantedBehind {
+        /// The node.
+        node: String,
+        /// The one that has most.
+        best: String,
+        /// How far behind.
+        bytes: u64,
+    },
+    /// Another node is the master already.
+    #[error("{master} took over as master already")]
+    AlreadyMoved {
+        /// That node.
+        master: String,
+    },
+    /// The promotion would lose, or may lose, more than is allowed.
+    #[error("it would lose more than max-loss ({max_bytes} bytes) allows: {loss}")]
+    TooMuchLoss {
+        /// What is allowed.
+        max_bytes: u64,
+        /// What is known.
+        loss: LossEstimate,
+    },
+}
+
+impl Refusal {
+    /// What the user may do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::MasterAlive { .. } => {
+                "a planned change is a switchover; --force ends the master and promotes a replica".to_owned()
+            }
+            Self::MasterLoading { .. } => "wait until it has loaded; --force ends it and promotes a replica".to_owned(),
+            Self::TwoMasters { masters } => {
+                Diagnosis::TwoMasters { masters: masters.clone() }.hint().expect("two masters have a hint")
+            }
+            Self::Down => "replctl up".to_owned(),
+            Self::NoCandidate { rejected } if rejected.iter().any(|one| one.reason.is_history()) => {
+                "--force promotes the best of the history that most replicas have".to_owned()
+            }
+            Self::NoCandidate { .. } => "replctl up starts nodes that are missing; replctl logs tells more".to_owned(),
+            Self::NoSuchNode(_) => "replctl status lists the nodes".to_owned(),
+            Self::WantedIneligible { .. } => "replctl promote --dry-run shows who can be promoted".to_owned(),
+            Self::WantedBehind { best, .. } => format!("promote {best}, or give up these bytes with --force"),
+            Self::AlreadyMoved { master } => format!("replctl promote {master} lets the others follow it"),
+            Self::TooMuchLoss { .. } => "--force accepts the loss".to_owned(),
+        }
+    }
+}
+
+fn reasons(rejected: &[Rejected]) -> String {
+    let words: Vec<String> = rejected.iter().map(|one| format!("{} ({})", one.node, one.reason)).collect();
+    words.join(", ")
+}
+
+/// What the diagnosis means for a promotion.
+enum Situation<'a> {
+    /// The master is lost, or is to be ended: one of its replicas takes its place.
+    Lost(&'a NodeView),
+    /// A node took its place already, without the others following: a promotion that broke off, or somebody else's.
+    Taken { old: &'a NodeView, new: &'a NodeView },
+}
+
+impl FailoverPlan {
+    /// Decides.
+    ///
+    /// # Errors
+    /// There is no need for a promotion, or no node to promote, or the loss would exceed what is allowed.
+    pub fn new(view: &GroupView, policy: &Policy) -> Result<Self, Refusal> {
+        if let Some(unknown) = policy.wanted.as_ref().filter(|wanted| view.node(wanted).is_none()) {
+            return Err(Refusal::NoSuchNode(unknown.clone()));
+        }
+        match situation(view, policy)? {
+            Situation::Lost(old) => Self::replace(view, old, policy),
+            Situation::Taken { old, new } => Self::complete(view, old, new, policy),
+        }
+    }
+
+    fn replace(view: &GroupView, old: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
+        let lineage = lineage(view, old, policy.force);
+        // A master that somebody made a replica is as good as any other; one that is dead or to be ended is not.
+        let others = view.nodes.iter().filter(|node| node.name != old.name || is_replica(node));
+        let (ranked, rejected) = rank(others, lineage.as_ref());
+        let (Some(best), Some(lineage)) = (ranked.first(), lineage) else {
+            return Err(Refusal::NoCandidate { rejected });
+        };
+        let candidate = match &policy.wanted {
+            Some(wanted) => choose_wanted(wanted, old, &ranked, &rejected, policy.force)?,
+            None => best,
+        };
+        let loss = estimate_loss(view, old, &lineage, candidate.offset);
+        if let Some(max_bytes) = policy.max_loss_bytes.filter(|_| !policy.force)
+            && (loss.bytes_min() > max_bytes || loss.master_offset.is_none())
+        {
+            return Err(Refusal::TooMuchLoss { max_bytes, loss });
+        }
+        let candidate = view.node(&candidate.node).expect("a ranked node is in the view");
+        Ok(Self::with_steps(view, old, candidate, lineage, ranked.clone(), rejected, loss))
+    }
+
+    fn complete(view: &GroupView, old: &NodeView, new: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
+        if policy.wanted.as_ref().is_some_and(|wanted| *wanted != new.name) {
+            return Err(Refusal::AlreadyMoved { master: new.name.clone() });
+        }
+        let report = &new.report().expect("a master that was found has answered").replication;
+        let ranked = vec![Ranked { node: new.name.clone(), offset: report.offset, priority: report.priority }];
+        let loss =
+            LossEstimate { master_offset: None, survivor_offset: report.offset, candidate_offset: report.offset };
+        Ok(Self::with_steps(view, old, new, report.replid.clone(), ranked, Vec::new(), loss))
+    }
+
+    fn with_steps(
+        view: &GroupView,
+        old: &NodeView,
+        candidate: &NodeView,
+        lineage: ReplicationId,
+        ranked: Vec<Ranked>,
+        rejected: Vec<Rejected>,
+        loss: LossEstimate,
+    ) -> Self {
+        let upstreams = upstreams_after(view, old, candidate);
+        Self {
+            group: view.group.clone(),
+            old_master: old.name.clone(),
+            candidate: candidate.name.clone(),
+            lineage,
+            ranked,
+            rejected,
+            loss,
+            steps: steps(view, old, candidate, &upstreams),
+            upstreams,
+        }
+    }
+}
+
+fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, Refusal> {
+    let node = |name: &str| view.node(name).expect("a diagnosis names nodes of its view");
+    let old = view.meant_master();
+    match diagnose(view) {
+        Diagnosis::Down => Err(Refusal::Down),
+        Diagnosis::TwoMasters { masters } => Err(Refusal::TwoMasters { masters }),
+        Diagnosis::MasterMoved { to, .. } => Ok(Situation::Taken { old, new: node(&to) }),
+        Diagnosis::OrphanedReplicas { master, .. } if !policy.force => Ok(Situation::Taken { old, new: node(&master) }),
+        Diagnosis::MasterDead { .. } | Diagnosis::MasterHung { .. } | Diagnosis::NoMaster { .. } => {
+            Ok(Situation::Lost(old))
+        }
+        _ if policy.force => Ok(Situation::Lost(old)),
+        Diagnosis::MasterLoading { master } => Err(Refusal::MasterLoading { master }),
+        _ => Err(Refusal::MasterAlive { master: old.name.clone() }),
+    }
+}
+
+/// The history whose continuation is wanted: the one the old master itself reports; else the one recorded when the group
+/// was last whole. Only where there is no record, or by force where nobody has that history any more, it is the one that
+/// most replicas with data have.
+fn lineage(view: &GroupView, old: &NodeView, force: bool) -> Option<ReplicationId> {
+    if let Some(report) = old.report() {
+        return Some(report.replication.replid.clone());
+    }
+    let histories: Vec<&ReplicationId> =
+        view.nodes.iter().filter_map(replication_with_data).map(|replication| &replication.replid).collect();
+    if let Some(recorded) = view.recorded_replid.as_ref().filter(|recorded| !force || histories.contains(recorded)) {
+        return Some(recorded.clone());
+    }
+    let votes = |candidate: &ReplicationId| histories.iter().filter(|history| **history == candidate).count();
+    // The last of equals wins in max_by_key; reversed, it is the first in topology order.
+    histories.iter().rev().max_by_key(|history| votes(history)).map(|history| (*history).clone())
+}
+
+fn replication_with_data(node: &NodeView) -> Option<&Replication> {
+    let replication = &node.report()?.replication;
+    replication.upstream().is_some_and(|upstream| upstream.holds_data).then_some(replication)
+}
+
+/// Sorts nodes into those that may be promoted, best first, and the others with their reasons.
+fn rank<'a>(
+    nodes: impl Iterator<Item = &'a NodeView>,
+    lineage: Option<&ReplicationId>,
+) -> (Vec<Ranked>, Vec<Rejected>) {
+    let (mut ranked, mut rejected) = (Vec::new(), Vec::new());
+    for node in nodes {
+        match eligible(node, lineage) {
+            Ok(replication) => ranked.push(Ranked {
+                node: node.name.clone(),
+                offset: replication.offset,
+                priority: replication.priority,
+            }),
+            Err(reason) => rejected.push(Rejected { node: node.name.clone(), reason }),
+        }
+    }
+    // The sort is stable: equals stay in topology order.
+    ranked.sort_by_key(|one| (std::cmp::Reverse(one.offset), one.priority));
+    (ranked, rejected)
+}
+
+fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&'a Replication, Ineligible> {
+    let unreachable = |why: &str| Err(Ineligible::Unreachable { why: why.to_owned() });
+    let report = match &node.answer {
+        Answer::Report(report) => report,
+        Answer::Loading => return Err(Ineligible::Loading),
+        Answer::NotListening if node.is_alive() => return unreachable("it does not listen"),
+        Answer::NotListening => return unreachable("its process has ended"),
+        Answer::Silent => return unreachable("it does not answer"),
+        Answer::Stranger { process_id, .. } => {
+            return unreachable(&format!("another process (pid {process_id}) holds its port"));
+        }
+        Answer::Error(error) => return unreachable(error),
+    };
+    let replication = &report.replication;
+    if report.is_loading {
+        return Err(Ineligible::Loading);
+    }
+    if !replication.upstream().is_some_and(|upstream| upstream.holds_data) {
+        return Err(Ineligible::NeverSynced);
+    }
+    if let Some(lineage) = lineage.filter(|lineage| **lineage != replication.replid) {
+        return Err(Ineligible::OtherHistory { replid: replication.replid.clone(), lineage: lineage.clone() });
+    }
+    if replication.priority == 0 {
+        return Err(Ineligible::PriorityZero);
+    }
+    Ok(replication)
+}
+
+fn choose_wanted<'a>(
+    wanted: &str,
+    old: &NodeView,
+    ranked: &'a [Ranked],
+    rejected: &[Rejected],
+    force: bool,
+) -> Result<&'a Ranked, Refusal> {
+    if let Some(rejected) = rejected.iter().find(|one| one.node == wanted) {
+        return Err(Refusal::WantedIneligible { node: wanted.to_owned(), reason: rejected.reason.clone() });
+    }
+    let Some(chosen) = ranked.iter().find(|one| one.node == wanted) else {
+        // Neither ranked nor rejected: it is the old master itself.
+        let why = "it is the master that is to be replaced".to_owned();
+        return Err(Refusal::WantedIneligible { node: old.name.clone(), reason: Ineligible::Unreachable { why } });
+    };
+    let best = &ranked[0];
+    if chosen.offset < best.offset && !force {
+        let bytes = best.offset - chosen.offset;
+        return Err(Refusal::WantedBehind { node: wanted.to_owned(), best: best.node.clone(), bytes });
+    }
+    Ok(chosen)
+}
+
+fn estimate_loss(view: &GroupView, old: &NodeView, lineage: &ReplicationId, candidate_offset: u64) -> LossEstimate {
+    let of_lineage = view.nodes.iter().filter(|node| node.name != old.name).filter_map(replication_with_data);
+    let survivor_offset = of_lineage
+        .filter(|replication| replication.replid == *lineage)
+        .map(|replication| replication.offset)
+        .max()
+        .unwrap_or(candidate_offset);
+    let reported = old.report().map(|report| report.replication.offset);
+    LossEstimate { master_offset: reported.or(view.offset_before_kill), survivor_offset, candidate_offset }
+}
+
+/// Whom every node but the candidate follows afterwards. Chains are kept where they hold: only who followed the old
+/// master, or a node that is gone, comes under the new master directly. The candidate is the root of the new tree and the
+/// old tree had no cycle, so the new one has none.
+fn upstreams_after(view: &GroupView, old: &NodeView, candidate: &NodeView) -> BTreeMap<String, String> {
+    let keeps = |upstream: &&String| {
+        **upstream != old.name && view.node(upstream).is_some_and(|upstream| upstream.report().is_some())
+    };
+    let others = view.nodes.iter().filter(|node| node.name != candidate.name);
+    others
+        .map(|node| (node.name.clone(), node.meant_upstream.as_ref().filter(keeps).unwrap_or(&candidate.name).clone()))
+        .collect()
+}
+
+fn steps(view: &GroupView, old: &NodeView, candidate: &NodeView, upstreams: &BTreeMap<String, String>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let is_fenced = old.name != candidate.name && old.is_alive() && !is_replica(old);
+    if is_fenced {
+        steps.push(Step::Fence { node: old.name.clone() });
+    }
+    let is_linked_to_old = |node: &NodeView| {
+        node.report().is_some_and(|report| report.replication.is_linked_to(old.port)) && old.name != candidate.name
+    };
+    let draining = names(view, is_linked_to_old);
+    if !draining.is_empty() {
+        steps.push(Step::AwaitDrain { nodes: draining });
+    }
+    steps.push(Step::Promote { node: candidate.name.clone() });
+    steps.push(Step::Confirm { node: candidate.name.clone() });
+    let is_follower = |node: &NodeView| {
+        node.report().is_some() && node.name != candidate.name && !(is_fenced && node.name == old.name)
+    };
+    steps.extend(repoints(view, candidate, upstreams, is_follower));
+    let followers = names(view, is_follower);
+    if !followers.is_empty() {
+        steps.push(Step::ConfirmLinks { nodes: followers });
+    }
+    steps
+}
+
+/// Who does not follow the right node yet, by that node, the candidate first.
+fn repoints(
+    view: &GroupView,
+    candidate: &NodeView,
+    upstreams: &BTreeMap<String, String>,
+    is_follower: impl Fn(&NodeView) -> bool,
+) -> Vec<Step> {
+    let targets = std::iter::once(candidate).chain(view.nodes.iter().filter(|node| node.name != candidate.name));
+    let moves_to = |node: &NodeView, to: &NodeView| {
+        upstreams.get(&node.name) == Some(&to.name)
+            && view.followed_by(node).is_none_or(|followed| followed.name != to.name)
+    };
+    let moved = targets.map(|to| (names(view, |node| is_follower(node) && moves_to(node, to)), to));
+    moved
+        .filter(|(nodes, _)| !nodes.is_empty())
+        .map(|(nodes, to)| Step::Repoint { nodes, to: to.name.clone() })
+        .collect()
+}
+
+fn is_replica(node: &NodeView) -> bool {
+    node.report().is_some_and(|report| !report.replication.is_master())
+}
+
+fn names(view: &GroupView, is_meant: impl Fn(&NodeView) -> bool) -> Vec<String> {
+    view.nodes.iter().filter(|node| is_meant(node)).map(|node| node.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,418 @@
+//! Plans on hand-made groups, and on random ones against a trivial model of what must hold.
+
+use super::*;
+use crate::group::NodeView;
+use crate::process::{Condition, ProcessIdentity};
+use crate::wire::{Link, NodeReport, Role, Upstream};
+
+const BASE_PORT: u16 = 7000;
+
+fn id(digit: char) -> ReplicationId {
+    ReplicationId::parse(&String::from(digit).repeat(40)).expect("forty hexadecimal digits")
+}
+
+fn report(role: Role, offset: u64) -> NodeReport {
+    NodeReport {
+        version: "7.0.15".to_owned(),
+        run_id: "run".to_owned(),
+        process_id: 1,
+        is_loading: false,
+        keys: 0,
+        sync_full: 0,
+        sync_partial_ok: 0,
+        replication: Replication { role, replid: id('a'), former: None, offset, priority: 100, replicas: Vec::new() },
+    }
+}
+
+fn upstream(port: u16, link: Link) -> Role {
+    Role::Replica(Upstream { host: "127.0.0.1".to_owned(), port, link, holds_data: true })
+}
+
+/// A node whose port follows from its number: n1 listens on 7001.
+fn node(number: u16, meant_upstream: Option<u16>, answer: Answer, condition: Condition) -> NodeView {
+    NodeView {
+        name: format!("n{number}"),
+        port: BASE_PORT + number,
+        meant_upstream: meant_upstream.map(|number| format!("n{number}")),
+        process: Some(ProcessIdentity { pid: 1, start_ticks: 1, boot_id: "boot".to_owned() }),
+        condition,
+        answer,
+    }
+}
+
+fn dead(number: u16, meant_upstream: Option<u16>) -> NodeView {
+    node(number, meant_upstream, Answer::NotListening, Condition::Dead)
+}
+
+fn replica(number: u16, of: u16, offset: u64) -> NodeView {
+    let role = upstream(BASE_PORT + of, Link::Down { seconds: Some(1) });
+    node(number, Some(of), Answer::Report(Box::new(report(role, offset))), Condition::Running)
+}
+
+fn master(number: u16, offset: u64) -> NodeView {
+    node(number, None, Answer::Report(Box::new(report(Role::Master, offset))), Condition::Running)
+}
+
+/// Changes the report of a node that has one.
+fn with(mut node: NodeView, change: impl FnOnce(&mut NodeReport)) -> NodeView {
+    match &mut node.answer {
+        Answer::Report(report) => change(report),
+        _ => panic!("{} has no report", node.name),
+    }
+    node
+}
+
+fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
+    match &mut report.replication.role {
+        Role::Replica(upstream) => upstream,
+        Role::Master => panic!("a master has no upstream"),
+    }
+}
+
+fn view(nodes: Vec<NodeView>) -> GroupView {
+    GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), offset_before_kill: None, nodes }
+}
+
+fn plan(nodes: Vec<NodeView>) -> Result<FailoverPlan, Refusal> {
+    FailoverPlan::new(&view(nodes), &Policy::default())
+}
+
+fn steps_of(plan: &FailoverPlan) -> Vec<String> {
+    plan.steps.iter().map(Step::to_string).collect()
+}
+
+#[test]
+fn every_kind_of_ineligible_node_is_rejected_with_its_reason() {
+    let good = replica(3, 1, 100);
+    let cases: [(NodeView, &str); 9] = [
+        (dead(2, Some(1)), "it cannot be reached: its process has ended"),
+        (node(2, Some(1), Answer::Silent, Condition::Stopped), "it cannot be reached: it does not answer"),
+        (
+            node(2, Some(1), Answer::Stranger { process_id: 9, run_id: "x".to_owned() }, Condition::Dead),
+            "it cannot be reached: another process (pid 9) holds its port",
+        ),
+        (node(2, Some(1), Answer::Error("NOAUTH".to_owned()), Condition::Running), "it cannot be reached: NOAUTH"),
+        (node(2, Some(1), Answer::Loading, Condition::Running), "it is still loading its data"),
+        (with(replica(2, 1, 900), |report| report.is_loading = true), "it is still loading its data"),
+        (
+            with(replica(2, 1, 900), |report| upstream_of(report).holds_data = false),
+            "its first sync never finished: what it holds is not data",
+        ),
+        (
+            with(replica(2, 1, 900), |report| report.replication.replid = id('b')),
+            "its data is of another history (bbbbbbbb, not aaaaaaaa)",
+        ),
+        (with(replica(2, 1, 900), |report| report.replication.priority = 0), "its priority is 0: never promote"),
+    ];
+    for (ineligible, reason) in cases {
+        let plan = plan(vec![dead(1, None), ineligible.clone(), good.clone()]).expect("n3 can be promoted");
+        assert_eq!(plan.candidate, "n3", "{reason}");
+        assert_eq!((plan.rejected[0].node.as_str(), plan.rejected[0].reason.to_string().as_str()), ("n2", reason));
+
+        let alone = FailoverPlan::new(&view(vec![dead(1, None), ineligible.clone()]), &Policy::default());
+        match (alone, ineligible.is_alive()) {
+            (Err(Refusal::NoCandidate { rejected }), true) => assert_eq!(rejected.len(), 1),
+            (Err(Refusal::Down), false) => {}
+            (other, _) => panic!("{reason}: {other:?}"),
+        }
+        let wanted = Policy { wanted: Some("n2".to_owned()), force: true, max_loss_bytes: None };
+        let refused = FailoverPlan::new(&view(vec![dead(1, None), ineligible, good.clone()]), &wanted);
+        assert!(matches!(refused, Err(Refusal::WantedIneligible { .. })), "even by force: {reason}");
+    }
+}
+
+#[test]
+fn the_highest_offset_wins_then_the_lowest_priority_then_the_topologys_order() {
+    let prioritized =
+        |number, offset, priority| with(replica(number, 1, offset), |report| report.replication.priority = priority);
+    let group = |nodes: Vec<NodeView>| plan([vec![dead(1, None)], nodes].concat()).expect("a candidate").candidate;
+    assert_eq!(group(vec![prioritized(2, 5, 1), prioritized(3, 6, 100)]), "n3");
+    assert_eq!(group(vec![prioritized(2, 5, 100), prioritized(3, 5, 10)]), "n3");
+    assert_eq!(group(vec![prioritized(2, 5, 10), prioritized(3, 5, 10)]), "n2");
+}
+
+#[test]
+fn a_better_priority_does_not_outweigh_missing_data() {
+    let still_syncing = with(replica(2, 1, 0), |report| {
+        report.replication.priority = 1;
+        let upstream = upstream_of(report);
+        upstream.holds_data = false;
+        upstream.link = Link::Syncing { received_bytes: 10, total_bytes: None };
+    });
+    let plan = plan(vec![dead(1, None), still_syncing, replica(3, 1, 20_000)]).expect("n3 has the data");
+    assert_eq!(plan.candidate, "n3");
+}
+
+#[test]
+fn a_dead_masters_replicas_follow_the_new_master_and_chains_are_kept() {
+    let linked = |number, of, offset| with(replica(number, of, offset), |report| upstream_of(report).link = Link::Up);
+    // n1 -> n2 -> n4, n1 -> n3 -> n5
+    let nodes = vec![dead(1, None), replica(2, 1, 90), replica(3, 1, 100), linked(4, 2, 90), linked(5, 3, 100)];
+    let plan = plan(nodes).expect("n3 can be promoted");
+    assert_eq!(
+        steps_of(&plan),
+        ["promote n3", "confirm that n3 takes writes", "let n2 follow n3", "confirm the links of n2, n4 and n5"]
+    );
+    let upstreams: Vec<_> = plan.upstreams.iter().map(|(node, up)| (node.as_str(), up.as_str())).collect();
+    assert_eq!(upstreams, [("n1", "n3"), ("n2", "n3"), ("n4", "n2"), ("n5", "n3")]);
+}
+
+#[test]
+fn a_replica_of_a_dead_replica_comes_under_the_new_master() {
+    let nodes = vec![dead(1, None), dead(2, Some(1)), replica(3, 1, 5), replica(4, 2, 4)];
+    let plan = plan(nodes).expect("n3 can be promoted");
+    assert!(steps_of(&plan).contains(&"let n4 follow n3".to_owned()), "{:?}", plan.steps);
+}
+
+#[test]
+fn a_hung_master_is_ended_and_drained_before_anybody_is_promoted() {
+    let hung = node(1, None, Answer::Silent, Condition::Stopped);
+    let linked = with(replica(2, 1, 5), |report| upstream_of(report).link = Link::Up);
+    let steps = steps_of(&plan(vec![hung, linked]).expect("n2 can be promoted"));
+    assert_eq!(
+        steps,
+        ["fence n1", "let n2 read to the end of the stream", "promote n2", "confirm that n2 takes writes"]
+    );
+}
+
+#[test]
+fn a_living_master_is_replaced_by_force_only() {
+    let nodes = vec![master(1, 10), with(replica(2, 1, 10), |report| upstream_of(report).link = Link::Up)];
+    assert_eq!(plan(nodes.clone()).err(), Some(Refusal::MasterAlive { master: "n1".to_owned() }));
+    let forced = Policy { force: true, ..Policy::default() };
+    let plan = FailoverPlan::new(&view(nodes), &forced).expect("force ends it");
+    assert_eq!(plan.steps[0], Step::Fence { node: "n1".to_owned() });
+}
+
+#[test]
+fn two_masters_are_left_to_a_person() {
+    let second = with(replica(2, 1, 5), |report| report.replication.role = Role::Master);
+    let nodes = vec![master(1, 10), second, replica(3, 1, 5)];
+    let forced = Policy { force: true, ..Policy::default() };
+    assert!(matches!(FailoverPlan::new(&view(nodes), &forced), Err(Refusal::TwoMasters { .. })));
+}
+
+#[test]
+fn a_promotion_that_broke_off_is_completed_with_the_same_candidate() {
+    let promoted = with(replica(3, 1, 100), |report| {
+        report.replication.role = Role::Master;
+        report.replication.replid = id('c');
+    });
+    let ahead = replica(2, 1, 200);
+    let plan = plan(vec![dead(1, None), ahead, promoted]).expect("n3 is a master already");
+    assert_eq!(plan.candidate, "n3");
+    assert!(steps_of(&plan).contains(&"let n2 follow n3".to_owned()));
+}
+
+#[test]
+fn replicas_that_were_not_re_pointed_yet_are_re_pointed() {
+    let orphan = with(replica(3, 1, 5), |report| upstream_of(report).port = BASE_PORT + 9);
+    let following = with(replica(2, 1, 5), |report| upstream_of(report).link = Link::Up);
+    let plan = plan(vec![master(1, 5), following, orphan]).expect("n3 has to follow n1");
+    assert_eq!((plan.candidate.as_str(), plan.old_master.as_str()), ("n1", "n1"));
+    assert!(steps_of(&plan).contains(&"let n3 follow n1".to_owned()), "{:?}", plan.steps);
+    assert!(!plan.steps.iter().any(|step| matches!(step, Step::Fence { .. } | Step::AwaitDrain { .. })));
+}
+
+#[test]
+fn the_loss_is_told_and_may_be_refused() {
+    let mut view = view(vec![dead(1, None), replica(2, 1, 90)]);
+    let strict = Policy { max_loss_bytes: Some(9), ..Policy::default() };
+    assert!(matches!(FailoverPlan::new(&view, &strict), Err(Refusal::TooMuchLoss { .. })), "nobody saw the master");
+    view.offset_before_kill = Some(100);
+    let refused = FailoverPlan::new(&view, &strict).expect_err("ten bytes are missing");
+    assert!(refused.to_string().contains("at least 10 bytes"), "{refused}");
+    let allowed = Policy { max_loss_bytes: Some(10), ..Policy::default() };
+    assert_eq!(FailoverPlan::new(&view, &allowed).expect("ten are allowed").loss.bytes_min(), 10);
+    let forced = Policy { force: true, ..strict };
+    assert_eq!(FailoverPlan::new(&view, &forced).expect("force accepts it").candidate, "n2");
+}
+
+#[test]
+fn bytes_that_only_a_never_promoted_node_has_count_as_lost() {
+    let never = with(replica(3, 1, 150), |report| report.replication.priority = 0);
+    let plan = plan(vec![dead(1, None), replica(2, 1, 100), never]).expect("n2 can be promoted");
+    assert_eq!(plan.loss.bytes_min(), 50);
+}
+
+#[test]
+fn a_node_that_is_wished_for_must_not_be_behind_unless_forced() {
+    let nodes = vec![dead(1, None), replica(2, 1, 100), replica(3, 1, 80)];
+    let wanted = Policy { wanted: Some("n3".to_owned()), ..Policy::default() };
+    let refused = FailoverPlan::new(&view(nodes.clone()), &wanted).expect_err("n3 is behind");
+    assert_eq!(refused.to_string(), "n3 is 20 bytes behind n2");
+    let plan = FailoverPlan::new(&view(nodes.clone()), &Policy { force: true, ..wanted }).expect("force allows it");
+    assert_eq!((plan.candidate.as_str(), plan.loss.bytes_min()), ("n3", 20));
+    let unknown = Policy { wanted: Some("n9".to_owned()), ..Policy::default() };
+    assert_eq!(FailoverPlan::new(&view(nodes), &unknown).err(), Some(Refusal::NoSuchNode("n9".to_owned())));
+}
+
+#[test]
+fn a_lone_survivor_of_another_history_is_promoted_by_force_only() {
+    let stale = with(replica(2, 1, 900), |report| report.replication.replid = id('b'));
+    let view = view(vec![dead(1, None), stale]);
+    assert!(matches!(FailoverPlan::new(&view, &Policy::default()), Err(Refusal::NoCandidate { .. })));
+    let forced = Policy { force: true, ..Policy::default() };
+    assert_eq!(FailoverPlan::new(&view, &forced).expect("a person insists").candidate, "n2");
+}
+
+#[test]
+fn without_a_record_the_history_of_most_replicas_counts() {
+    let other = with(replica(2, 1, 900), |report| report.replication.replid = id('b'));
+    let mut view = view(vec![dead(1, None), other, replica(3, 1, 5), replica(4, 1, 6)]);
+    view.recorded_replid = None;
+    assert_eq!(FailoverPlan::new(&view, &Policy::default()).expect("two of three agree").candidate, "n4");
+}
+
+#[test]
+fn every_diagnosis_has_its_signs() {
+    let linked = |number| with(replica(number, 1, 5), |report| upstream_of(report).link = Link::Up);
+    let hung = node(1, None, Answer::Silent, Condition::Running);
+    let second_master = with(linked(2), |report| report.replication.role = Role::Master);
+    let astray = with(linked(2), |report| upstream_of(report).port = 1);
+    let empty = with(replica(2, 1, 5), |report| upstream_of(report).holds_data = false);
+    let demoted = with(replica(1, 2, 5), |_| {});
+    let demoted = NodeView { meant_upstream: None, ..demoted };
+    let cases = [
+        (vec![master(1, 5), linked(2), linked(3)], "healthy"),
+        (vec![dead(1, None), dead(2, Some(1))], "nothing of the group runs"),
+        (vec![dead(1, None), linked(2)], "the master n1 is dead"),
+        (vec![hung, linked(2)], "the master n1 lives and does not answer"),
+        (vec![node(1, None, Answer::Loading, Condition::Running), linked(2)], "the master n1 is loading its data"),
+        (vec![master(1, 5), second_master.clone()], "n1 and n2 take writes at the same time"),
+        (vec![dead(1, None), second_master], "n2 takes writes in place of n1"),
+        (vec![demoted, linked(2)], "n1 is meant to be the master and follows another node"),
+        (vec![master(1, 5), astray], "under n1, these follow another node than they are meant to: n2"),
+        (vec![master(1, 5), dead(2, Some(1))], "cannot be reached: n2"),
+        (vec![master(1, 5), empty], "a first sync never finished: n2"),
+        (vec![master(1, 5), replica(2, 1, 5), linked(3)], "without a link to the upstream: n2"),
+    ];
+    for (nodes, words) in cases {
+        let diagnosis = diagnose(&view(nodes));
+        assert_eq!(diagnosis.to_string(), words);
+        assert_eq!(diagnosis.hint().is_none(), diagnosis.is_healthy(), "{words}");
+    }
+}
+
+/// A small generator, so that a failing group can be made again from its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// A random group under a dead or stopped master: chains, dead nodes, first syncs, foreign histories, equal offsets.
+fn random_view(dice: &mut Dice) -> GroupView {
+    let count = 2 + dice.roll(8) as u16;
+    let lost = if dice.roll(3) == 0 { node(1, None, Answer::Silent, Condition::Stopped) } else { dead(1, None) };
+    let mut nodes = vec![lost];
+    for number in 2..=count {
+        let of = 1 + dice.roll(u64::from(number - 1)) as u16;
+        let survivor = with(replica(number, of, dice.roll(4) * 10), |report| {
+            report.replication.priority = [0, 1, 100, 100][dice.roll(4) as usize];
+            report.is_loading = dice.roll(10) == 0;
+            if dice.roll(6) == 0 {
+                report.replication.replid = id('b');
+            }
+            let upstream = upstream_of(report);
+            upstream.holds_data = dice.roll(5) != 0;
+            upstream.link = if dice.roll(2) == 0 { Link::Up } else { Link::Down { seconds: Some(1) } };
+        });
+        nodes.push(match dice.roll(6) {
+            0 => dead(number, Some(of)),
+            1 => node(number, Some(of), Answer::Silent, Condition::Running),
+            _ => survivor,
+        });
+    }
+    let mut view = view(nodes);
+    if dice.roll(2) == 0 {
+        view.recorded_replid = None;
+    }
+    view
+}
+
+/// What the model says of a node, written differently from the plan: all that makes it fit to be promoted.
+fn is_fit(node: &NodeView, lineage: &ReplicationId) -> bool {
+    node.report().is_some_and(|report| {
+        let upstream = report.replication.upstream();
+        !report.is_loading
+            && upstream.is_some_and(|upstream| upstream.holds_data)
+            && report.replication.replid == *lineage
+            && report.replication.priority != 0
+    })
+}
+
+/// Carries a plan out on the model: who is a master afterwards, and whom everybody follows.
+fn carried_out(view: &GroupView, plan: &FailoverPlan) -> (Vec<String>, BTreeMap<String, String>) {
+    let mut living: Vec<String> =
+        view.nodes.iter().filter(|node| node.is_alive()).map(|node| node.name.clone()).collect();
+    let mut follows: BTreeMap<String, String> =
+        view.nodes.iter().filter_map(|node| Some((node.name.clone(), view.followed_by(node)?.name.clone()))).collect();
+    let mut masters: Vec<String> = vec![view.meant_master().name.clone()];
+    for step in &plan.steps {
+        match step {
+            Step::Fence { node } => living.retain(|name| name != node),
+            Step::Promote { node } => {
+                follows.remove(node);
+                masters.push(node.clone());
+                let writable: Vec<_> = masters.iter().filter(|master| living.contains(master)).collect();
+                assert_eq!(writable, [node], "two masters at one moment");
+            }
+            Step::Repoint { nodes, to } => {
+                assert!(!nodes.contains(&plan.candidate), "the candidate is re-pointed");
+                follows.extend(nodes.iter().map(|node| (node.clone(), to.clone())));
+            }
+            Step::AwaitDrain { .. } | Step::Confirm { .. } | Step::ConfirmLinks { .. } => {}
+        }
+    }
+    masters.retain(|master| living.contains(master));
+    (masters, follows)
+}
+
+#[test]
+fn any_plan_leaves_one_master_of_the_best_data_and_everybody_below_it() {
+    let mut planned = 0;
+    for seed in 0..20_000 {
+        let view = random_view(&mut Dice(seed));
+        let Ok(plan) = FailoverPlan::new(&view, &Policy::default()) else { continue };
+        planned += 1;
+        let candidate = view.node(&plan.candidate).expect("a node of the view");
+        assert!(is_fit(candidate, &plan.lineage), "seed {seed}: {} is not fit", plan.candidate);
+        let offset = |node: &NodeView| node.report().map_or(0, |report| report.replication.offset);
+        let best = view.nodes.iter().filter(|node| is_fit(node, &plan.lineage)).map(offset).max();
+        assert_eq!(Some(offset(candidate)), best, "seed {seed}: somebody fit has more");
+
+        let (masters, follows) = carried_out(&view, &plan);
+        assert_eq!(masters, [plan.candidate.clone()], "seed {seed}");
+        for survivor in view.nodes.iter().filter(|node| node.report().is_some()) {
+            let path = std::iter::successors(Some(&survivor.name), |name| follows.get(*name));
+            let end = path.take(view.nodes.len() + 1).last();
+            assert_eq!(end, Some(&plan.candidate), "seed {seed}: {} does not lead to it", survivor.name);
+        }
+        let decided = plan.ranked.len() + plan.rejected.len() + 1;
+        assert_eq!(decided, view.nodes.len(), "seed {seed}: a node is neither ranked nor rejected");
+    }
+    assert!(planned > 5_000, "only {planned} groups could be repaired: the model is too bleak to show anything");
+}
+
+#[test]
+fn a_refusal_means_that_nobody_was_fit() {
+    for seed in 0..20_000 {
+        let view = random_view(&mut Dice(seed));
+        if let Err(Refusal::NoCandidate { rejected }) = FailoverPlan::new(&view, &Policy::default()) {
+            assert_eq!(rejected.len() + 1, view.nodes.len(), "seed {seed}");
+            for lineage in [id('a'), id('b')] {
+                let holders = view.nodes.iter().filter(|node| is_fit(node, &lineage)).count();
+                let with_data = view.nodes.iter().filter(|node| replication_with_data(node).is_some()).count();
+                match &view.recorded_replid {
+                    Some(recorded) if *recorded == lineage => assert_eq!(holders, 0, "seed {seed}"),
+                    Some(_) => {}
+                    None => assert!(holders * 2 <= with_data, "seed {seed}: {holders} of {with_data} were fit"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! `promote`: executes a [`FailoverPlan`], step by step, each written to the journal before and after.
+//!
+//! The order of things after a crash of this program, wherever it comes: the plan is decided anew from what is seen, and every
+//! step is one that can be done twice. Before `promote` nothing has changed; after it the candidate is seen as a master and
+//! the plan only completes what is missing. The run state names the new master as soon as it is one.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::diagnosis::{Diagnosis, diagnose};
+use super::journal::recent;
+use super::links::{await_link, watch_replicas};
+use super::plan::{FailoverPlan, Policy, Step};
+use super::stop::end_processes;
+use super::view::{Clients, GroupView, observe};
+use super::{Group, GroupError};
+use crate::event::{Event, Recorder};
+use crate::process::launch::{log_length, text_since};
+use crate::process::{Durability, GroupDir, render_config};
+use crate::wire::{NodeClient, WireError};
+
+/// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long a promoted node may take to accept its first write.
+const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks at a node that is about to be where it should.
+const POLL_EVERY: Duration = Duration::from_millis(1);
+/// How often a plan that no longer fits what is seen is made anew.
+const PLANS_MAX: usize = 3;
+/// A write that changes nothing: this key does not exist, and deleting it is refused by a replica and accepted by a master.
+const PROBE: [&str; 2] = ["DEL", "replctl:write-probe:00c0ffee-no-such-key"];
+
+/// What a promotion did.
+#[derive(Debug, Serialize)]
+pub struct FailoverReport {
+    /// The plan that was executed.
+    pub plan: FailoverPlan,
+    /// The group when it was decided.
+    pub before: GroupView,
+    /// The group when all was done.
+    pub after: GroupView,
+    /// What is wrong with it then. A dead old master is no surprise.
+    pub diagnosis_after: Diagnosis,
+    /// From the command's start to the first write that the new master accepted, in microseconds. `None`: it accepted none
+    /// (it may be waiting for `min-replicas-to-write`).
+    pub first_write_us: Option<u64>,
+    /// From the command's start to the last confirmed link, in microseconds.
+    pub took_us: u64,
+    /// The steps, in order.
+    pub steps: Vec<StepReport>,
+    /// How every replica came to follow the new master.
+    pub resyncs: BTreeMap<String, Resync>,
+    /// Replicas that should follow and did not in time.
+    pub missing: Vec<String>,
+}
+
+/// One step that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StepReport {
+    /// The step.
+    #[serde(flatten)]
+    pub step: Step,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+}
+
+/// How a replica came to the new master's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resync {
+    /// It went on where it was.
+    Partial,
+    /// It threw away what it had and got everything anew.
+    Full,
+    /// Nothing tells.
+    Unknown,
+}
+
+/// Why a plan was not carried to its end.
+enum Stop {
+    /// What is seen no longer fits the plan; nothing has been promoted yet.
+    Stale,
+    Failed(GroupError),
+}
+
+impl<E: Into<GroupError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Replaces a lost master: observes, decides, executes, observes again. `began` is when the command started; `limit` bounds
+/// the wait for links.
+///
+/// # Errors
+/// [`GroupError::Refused`]: there is no plan. [`GroupError::StepFailed`]: the plan broke off; the same command again resumes.
+pub async fn promote(
+    group: &mut Group,
+    policy: &Policy,
+    began: Instant,
+    limit: Duration,
+    recorder: &mut Recorder,
+) -> Result<FailoverReport, GroupError> {
+    let (mut view, mut clients) = observe(group).await?;
+    FailoverPlan::new(&view, policy)?;
+    recorder.record(Event::Began { command: "promote".to_owned() })?;
+    for _ in 0..PLANS_MAX {
+        let plan = FailoverPlan::new(&view, policy)?;
+        recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
+        let mut promotion = Promotion::new(&plan, group, clients, began, limit, recorder);
+        match promotion.execute(&view).await {
+            Ok(()) => return promotion.report(plan.clone(), view).await,
+            Err(Stop::Failed(error)) => {
+                recorder.record(Event::Finished { command: "promote".to_owned(), error: Some(error.to_string()) })?;
+                return Err(error);
+            }
+            Err(Stop::Stale) => (view, clients) = observe(group).await?,
+        }
+    }
+    let reason = format!("the replicas kept changing over {PLANS_MAX} plans");
+    let step = Step::AwaitDrain { nodes: view.nodes.iter().map(|node| node.name.clone()).collect() };
+    Err(GroupError::StepFailed { step, reason })
+}
+
+/// The node that the last promotion made the master, if nothing replaced it since.
+///
+/// # Errors
+/// The journal cannot be read.
+pub fn promoted_last(group: &Group) -> Result<Option<String>, GroupError> {
+    let promoted = recent(&group.dir.journal_file())?.into_iter().rev().find_map(|entry| match entry.event {
+        Event::Promoted { node, .. } => Some(node),
+        _ => None,
+    });
+    Ok(promoted.filter(|node| *node == group.run.master().name))
+}
+
+/// The state that a promotion gathers while it is executed.
+struct Promotion<'a> {
+    plan: FailoverPlan,
+    group: &'a mut Group,
+    clients: Clients,
+    began: Instant,
+    limit: Duration,
+    recorder: &'a mut Recorder,
+    steps: Vec<StepReport>,
+    first_write: Option<Duration>,
+    missing: Vec<String>,
+    log_marks: BTreeMap<String, u64>,
+    until_disk: JoinSet<Result<(), GroupError>>,
+}
+
+impl<'a> Promotion<'a> {
+    fn new(
+        plan: &FailoverPlan,
+        group: &'a mut Group,
+        clients: Clients,
+        began: Instant,
+        limit: Duration,
+        recorder: &'a mut Recorder,
+    ) -> Self {
+        Self {
+            plan: plan.clone(),
+            group,
+            clients,
+            began,
+            limit,
+            recorder,
+            steps: Vec::new(),
+            first_write: None,
+            missing: Vec::new(),
+            log_marks: BTreeMap::new(),
+            until_disk: JoinSet::new(),
+        }
+    }
+
+    async fn execute(&mut self, view: &GroupView) -> Result<(), Stop> {
+        for step in self.plan.steps.clone() {
+            self.recorder.record(Event::StepBegan { step: step.clone() })?;
+            let began = Instant::now();
+            match &step {
+                Step::Fence { node } => self.fence(view, node).await?,
+                Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
+                Step::Promote { node } => self.promote(&step, node).await?,
+                Step::Confirm { node } => self.confirm(&step, node).await?,
+                Step::Repoint { nodes, to } => self.repoint(&step, nodes, to).await?,
+                Step::ConfirmLinks { nodes } => self.confirm_links(nodes).await,
+            }
+            let took_us = micros(began.elapsed());
+            self.recorder.record(Event::StepDone { step: step.clone(), took_us })?;
+            self.steps.push(StepReport { step, took_us });
+        }
+        Ok(())
+    }
+
+    async fn fence(&mut self, view: &GroupView, node: &str) -> Result<(), Stop> {
+        let process = view.node(node).and_then(|node| node.process.clone());
+        let Some(process) = process else { return Ok(()) };
+        end_processes(vec![(node.to_owned(), process)], None).await?;
+        self.recorder.show(Event::Ended { node: node.to_owned() });
+        Ok(())
+    }
+
+    /// The old master is gone, so its replicas read to the end of their socket buffers and then see the link break. What
+    /// they have read by then decides whether the candidate is still the best.
+    async fn await_drain(&mut self, view: &GroupView, nodes: &[String]) -> Result<(), Stop> {
+        let old_port = view.node(&self.plan.old_master).map(|node| node.port);
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        let mut offsets = BTreeMap::new();
+        for name in nodes {
+            let client = self.client(name)?.clone();
+            let offset = loop {
+                let replication = client.replication().await.map_err(|source| wire(name, source))?;
+                let has_drained = !old_port.is_some_and(|port| replication.is_linked_to(port));
+                if has_drained || Instant::now() > deadline {
+                    break replication.offset;
+                }
+                tokio::time::sleep(POLL_EVERY).await;
+            };
+            offsets.insert(name.clone(), offset);
+        }
+        let offset_of = |name: &str| match offsets.get(name) {
+            Some(offset) => *offset,
+            None => self.plan.ranked.iter().find(|one| one.node == name).map_or(0, |one| one.offset),
+        };
+        let candidate = offset_of(&self.plan.candidate);
+        let was_behind = self.plan.ranked.first().is_some_and(|best| best.node != self.plan.candidate);
+        let is_overtaken = self.plan.ranked.iter().any(|one| offset_of(&one.node) > candidate);
+        if is_overtaken && !was_behind { Err(Stop::Stale) } else { Ok(()) }
+    }
+
+    /// One write, three answers: the order, what the node then is, and whether it takes a write.
+    async fn promote(&mut self, step: &Step, node: &str) -> Result<(), Stop> {
+        let commands: [&[&str]; 2] = [&["REPLICAOF", "NO", "ONE"], &PROBE];
+        let answers = self.client(node)?.pipeline(&commands).await.map_err(|error| failed(step, &error))?;
+        let mut answers = answers.into_iter();
+        match answers.next() {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(failed(step, &error)),
+            None => return Err(failed(step, &WireError::Closed)),
+        }
+        if matches!(answers.next(), Some(Ok(_))) {
+            self.first_write = Some(self.began.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Sees the node say that it is a master, and remembers it as one.
+    async fn confirm(&mut self, step: &Step, node: &str) -> Result<(), Stop> {
+        let client = self.client(node)?.clone();
+        let replication = client.replication().await.map_err(|error| failed(step, &error))?;
+        if !replication.is_master() {
+            let reason = format!("{node} still follows another node");
+            return Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason }));
+        }
+        self.group.run.set_roles(node, &self.plan.upstreams);
+        self.group.run.replid = Some(replication.replid.to_string());
+        self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
+        self.recorder.record(Event::Promoted { node: node.to_owned(), old_master: self.plan.old_master.clone() })?;
+        self.sync_beside()?;
+        if self.first_write.is_none() {
+            self.await_first_write(&client).await.map_err(|error| failed(step, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Asks until a write is accepted. A master that waits for enough replicas accepts none before they are re-pointed, so
+    /// that answer ends the wait for now.
+    async fn await_first_write(&mut self, client: &NodeClient) -> Result<(), WireError> {
+        let deadline = Instant::now() + FIRST_WRITE_LIMIT;
+        while Instant::now() < deadline {
+            match client.command(&PROBE).await {
+                Ok(_) => {
+                    self.first_write = Some(self.began.elapsed());
+                    return Ok(());
+                }
+                Err(WireError::Server { code, .. }) if code == "NOREPLICAS" => return Ok(()),
+                Err(WireError::Server { .. }) => tokio::time::sleep(POLL_EVERY).await,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the disk have the new roles while the replicas are re-pointed.
+    fn sync_beside(&mut self) -> Result<(), Stop> {
+        let (dir, run): (GroupDir, _) = (self.group.dir.clone(), self.group.run.clone());
+        let journal = self.recorder.journal().file()?;
+        self.until_disk.spawn_blocking(move || {
+            journal.sync_data()?;
+            Ok(dir.save_run_state(&run, Durability::Disk)?)
+        });
+        Ok(())
+    }
+
+    async fn repoint(&mut self, step: &Step, nodes: &[String], to: &str) -> Result<(), Stop> {
+        let upstream = self.group.run.node(to).expect("a plan names nodes of its group");
+        let port = upstream.port.to_string();
+        let mut orders = JoinSet::new();
+        for name in nodes {
+            self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
+            let (name, client, port) = (name.clone(), self.client(name)?.clone(), port.clone());
+            orders.spawn(async move { (name, client.command(&["REPLICAOF", "127.0.0.1", &port]).await) });
+        }
+        while let Some(order) = orders.join_next().await {
+            let (node, answer) = order.expect("an order does not panic");
+            if let Err(error) = answer {
+                let text = format!("{node} cannot be told to follow {to}: {error} ({step})");
+                self.recorder.show(Event::Warning { text });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for every link, parents before children; who is not there in time is noted as missing.
+    async fn confirm_links(&mut self, nodes: &[String]) {
+        let mut waiting: Vec<String> = nodes.to_vec();
+        let deadline = Instant::now() + self.limit;
+        let mut parents = vec![self.plan.candidate.clone()];
+        while !parents.is_empty() && !waiting.is_empty() {
+            let is_child = |name: &String| self.plan.upstreams.get(name).is_some_and(|up| parents.contains(up));
+            let (children, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_child);
+            waiting = rest;
+            parents = self.confirm_level(&children, deadline).await;
+            self.missing.extend(children.into_iter().filter(|child| !parents.contains(child)));
+        }
+        self.missing.extend(waiting);
+    }
+
+    /// Waits for the links of nodes whose upstreams are linked themselves; returns those that came.
+    async fn confirm_level(&self, children: &[String], deadline: Instant) -> Vec<String> {
+        let mut watched = BTreeMap::new();
+        let mut links = JoinSet::new();
+        for name in children {
+            let upstream = &self.plan.upstreams[name];
+            let (Some(client), Some(above)) = (self.clients.get(name), self.clients.get(upstream)) else { continue };
+            let replicas_of = watched.entry(upstream).or_insert_with(|| watch_replicas(above.clone())).clone();
+            let (name, client, display) = (name.clone(), client.clone(), self.recorder.display());
+            links.spawn(async move {
+                let linked = await_link(&name, &client, replicas_of, &display).await;
+                linked.is_ok().then_some(name)
+            });
+        }
+        let mut linked = Vec::new();
+        let all = async {
+            while let Some(link) = links.join_next().await {
+                linked.extend(link.expect("waiting for a link does not panic"));
+            }
+        };
+        let _ = tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), all).await;
+        linked
+    }
+
+    async fn report(mut self, plan: FailoverPlan, before: GroupView) -> Result<FailoverReport, GroupError> {
+        let took_us = micros(self.began.elapsed());
+        if self.first_write.is_none()
+            && let Some(client) = self.clients.get(&plan.candidate).cloned()
+        {
+            // A failure here is told by the report: no write was accepted.
+            let _ = self.await_first_write(&client).await;
+        }
+        for node in &self.group.run.nodes {
+            let upstream = self.group.run.upstream_of(node);
+            self.group.dir.save_config(&node.name, &render_config(node, upstream))?;
+        }
+        while let Some(synced) = self.until_disk.join_next().await {
+            synced.expect("writing to disk does not panic")?;
+        }
+        let (after, _) = observe(self.group).await?;
+        let resyncs = self.resyncs(&before, &after);
+        self.recorder.record(Event::Finished { command: "promote".to_owned(), error: None })?;
+        Ok(FailoverReport {
+            diagnosis_after: diagnose(&after),
+            plan,
+            before,
+            after,
+            first_write_us: self.first_write.map(micros),
+            took_us,
+            steps: self.steps,
+            resyncs,
+            missing: self.missing,
+        })
+    }
+
+    /// An upstream counts the synchronizations it serves, but not to whom; where it served full ones, the replica's own log
+    /// tells which kind it got.
+    fn resyncs(&self, before: &GroupView, after: &GroupView) -> BTreeMap<String, Resync> {
+        let linked = self.plan.upstreams.iter().filter(|(name, _)| {
+            self.clients.contains_key(*name) && !self.missing.contains(name) && **name != self.plan.old_master
+        });
+        let served_full = |upstream: &str| {
+            let count = |view: &GroupView| view.node(upstream)?.report().map(|report| report.sync_full);
+            count(before).zip(count(after)).map(|(before, after)| after > before)
+        };
+        linked
+            .map(|(name, upstream)| {
+                let resync = match served_full(upstream) {
+                    Some(false) => Resync::Partial,
+                    _ => self.resync_by_log(name),
+                };
+                (name.clone(), resync)
+            })
+            .collect()
+    }
+
+    fn resync_by_log(&self, name: &str) -> Resync {
+        let Some(mark) = self.log_marks.get(name) else { return Resync::Unknown };
+        let text = text_since(&self.group.dir.log_file(name), *mark).to_lowercase();
+        if text.contains("full resync from") {
+            Resync::Full
+        } else if text.contains("partial resynchronization") {
+            Resync::Partial
+        } else {
+            Resync::Unknown
+        }
+    }
+
+    fn client(&self, node: &str) -> Result<&NodeClient, GroupError> {
+        self.clients.get(node).ok_or_else(|| wire(node, WireError::Closed))
+    }
+}
+
+fn wire(node: &str, source: WireError) -> GroupError {
+    GroupError::Wire { node: node.to_owned(), source }
+}
+
+fn failed(step: &Step, error: &WireError) -> Stop {
+    Stop::Failed(GroupError::StepFailed { step: step.clone(), reason: error.to_string() })
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

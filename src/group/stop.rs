@@ -1,0 +1,113 @@
+//! `down`: every process of a group ends, and with `--wipe` its data goes, too.
+//!
+//! The master is told first and the replicas when it is gone: a Redis master that is asked to end lets its replicas catch up
+//! before it does, so that afterwards all hold the same.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::{Group, GroupError};
+use crate::event::{Event, Recorder};
+use crate::process::{Condition, Durability, GroupLock, LiveProcess, ProcessIdentity};
+
+/// How long a killed process may take to be gone: the kernel frees its memory first.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What `down` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DownReport {
+    /// The group.
+    pub group: String,
+    /// The nodes whose process was ended, in topology order.
+    pub ended: Vec<String>,
+    /// Its directory with all data was removed.
+    pub is_wiped: bool,
+}
+
+/// The nodes of a group whose process lives, in topology order.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn living(group: &Group) -> Result<Vec<(String, ProcessIdentity)>, GroupError> {
+    let mut living = Vec::new();
+    for node in &group.run.nodes {
+        if let Some(process) = &node.process
+            && process.identity.condition()? != Condition::Dead
+        {
+            living.push((node.name.clone(), process.identity.clone()));
+        }
+    }
+    Ok(living)
+}
+
+/// Ends every process of the group: politely, and by force what has not ended within `patience`. With `wipe` there is
+/// nothing to save, so force comes first, and the group's directory is removed.
+///
+/// # Errors
+/// A process cannot be ended; then nothing is removed.
+pub async fn down(
+    mut group: Group,
+    lock: &GroupLock,
+    wipe: bool,
+    patience: Duration,
+    recorder: &mut Recorder,
+) -> Result<DownReport, GroupError> {
+    recorder.record(Event::Began { command: "down".to_owned() })?;
+    let living = living(&group)?;
+    let ended: Vec<String> = living.iter().map(|(name, _)| name.clone()).collect();
+    let master = group.run.master().name.clone();
+    let (masters, replicas): (Vec<_>, Vec<_>) = living.into_iter().partition(|(name, _)| *name == master);
+    let patience = (!wipe).then_some(patience);
+    for wave in [masters, replicas] {
+        end_processes(wave, patience).await?;
+    }
+    for name in &ended {
+        recorder.show(Event::Ended { node: name.clone() });
+    }
+    for node in &mut group.run.nodes {
+        node.process = None;
+    }
+    group.dir.save_run_state(&group.run, Durability::Disk)?;
+    recorder.record(Event::Finished { command: "down".to_owned(), error: None })?;
+    if wipe {
+        group.dir.wipe(lock)?;
+    }
+    Ok(DownReport { group: group.run.group, ended, is_wiped: wipe })
+}
+
+/// Ends processes at once: with SIGTERM and `patience`, then with SIGKILL; without patience with SIGKILL.
+///
+/// # Errors
+/// A process of another user, or one that even SIGKILL does not end in time: it is named.
+pub async fn end_processes(
+    processes: Vec<(String, ProcessIdentity)>,
+    patience: Option<Duration>,
+) -> Result<(), GroupError> {
+    let mut ending = JoinSet::new();
+    for (name, identity) in processes {
+        ending.spawn(async move { end_process(&identity, patience).await.map(|has_ended| (name, has_ended)) });
+    }
+    let mut still_alive = Vec::new();
+    while let Some(ended) = ending.join_next().await {
+        let (name, has_ended) = ended.expect("ending a process does not panic")?;
+        still_alive.extend((!has_ended).then_some(name));
+    }
+    if still_alive.is_empty() { Ok(()) } else { Err(GroupError::StillAlive(still_alive)) }
+}
+
+async fn end_process(identity: &ProcessIdentity, patience: Option<Duration>) -> Result<bool, GroupError> {
+    let Some(process) = LiveProcess::open(identity)? else { return Ok(true) };
+    if let Some(patience) = patience {
+        process.signal(Signal::TERM)?;
+        // A stopped process takes no signal but these two.
+        process.signal(Signal::CONT)?;
+        if process.dies_within(patience).await? {
+            return Ok(true);
+        }
+    }
+    process.signal(Signal::KILL)?;
+    Ok(process.dies_within(KILL_LIMIT).await?)
+}

@@ -1,0 +1,155 @@
+//! The programs that serve nodes: where they are, which version they have, how they are called.
+//!
+//! ```text
+//! $ redis-server --version
+//! Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=ae4d7c971a948f0
+//! $ valkey-server --version
+//! Valkey server v=8.1.1 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=…
+//! ```
+//!
+//! The family `repld` without a path is this very executable, called as `replctl serve CONF`: its version is ours.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::topology::{Engine, EngineFamily};
+
+/// How long `ENGINE --version` may take.
+const VERSION_LIMIT: Duration = Duration::from_secs(5);
+
+/// An engine's program on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Program {
+    /// The executable.
+    pub path: PathBuf,
+    /// Arguments that stand before the configuration file.
+    pub leading_args: &'static [&'static str],
+}
+
+/// Why an engine cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No directory of `PATH` has it.
+    #[error("{0} is not on PATH")]
+    NotOnPath(&'static str),
+    /// The topology names a program that is not there or not executable.
+    #[error("{} is not an executable file", .0.display())]
+    NotExecutable(PathBuf),
+    /// `--version` failed, hung, or said something else than a version.
+    #[error("{} did not tell its version: {reason}", .program.display())]
+    NoVersion {
+        /// The executable.
+        program: PathBuf,
+        /// What happened instead.
+        reason: String,
+    },
+    /// This executable cannot be found, so that it cannot start itself as a server.
+    #[error("this program cannot find its own executable: {0}")]
+    NoSelf(#[source] io::Error),
+}
+
+impl EngineError {
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotOnPath(_) => Some(
+                "install it, or give its path: engine = { family = \"redis\", path = \"/opt/redis/redis-server\" }, or use the engine \"repld\", which is built in",
+            ),
+            Self::NotExecutable(_) | Self::NoVersion { .. } => Some("check the engine's path in the topology file"),
+            Self::NoSelf(_) => None,
+        }
+    }
+}
+
+impl Program {
+    /// Finds the program of an engine: its path if it has one, else the family's usual name on `PATH`.
+    ///
+    /// # Errors
+    /// It is not there or not executable.
+    pub fn find(engine: &Engine) -> Result<Self, EngineError> {
+        if let Some(path) = &engine.path {
+            if !is_executable(path) {
+                return Err(EngineError::NotExecutable(path.clone()));
+            }
+            return Ok(Self { path: path.clone(), leading_args: &[] });
+        }
+        if engine.family == EngineFamily::Repld {
+            let path = std::env::current_exe().map_err(EngineError::NoSelf)?;
+            return Ok(Self { path, leading_args: &["serve"] });
+        }
+        let name = engine.family.program();
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|dir| dir.join(name))
+            .find(|path| is_executable(path))
+            .map(|path| Self { path, leading_args: &[] })
+            .ok_or(EngineError::NotOnPath(name))
+    }
+
+    /// The program's version, as `7.0.15`. Runs `--version`, except for this very executable.
+    ///
+    /// # Errors
+    /// [`EngineError::NoVersion`]: it fails, takes longer than five seconds, or names no version.
+    pub async fn version(&self) -> Result<String, EngineError> {
+        if self.leading_args == ["serve"] {
+            return Ok(env!("CARGO_PKG_VERSION").to_owned());
+        }
+        let no_version = |reason: String| EngineError::NoVersion { program: self.path.clone(), reason };
+        let run = Command::new(&self.path).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(VERSION_LIMIT, run)
+            .await
+            .map_err(|_| no_version(format!("no answer in {} s", VERSION_LIMIT.as_secs())))?
+            .map_err(|error| no_version(error.to_string()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        parse_version(&text).map(str::to_owned).ok_or_else(|| {
+            let first_line = text.lines().next().unwrap_or_default();
+            no_version(format!("{}, {first_line:?}", output.status))
+        })
+    }
+}
+
+/// The first word that is digits and dots, with or without `v=` before it.
+fn parse_version(text: &str) -> Option<&str> {
+    text.split_whitespace().map(|word| word.trim_start_matches("v=")).find(|word| {
+        word.contains('.') && word.len() <= 32 && word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    })
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_found_in_what_each_engine_prints() {
+        let redis = "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=ae4d7c971a948f0";
+        assert_eq!(parse_version(redis), Some("7.0.15"));
+        assert_eq!(parse_version("Valkey server v=8.1.1 sha=00000000:0 malloc=libc bits=64"), Some("8.1.1"));
+        assert_eq!(parse_version("repld 0.1.0"), Some("0.1.0"));
+        assert_eq!(parse_version("bash: 12: command not found"), None);
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_what_to_do() {
+        let engine = Engine { family: EngineFamily::Redis, path: Some("/nowhere/redis-server".into()) };
+        let error = Program::find(&engine).expect_err("there is no such file");
+        assert_eq!(error.to_string(), "/nowhere/redis-server is not an executable file");
+        assert!(error.hint().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_no_server_is_told_from_one() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("mute");
+        std::fs::write(&path, "#!/bin/sh\nexit 7\n").expect("the directory is ours");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("the file is ours");
+        let error = Program { path, leading_args: &[] }.version().await.expect_err("it prints nothing");
+        assert!(error.to_string().contains("did not tell its version"), "{error}");
+    }
+}

@@ -1,0 +1,16 @@
+//! Real processes: who they are, where their programs and ports are, how they start, what is remembered of them.
+//!
+//! Servers outlive the tool: they run in their own session and write to their own log. A later run finds them again by
+//! [`ProcessIdentity`], never by pid alone.
+
+pub mod engine;
+pub mod identity;
+pub mod launch;
+pub mod port;
+pub mod state;
+
+pub use engine::{EngineError, Program};
+pub use identity::{Condition, LiveProcess, ProcessIdentity};
+pub use launch::{Started, log_tail, render_config, spawn};
+pub use port::{Listeners, Stranger, free_ports};
+pub use state::{Durability, GroupDir, GroupLock, RunNode, RunProcess, RunState, StateDir, StateError};

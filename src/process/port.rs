@@ -1,0 +1,116 @@
+//! Ports of this machine: free ones, and who holds one that is not free.
+//!
+//! Source: proc_net_tcp(5). A line of `/proc/net/tcp`; state `0A` is LISTEN, the tenth column the socket's inode:
+//! ```text
+//!   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+//!    0: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 54321 1 …
+//! ```
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+
+/// `count` different ports on which nobody listens on 127.0.0.1, chosen by the system.
+///
+/// Between this call and the server's own bind somebody else may take one: the server says so when it starts.
+///
+/// # Errors
+/// The system has no free port left.
+pub fn free_ports(count: usize) -> io::Result<Vec<u16>> {
+    // All are held until the last is chosen, or the same one could be chosen twice.
+    let held: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<io::Result<_>>()?;
+    held.iter().map(|listener| listener.local_addr().map(|address| address.port())).collect()
+}
+
+/// The ports on which some process of this machine listens, each with its socket's inode.
+#[derive(Debug, Default)]
+pub struct Listeners(HashMap<u16, u64>);
+
+/// Somebody who listens on a port that was meant for a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    /// The port it holds.
+    pub port: u16,
+    /// Its pid and command name, if this user may see them.
+    pub process: Option<(u32, String)>,
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.process {
+            Some((pid, command)) => write!(out, "port {} is held by {command} (pid {pid})", self.port),
+            None => write!(out, "port {} is held by a process of another user", self.port),
+        }
+    }
+}
+
+impl Listeners {
+    /// Reads the kernel's tables once; a table that cannot be read counts as empty.
+    pub fn read() -> Self {
+        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+        Self(tables.iter().flat_map(|table| table.lines()).filter_map(parse_listener).collect())
+    }
+
+    /// Who listens on `port`, if anybody does.
+    pub fn on(&self, port: u16) -> Option<Stranger> {
+        self.0.get(&port).map(|&inode| Stranger { port, process: owner_of_socket(inode) })
+    }
+}
+
+fn parse_listener(line: &str) -> Option<(u16, u64)> {
+    let mut columns = line.split_whitespace().skip(1);
+    let (_, port) = columns.next()?.rsplit_once(':')?;
+    let is_listening = columns.nth(1)? == "0A";
+    let inode = columns.nth(5)?.parse().ok()?;
+    is_listening.then_some((u16::from_str_radix(port, 16).ok()?, inode))
+}
+
+/// Looks through the open files of every process that this user may look into.
+fn owner_of_socket(inode: u64) -> Option<(u32, String)> {
+    let wanted = format!("socket:[{inode}]");
+    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(|pid| holds_file(*pid, &wanted)).map(|pid: u32| {
+        let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        (pid, command.trim().to_owned())
+    })
+}
+
+fn holds_file(pid: u32, wanted: &str) -> bool {
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ports_differ_from_each_other() {
+        let mut ports = free_ports(50).expect("the system has fifty ports");
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 50);
+    }
+
+    #[test]
+    fn a_stranger_on_a_port_is_named() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let stranger = Listeners::read().on(port).expect("the listener is seen");
+        assert_eq!(stranger.process.as_ref().map(|(pid, _)| *pid), Some(std::process::id()));
+        drop(listener);
+        assert_eq!(Listeners::read().on(port), None);
+    }
+
+    #[test]
+    fn a_connection_is_no_listener() {
+        let connected = "  1: 0100007F:18EB 0100007F:C350 01 00000000:00000000 00:00000000 00000000 0 0 54322 1";
+        let listening = "  0: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 54321 1";
+        assert_eq!(parse_listener(connected), None);
+        assert_eq!(parse_listener(listening), Some((0x18EB, 54321)));
+        assert_eq!(parse_listener("  sl  local_address rem_address   st tx_queue"), None);
+    }
+}

@@ -1,0 +1,496 @@
+//! What the tool remembers between its runs: one directory per group.
+//!
+//! ```text
+//! STATE/                       $XDG_STATE_HOME/replctl, or --state-dir
+//!   GROUP/                     0700
+//!     lock                     held (flock) by whoever changes the group; its text names the holder
+//!     run.json                 RunState: what was launched
+//!     journal.jsonl            what was done to the group, step by step
+//!     nodes/NAME/              0700, the node's working directory
+//!       node.conf  log         0600
+//!       dump.rdb …             the node's own files
+//! ```
+//!
+//! Files are replaced, never rewritten in place: a reader sees the old one or the new one, whole.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::ProcessIdentity;
+use crate::topology::{Engine, EngineFamily};
+
+/// The version of `run.json` that this program writes and reads.
+const SCHEMA: u32 = 1;
+/// `run.json` of a thousand nodes is well below this.
+const RUN_FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// The directory that holds all groups.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+/// One group's directory. It need not exist yet.
+#[derive(Debug, Clone)]
+pub struct GroupDir {
+    name: String,
+    path: PathBuf,
+}
+
+/// The right to change a group, held until dropped.
+#[derive(Debug)]
+pub struct GroupLock {
+    _file: File,
+}
+
+/// Why the state of a group cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another replctl is changing the group.
+    #[error("group {group} is held by another replctl: {holder}")]
+    Busy {
+        /// The group.
+        group: String,
+        /// Its pid and command, as it wrote them.
+        holder: String,
+    },
+    /// There is no such group.
+    #[error("there is no group {0}")]
+    NoSuchGroup(String),
+    /// The name cannot be a group's.
+    #[error("{0:?} cannot be the name of a group")]
+    BadName(String),
+    /// A file cannot be read or written.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is not what this program writes.
+    #[error("{}: {reason}", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl StateDir {
+    /// The state directory at `root`, which need not exist.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory of one group, existing or not.
+    ///
+    /// # Errors
+    /// [`StateError::BadName`]: the name would leave the state directory or hide in it.
+    pub fn group(&self, name: &str) -> Result<GroupDir, StateError> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(is_plain) {
+            return Err(StateError::BadName(name.to_owned()));
+        }
+        Ok(GroupDir { name: name.to_owned(), path: self.root.join(name) })
+    }
+
+    /// All groups that have been started and not wiped, by name.
+    ///
+    /// # Errors
+    /// The directory exists and cannot be read.
+    pub fn groups(&self) -> Result<Vec<GroupDir>, StateError> {
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(StateError::Io { path: self.root.clone(), source }),
+        };
+        let mut groups: Vec<GroupDir> = entries
+            .flatten()
+            .filter_map(|entry| self.group(entry.file_name().to_str()?).ok())
+            .filter(|group| group.run_file().exists())
+            .collect();
+        groups.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(groups)
+    }
+}
+
+impl GroupDir {
+    /// The group's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `journal.jsonl`
+    pub fn journal_file(&self) -> PathBuf {
+        self.path.join("journal.jsonl")
+    }
+
+    /// A node's working directory.
+    pub fn node_dir(&self, node: &str) -> PathBuf {
+        self.path.join("nodes").join(node)
+    }
+
+    /// A node's log, to which the server's stdout and stderr go.
+    pub fn log_file(&self, node: &str) -> PathBuf {
+        self.node_dir(node).join("log")
+    }
+
+    /// A node's configuration file.
+    pub fn config_file(&self, node: &str) -> PathBuf {
+        self.node_dir(node).join("node.conf")
+    }
+
+    fn run_file(&self) -> PathBuf {
+        self.path.join("run.json")
+    }
+
+    /// Makes the group's directory and takes the right to change the group. `command` names the holder to others.
+    ///
+    /// # Errors
+    /// [`StateError::Busy`] at once, without waiting, if another process has it.
+    pub fn lock(&self, command: &str) -> Result<GroupLock, StateError> {
+        create_private_dir(&self.path)?;
+        let path = self.path.join("lock");
+        let io_error = |source| StateError::Io { path: path.clone(), source };
+        loop {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(io_error)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let _ = file.take(256).read_to_string(&mut holder);
+                    let holder = if holder.trim().is_empty() { "just started" } else { holder.trim() };
+                    return Err(StateError::Busy { group: self.name.clone(), holder: holder.to_owned() });
+                }
+                Err(TryLockError::Error(error)) => return Err(io_error(error)),
+            }
+            // `down --wipe` may have removed the file between our open and its unlock: then this lock guards nothing.
+            let is_still_there = fs::metadata(&path)
+                .is_ok_and(|now| file.metadata().is_ok_and(|held| (now.dev(), now.ino()) == (held.dev(), held.ino())));
+            if !is_still_there {
+                create_private_dir(&self.path)?;
+                continue;
+            }
+            let text = format!("replctl {command} (pid {})\n", std::process::id());
+            file.set_len(0)
+                .and_then(|()| file.rewind())
+                .and_then(|()| file.write_all(text.as_bytes()))
+                .map_err(io_error)?;
+            return Ok(GroupLock { _file: file });
+        }
+    }
+
+    /// What was launched; `None` if the group was never started, or was wiped.
+    ///
+    /// # Errors
+    /// `run.json` cannot be read, or is of another version.
+    pub fn run_state(&self) -> Result<Option<RunState>, StateError> {
+        let path = self.run_file();
+        let malformed = |reason: String| StateError::Malformed { path: path.clone(), reason };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError::Io { path, source }),
+        };
+        let mut text = String::new();
+        file.take(RUN_FILE_BYTES_MAX)
+            .read_to_string(&mut text)
+            .map_err(|source| StateError::Io { path: path.clone(), source })?;
+        let state: RunState = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        if !state.is_a_tree() {
+            return Err(malformed("its nodes are not one master with replicas below it".to_owned()));
+        }
+        if state.schema != SCHEMA {
+            return Err(malformed(format!("schema {} is not the {SCHEMA} that this replctl knows", state.schema)));
+        }
+        Ok(Some(state))
+    }
+
+    /// Replaces `run.json`. It survives this process; with [`Durability::Disk`] the machine's end, too.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn save_run_state(&self, state: &RunState, durability: Durability) -> Result<(), StateError> {
+        let text = serde_json::to_vec_pretty(state).expect("a run state has only string keys");
+        replace_file(&self.run_file(), &text, durability)
+    }
+
+    /// Replaces a node's configuration file, making its directory if needed.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn save_config(&self, node: &str, text: &str) -> Result<(), StateError> {
+        create_private_dir(&self.node_dir(node))?;
+        replace_file(&self.config_file(node), text.as_bytes(), Durability::PageCache)
+    }
+
+    /// Removes the group's directory with all data in it. Only for who holds the lock.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub fn wipe(&self, _lock: &GroupLock) -> Result<(), StateError> {
+        fs::remove_dir_all(&self.path).map_err(|source| StateError::Io { path: self.path.clone(), source })
+    }
+}
+
+/// What a replaced file outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// This process, also one that is killed.
+    PageCache,
+    /// A loss of power.
+    Disk,
+}
+
+/// What was launched, in topology order: a group's present roles, ports, directives and processes. It is all that a later
+/// run needs: the topology file may have changed or gone by then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunState {
+    schema: u32,
+    /// The group's name.
+    pub group: String,
+    /// `[failover] max-loss`
+    pub max_loss_bytes: Option<u64>,
+    /// The replication id of the master's history when the group was last known whole.
+    pub replid: Option<String>,
+    /// Every node of the topology.
+    pub nodes: Vec<RunNode>,
+}
+
+/// One node as it was launched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunNode {
+    /// Its name in the topology.
+    pub name: String,
+    /// The port that its topology gives it; `None`: one that the system chooses.
+    pub wished_port: Option<u16>,
+    /// Its port on 127.0.0.1, kept for the life of the group.
+    pub port: u16,
+    /// What serves it.
+    #[serde(with = "EngineFields")]
+    pub engine: Engine,
+    /// `replica-priority`
+    pub priority: u32,
+    /// The topology's directives for it. Passwords are among them: only the owner may read this file.
+    pub config: BTreeMap<String, String>,
+    /// The node that its topology lets it follow.
+    pub wished_upstream: Option<String>,
+    /// The node it follows now; `None` for the master. Changes with every promotion.
+    pub upstream: Option<String>,
+    /// Its process; `None` while it is not meant to run.
+    pub process: Option<RunProcess>,
+}
+
+/// [`Engine`] as `run.json` has it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Engine")]
+struct EngineFields {
+    #[serde(with = "EngineFamilyName")]
+    family: EngineFamily,
+    path: Option<PathBuf>,
+}
+
+/// [`EngineFamily`] as `run.json` has it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "EngineFamily", rename_all = "lowercase")]
+enum EngineFamilyName {
+    Repld,
+    Redis,
+    Valkey,
+}
+
+/// The process that serves a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunProcess {
+    /// Which process of this machine.
+    #[serde(flatten)]
+    pub identity: ProcessIdentity,
+    /// The executable.
+    pub program: PathBuf,
+    /// Its version, as `--version` told it.
+    pub version: String,
+}
+
+impl RunState {
+    /// The state of a group of which nothing runs yet.
+    pub fn new(group: &str, max_loss_bytes: Option<u64>, nodes: Vec<RunNode>) -> Self {
+        Self { schema: SCHEMA, group: group.to_owned(), max_loss_bytes, replid: None, nodes }
+    }
+
+    /// A node by its name.
+    pub fn node(&self, name: &str) -> Option<&RunNode> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// A node by its name, to be changed.
+    pub fn node_mut(&mut self, name: &str) -> Option<&mut RunNode> {
+        self.nodes.iter_mut().find(|node| node.name == name)
+    }
+
+    /// The node that is meant to be the master.
+    pub fn master(&self) -> &RunNode {
+        self.nodes.iter().find(|node| node.upstream.is_none()).expect("a topology has a master, a promotion leaves one")
+    }
+
+    /// The node that a node follows; `None` for the master.
+    pub fn upstream_of(&self, node: &RunNode) -> Option<&RunNode> {
+        node.upstream.as_deref().and_then(|upstream| self.node(upstream))
+    }
+
+    /// Whether exactly one node is the master and every other one reaches it by its upstreams.
+    fn is_a_tree(&self) -> bool {
+        let reaches_root = |node: &RunNode| {
+            let mut above = std::iter::successors(Some(node), |node| self.upstream_of(node)).take(self.nodes.len());
+            above.any(|node| node.upstream.is_none())
+        };
+        self.nodes.iter().filter(|node| node.upstream.is_none()).count() == 1 && self.nodes.iter().all(reaches_root)
+    }
+
+    /// Makes `master` the master and lets the nodes of `upstreams` follow the ones named there.
+    pub fn set_roles(&mut self, master: &str, upstreams: &BTreeMap<String, String>) {
+        for node in &mut self.nodes {
+            if node.name == master {
+                node.upstream = None;
+            } else if let Some(upstream) = upstreams.get(&node.name) {
+                node.upstream = Some(upstream.clone());
+            }
+        }
+    }
+}
+
+/// A directory that only its owner may enter, with its parents.
+fn create_private_dir(path: &Path) -> Result<(), StateError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| StateError::Io { path: path.to_owned(), source })
+}
+
+/// Writes a file beside `path` (mode 0600) and renames it over it.
+fn replace_file(path: &Path, contents: &[u8], durability: Durability) -> Result<(), StateError> {
+    let dir = path.parent().expect("a file of the state directory has a parent");
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(contents)?;
+        if durability == Durability::Disk {
+            file.as_file().sync_all()?;
+        }
+        file.persist(path)?;
+        if durability == Durability::Disk {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().map_err(|source| StateError::Io { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch() -> (tempfile::TempDir, GroupDir) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let group = StateDir::new(dir.path().join("state")).group("trio").expect("a good name");
+        (dir, group)
+    }
+
+    fn node(name: &str, upstream: Option<&str>) -> RunNode {
+        RunNode {
+            name: name.to_owned(),
+            wished_port: None,
+            port: 6379,
+            engine: Engine { family: EngineFamily::Redis, path: Some("/opt/redis-server".into()) },
+            priority: 100,
+            config: BTreeMap::from([("save".to_owned(), "900 1".to_owned())]),
+            wished_upstream: None,
+            upstream: upstream.map(str::to_owned),
+            process: None,
+        }
+    }
+
+    #[test]
+    fn a_group_cannot_leave_the_state_directory() {
+        let state = StateDir::new("/nowhere");
+        for name in ["", ".", "..", "../x", "a/b", ".hidden", "a b", &"x".repeat(65)] {
+            assert!(matches!(state.group(name), Err(StateError::BadName(_))), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_held_lock_names_its_holder_and_is_free_after_it() {
+        let (_dir, group) = scratch();
+        let lock = group.lock("up").expect("nobody holds it");
+        let busy = group.lock("promote").expect_err("it is held");
+        let expected = format!("group trio is held by another replctl: replctl up (pid {})", std::process::id());
+        assert_eq!(busy.to_string(), expected);
+        drop(lock);
+        group.lock("promote").expect("it is free again");
+    }
+
+    #[test]
+    fn a_lock_taken_after_a_wipe_is_a_new_one() {
+        let (_dir, group) = scratch();
+        let lock = group.lock("down").expect("nobody holds it");
+        group.wipe(&lock).expect("the directory is ours");
+        let _second = group.lock("up").expect("the wiped file does not count");
+        assert!(matches!(group.lock("up"), Err(StateError::Busy { .. })));
+    }
+
+    #[test]
+    fn what_was_launched_is_read_back_and_only_the_owner_may_read_it() {
+        let (_dir, group) = scratch();
+        let _lock = group.lock("up").expect("nobody holds it");
+        assert_eq!(group.run_state().expect("it is readable"), None);
+        let identity = ProcessIdentity { pid: 7, start_ticks: 8, boot_id: "b".to_owned() };
+        let process = RunProcess { identity, program: "/usr/bin/redis-server".into(), version: "7.0.15".to_owned() };
+        let node = RunNode { process: Some(process), ..node("n1", None) };
+        let state = RunState::new("trio", Some(5), vec![node]);
+        group.save_run_state(&state, Durability::Disk).expect("the directory is ours");
+        assert_eq!(group.run_state().expect("it is readable"), Some(state));
+        let mode = fs::metadata(group.run_file()).expect("it is there").mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_run_state_of_another_version_is_refused() {
+        let (_dir, group) = scratch();
+        let _lock = group.lock("up").expect("nobody holds it");
+        let mut of_tomorrow = RunState::new("trio", None, vec![node("n1", None)]);
+        of_tomorrow.schema += 1;
+        let of_tomorrow = serde_json::to_string(&of_tomorrow).expect("it is plain data");
+        for text in ["", "{", "[]", &of_tomorrow] {
+            fs::write(group.run_file(), text).expect("the directory is ours");
+            assert!(matches!(group.run_state(), Err(StateError::Malformed { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_run_state_that_is_no_tree_is_refused() {
+        let broken = [
+            vec![],
+            vec![node("n1", None), node("n2", None)],
+            vec![node("n1", None), node("n2", Some("n9"))],
+            vec![node("n1", None), node("n2", Some("n3")), node("n3", Some("n2"))],
+        ];
+        for nodes in broken {
+            assert!(!RunState::new("trio", None, nodes).is_a_tree());
+        }
+        let chain = vec![node("n3", Some("n2")), node("n2", Some("n1")), node("n1", None)];
+        assert!(RunState::new("trio", None, chain).is_a_tree());
+    }
+}

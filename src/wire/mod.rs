@@ -1,0 +1,195 @@
+//! Talking to servers: one connection per node, every wait bounded, `INFO` read into a [`NodeReport`].
+//!
+//! Built on the redis crate's plain multiplexed connection. Its connection manager is not used: it retries with jitter,
+//! and whoever asks whether a node is dead wants the first answer. Its default response timeout (500 ms) is not used
+//! either: every connection is given its own.
+
+mod report;
+mod words;
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError, Value,
+};
+
+pub use report::{
+    AttachedReplica, FormerHistory, Link, NodeReport, Replication, ReplicationId, ReportError, Role, Upstream,
+};
+pub use words::split_words;
+
+/// Where a node listens, and what it asks of its clients.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The port on 127.0.0.1.
+    pub port: u16,
+    /// `requirepass`
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secret = if self.password.is_some() { " with a password" } else { "" };
+        write!(out, "127.0.0.1:{}{secret}", self.port)
+    }
+}
+
+/// Why a node did not answer as it should.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WireError {
+    /// Nobody listens on its port.
+    #[error("nobody listens on port {0}")]
+    Refused(u16),
+    /// It did not answer in time.
+    #[error("no answer in {} ms", .0.as_millis())]
+    Silent(Duration),
+    /// It closed the connection.
+    #[error("the connection was closed")]
+    Closed,
+    /// It answered with an error: code and text.
+    #[error("{code} {text}")]
+    Server {
+        /// `ERR`, `LOADING`, `NOAUTH` and so on.
+        code: String,
+        /// The rest of the line.
+        text: String,
+    },
+    /// It answered with something that makes no sense.
+    #[error("{0}")]
+    Nonsense(String),
+}
+
+impl WireError {
+    /// Whether the server answers and asks to come back when it has loaded its data.
+    pub fn is_loading(&self) -> bool {
+        matches!(self, Self::Server { code, .. } if code == "LOADING")
+    }
+
+    fn of(error: &RedisError, endpoint: &Endpoint, limit: Duration) -> Self {
+        if error.is_timeout() {
+            return Self::Silent(limit);
+        }
+        if error.is_connection_refusal() {
+            return Self::Refused(endpoint.port);
+        }
+        if error.is_connection_dropped() || error.is_io_error() {
+            return Self::Closed;
+        }
+        match error.code() {
+            Some(code) => Self::Server { code: code.to_owned(), text: error.detail().unwrap_or_default().to_owned() },
+            None => Self::Nonsense(error.to_string()),
+        }
+    }
+}
+
+/// A connection to one node. Cloning it shares the connection.
+#[derive(Clone)]
+pub struct NodeClient {
+    connection: MultiplexedConnection,
+    endpoint: Endpoint,
+    limit: Duration,
+}
+
+impl fmt::Debug for NodeClient {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "NodeClient({:?})", self.endpoint)
+    }
+}
+
+impl NodeClient {
+    /// Connects once, without retry. `limit` bounds this and every later answer.
+    ///
+    /// # Errors
+    /// Nobody listens, or no answer came in time, or the password is wrong.
+    pub async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Self, WireError> {
+        let wire_error = |error: RedisError| WireError::of(&error, endpoint, limit);
+        let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some(password) = &endpoint.password {
+            settings = settings.set_password(password);
+        }
+        let info = ConnectionAddr::Tcp("127.0.0.1".to_owned(), endpoint.port)
+            .into_connection_info()
+            .map_err(wire_error)?
+            .set_redis_settings(settings);
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(limit)).set_response_timeout(Some(limit));
+        let client = Client::open(info).map_err(wire_error)?;
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(wire_error)?;
+        Ok(Self { connection, endpoint: endpoint.clone(), limit })
+    }
+
+    /// The node's port.
+    pub fn port(&self) -> u16 {
+        self.endpoint.port
+    }
+
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// An error reply is an error, too.
+    pub async fn command<A: AsRef<[u8]>>(&self, words: &[A]) -> Result<Value, WireError> {
+        let mut command = redis::Cmd::new();
+        for word in words {
+            command.arg(word.as_ref());
+        }
+        let reply = self.connection.clone().send_packed_command(&command).await.map_err(|error| self.error(&error))?;
+        self.without_error(reply)
+    }
+
+    /// Runs commands in one write, one result each.
+    ///
+    /// # Errors
+    /// The connection failed; an error reply is the error of its command only.
+    pub async fn pipeline(&self, commands: &[&[&str]]) -> Result<Vec<Result<Value, WireError>>, WireError> {
+        let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+        for words in commands {
+            let (name, rest) = words.split_first().expect("a command has a name");
+            let command = pipeline.cmd(name);
+            for word in rest {
+                command.arg(*word);
+            }
+        }
+        let replies = self
+            .connection
+            .clone()
+            .send_packed_commands(&pipeline, 0, commands.len())
+            .await
+            .map_err(|error| self.error(&error))?;
+        Ok(replies.into_iter().map(|reply| self.without_error(reply)).collect())
+    }
+
+    /// The node's report on itself, from all default sections of INFO.
+    ///
+    /// # Errors
+    /// No answer, an error reply, or an answer that is not INFO's.
+    pub async fn report(&self) -> Result<NodeReport, WireError> {
+        let text = self.info(&["INFO"]).await?;
+        NodeReport::parse(&text).map_err(|error| WireError::Nonsense(error.to_string()))
+    }
+
+    /// The node's part in its group, from one section of INFO.
+    ///
+    /// # Errors
+    /// As [`NodeClient::report`].
+    pub async fn replication(&self) -> Result<Replication, WireError> {
+        let text = self.info(&["INFO", "replication"]).await?;
+        Replication::parse(&text).map_err(|error| WireError::Nonsense(error.to_string()))
+    }
+
+    async fn info(&self, command: &[&str]) -> Result<String, WireError> {
+        let reply = self.command(command).await?;
+        redis::from_redis_value(reply).map_err(|error| WireError::Nonsense(format!("INFO: {error}")))
+    }
+
+    fn without_error(&self, reply: Value) -> Result<Value, WireError> {
+        match reply {
+            Value::ServerError(error) => Err(self.error(&error.into())),
+            reply => Ok(reply),
+        }
+    }
+
+    fn error(&self, error: &RedisError) -> WireError {
+        WireError::of(error, &self.endpoint, self.limit)
+    }
+}
