@@ -7,6 +7,7 @@ use crate::client::{ReplyMode, Session};
 use crate::instance::Instance;
 use crate::keyspace::Keyspace;
 use crate::log::log;
+use crate::number::parse_i64;
 use crate::resp::{Reply, Request, Span, append_request};
 
 /// What the connection does after a request.
@@ -77,6 +78,13 @@ pub(crate) struct Call<'a> {
     pub(crate) args: Args<'a>,
     /// The request's bytes if they are its canonical form.
     pub(crate) canonical: Option<&'a [u8]>,
+}
+
+/// A key that may be watched, before a write that names it.
+struct WatchedTarget {
+    db: usize,
+    name: Box<[u8]>,
+    existed: bool,
 }
 
 impl Instance {
@@ -304,7 +312,9 @@ impl Instance {
         if let Ok(effect) = result
             && effect != Effect::None
         {
-            targets.iter().for_each(|(db, name)| self.touch(*db, name));
+            // What was absent and still is has not changed.
+            let changed = targets.iter().filter(|target| target.existed || self.exists(target.db, &target.name));
+            changed.for_each(|target| self.touch(target.db, &target.name));
             self.commit(session, call, effect, &effect_bytes);
         }
         self.effect = effect_bytes;
@@ -332,27 +342,26 @@ impl Instance {
         }
     }
 
-    /// The keys that a write may change and that may be watched. Where it changes whole databases, only those that exist:
-    /// absent keys stay absent.
-    fn watched_targets(&self, call: &Call, db: usize) -> Vec<(usize, Box<[u8]>)> {
-        let argument = |index| crate::number::parse_i64(call.args.get(index)).and_then(|db| usize::try_from(db).ok());
-        let exists = |db, name: &[u8]| {
-            db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some()
+    /// What a write may change of what is watched.
+    fn watched_targets(&self, call: &Call, db: usize) -> Vec<WatchedTarget> {
+        let argument = |index| parse_i64(call.args.get(index)).and_then(|db| usize::try_from(db).ok());
+        let in_databases = |affected: &dyn Fn(usize) -> bool| {
+            self.watchers.keys().filter(|(db, _)| affected(*db)).cloned().collect::<Vec<_>>()
         };
-        let watched = |is_target: &dyn Fn(usize, &[u8]) -> bool| {
-            self.watchers.keys().filter(|(db, name)| is_target(*db, name)).cloned().collect()
-        };
-        match call.command.name {
-            "flushall" => watched(&exists),
-            "flushdb" => watched(&|at, name| at == db && exists(at, name)),
-            "swapdb" => {
-                let swapped = [1, 2].map(argument);
-                let in_either = |name: &[u8]| swapped.iter().flatten().any(|at| exists(*at, name));
-                watched(&|at, name| swapped[0] != swapped[1] && swapped.contains(&Some(at)) && in_either(name))
-            }
+        let places = match call.command.name {
+            "flushall" => in_databases(&|_| true),
+            "flushdb" => in_databases(&|at| at == db),
+            "swapdb" if argument(1) == argument(2) => Vec::new(),
+            "swapdb" => in_databases(&|at| [argument(1), argument(2)].contains(&Some(at))),
             "move" => [Some(db), argument(2)].into_iter().flatten().map(|at| (at, call.args.get(1).into())).collect(),
             _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
-        }
+        };
+        let target = |(db, name): (usize, Box<[u8]>)| WatchedTarget { existed: self.exists(db, &name), db, name };
+        places.into_iter().map(target).collect()
+    }
+
+    fn exists(&self, db: usize, name: &[u8]) -> bool {
+        db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some()
     }
 
     /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.
