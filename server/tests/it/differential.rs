@@ -399,8 +399,10 @@ fn command(random: &mut Random) -> String {
         26 => format!("SETEX {key} {seconds} {value}"),
         27 => format!("PSETEX {key} {}000 {value}", random.pick(&["100000", "0", "-5", "x"])),
         28 => format!("GETEX {key} {}", random.pick(&GETEX_OPTIONS)),
-        29..32 => format!("EXPIRE {key} {} {}", random.pick(&[&far, bad_seconds]), random.pick(&EXPIRE_OPTIONS)),
-        32 => format!("PEXPIRE {key} {} {}", random.pick(&[&far, "-1", "x"]), random.pick(&EXPIRE_OPTIONS)),
+        29..32 => {
+            format!("EXPIRE {key} {} {}", random.pick(&[far.as_str(), bad_seconds]), random.pick(&EXPIRE_OPTIONS))
+        }
+        32 => format!("PEXPIRE {key} {} {}", random.pick(&[far.as_str(), "-1", "x"]), random.pick(&EXPIRE_OPTIONS)),
         33 => format!("EXPIREAT {key} {} {}", random.pick(&["33177117420", "1", "x"]), random.pick(&EXPIRE_OPTIONS)),
         34 => {
             format!("PEXPIREAT {key} {} {}", random.pick(&["33177117420000", "1", "x"]), random.pick(&EXPIRE_OPTIONS))
