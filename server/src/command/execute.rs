@@ -366,11 +366,11 @@ impl Instance {
 
     /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.
     fn expire_keys_of(&mut self, session: &Session, call: &Call) {
-        if session.is_upstream() || !self.replication.is_master() || self.is_paused(true) {
+        let db = session.db();
+        if self.keyspace.with_deadline(db) == 0 || session.is_upstream() {
             return;
         }
-        let db = session.db();
-        if self.keyspace.with_deadline(db) == 0 {
+        if !self.replication.is_master() || self.is_paused(true) {
             return;
         }
         for name in call.command.keys.of(call.args) {

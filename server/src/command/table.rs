@@ -35,22 +35,18 @@ pub const NO_SCRIPT: Flags = 1 << 9;
 pub const DENY_OOM: Flags = 1 << 10;
 /// Concerns channels.
 pub const PUBSUB: Flags = 1 << 11;
-/// May wait.
-pub const BLOCKING: Flags = 1 << 12;
 
 /// The flags as `COMMAND` names them.
-const NAMES: [(Flags, &str); 11] = [
+const NAMES: [(Flags, &str); 9] = [
     (LOADING, "loading"),
     (STALE, "stale"),
     (NO_AUTH, "no_auth"),
     (NO_MULTI, "no_multi"),
-    (MAY_REPLICATE, "may_replicate"),
     (FAST, "fast"),
     (ADMIN, "admin"),
     (NO_SCRIPT, "noscript"),
     (DENY_OOM, "denyoom"),
     (PUBSUB, "pubsub"),
-    (BLOCKING, "blocking"),
 ];
 
 /// Which arguments are keys; the command's name is argument 0.
@@ -148,7 +144,7 @@ const fn command(name: &'static str, arity: i32, flags: Flags, keys: Keys, handl
 
 /// A command that is nothing but its subcommands.
 const fn container(name: &'static str, subcommands: &'static [Command]) -> Command {
-    Command { subcommands, ..command(name, -2, LOADING | STALE, Keys::NONE, Server(server::help)) }
+    Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(server::help)) }
 }
 
 use Handler::{Read, Server, Write};
@@ -211,7 +207,7 @@ pub static COMMANDS: &[Command] = &[
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),
     // Transactions.
     command("discard", 1, IN_MULTI, Keys::NONE, Server(transaction::discard)),
-    command("exec", 1, IN_MULTI, Keys::NONE, Server(transaction::exec)),
+    command("exec", 1, IN_MULTI & !FAST, Keys::NONE, Server(transaction::exec)),
     command("multi", 1, IN_MULTI, Keys::NONE, Server(transaction::multi)),
     command("unwatch", 1, CONNECTION, Keys::NONE, Server(transaction::unwatch)),
     command("watch", -2, IN_MULTI, Keys::ALL, Server(transaction::watch)),
@@ -244,13 +240,13 @@ pub static COMMANDS: &[Command] = &[
     ]),
     command("echo", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::echo)),
     command("hello", -1, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::hello)),
-    command("ping", -1, LOADING | STALE | FAST | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::ping)),
+    command("ping", -1, FAST | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::ping)),
     command("quit", -1, IN_MULTI | NO_AUTH | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::quit)),
     command("reset", 1, IN_MULTI | NO_AUTH | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::reset)),
     command("select", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::select)),
     // The server.
     command("bgsave", -1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgsave)),
-    Command { arity: -1, handler: Server(server::command), ..container("command", &[
+    Command { arity: -1, flags: LOADING | STALE, handler: Server(server::command), ..container("command", &[
         command("command|count", 2, LOADING | STALE, Keys::NONE, Server(server::command_count)),
         command("command|docs", -2, LOADING | STALE, Keys::NONE, Server(server::command_docs)),
         command("command|getkeys", -4, LOADING | STALE, Keys::NONE, Server(server::command_getkeys)),
@@ -277,7 +273,7 @@ pub static COMMANDS: &[Command] = &[
     command("role", 1, LOADING | STALE | FAST | NO_SCRIPT, Keys::NONE, Server(replication::role)),
     command("slaveof", 3, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::replicaof)),
     command("sync", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::sync)),
-    command("wait", 3, NO_SCRIPT | BLOCKING, Keys::NONE, Server(replication::wait)),
+    command("wait", 3, NO_SCRIPT, Keys::NONE, Server(replication::wait)),
 ];
 
 /// The longest name of a command, in bytes.
