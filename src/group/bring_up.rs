@@ -404,7 +404,7 @@ impl Launch {
     fn write_config(&self, name: &str) -> Result<(), GroupError> {
         let run = self.run();
         let node = run.node(name).expect("tasks are named after nodes");
-        Ok(self.dir.save_config(name, &render_config(node, run.upstream_of(node)))?)
+        Ok(self.dir.save_config(name, &render_config(&run, node))?)
     }
 
     /// Waits until the server answers a PING; `None` if its process ends instead.

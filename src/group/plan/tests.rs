@@ -211,6 +211,19 @@ fn a_promotion_that_broke_off_is_completed_with_the_same_candidate() {
 }
 
 #[test]
+fn nobody_waits_for_a_stream_that_does_not_end() {
+    // n1 was demoted by somebody else and feeds n3 as a replica: its links stay up.
+    let demoted = NodeView { meant_upstream: None, ..replica(1, 2, 5) };
+    let promoted = with(replica(2, 1, 5), |report| report.replication.role = Role::Master);
+    let linked = with(replica(3, 1, 5), |report| upstream_of(report).link = Link::Up);
+    let plan = plan(vec![demoted, promoted, linked]).expect("n3 comes under n2");
+    assert_eq!(
+        steps_of(&plan),
+        ["promote n2", "confirm that n2 takes writes", "let n3 follow n2", "confirm the links of n1 and n3"]
+    );
+}
+
+#[test]
 fn replicas_that_were_not_re_pointed_yet_are_re_pointed() {
     let orphan = with(replica(3, 1, 5), |report| upstream_of(report).port = BASE_PORT + 9);
     let following = with(replica(2, 1, 5), |report| upstream_of(report).link = Link::Up);
