@@ -3,7 +3,7 @@
 use super::{
     Args, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, pubsub, table, transaction,
 };
-use crate::client::{ReplyMode, Session};
+use crate::client::{Admission, ReplyMode, Session};
 use crate::instance::Instance;
 use crate::keyspace::Keyspace;
 use crate::log::log;
@@ -109,7 +109,20 @@ impl Instance {
             }
             Some(command) => {
                 let call = Call { command, args, canonical: (!planned.request.inline).then_some(bytes) };
-                self.admit(session, &call, out)
+                let admitted = match command.handler {
+                    Handler::Read(_) => session.admission.reads,
+                    Handler::Write(_) => session.admission.writes,
+                    Handler::Server(_) => {
+                        session.admission = Admission::default();
+                        false
+                    }
+                };
+                if admitted && command.takes(args.len()) {
+                    session.client.last_command.set(command.name);
+                    self.call(session, &call, out)
+                } else {
+                    self.admit(session, &call, out)
+                }
             }
         };
         if flow != Flow::Postpone {
@@ -117,6 +130,18 @@ impl Instance {
         }
         suppress_reply(session, start, out);
         flow
+    }
+
+    /// What `session` may do to keys, as far as no gate has to be asked for each request.
+    pub fn admission(&self, session: &Session) -> Admission {
+        let unhindered = session.authenticated
+            && session.transaction.is_none()
+            && session.feed.is_none()
+            && session.client.subscriptions.get() == (0, 0)
+            && self.loading.is_none()
+            && self.pause.is_none();
+        let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
+        Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }
     }
 
     /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
@@ -297,33 +322,30 @@ impl Instance {
         let db = session.db();
         self.expire_keys_of(session, call);
         let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
-        let mut effect_bytes = std::mem::take(&mut self.effect);
-        effect_bytes.clear();
+        let expiry_ms = self.expiry_ms(session);
+        self.effect.clear();
         let mut context = WriteContext {
             db,
             now_ms: self.now_ms,
-            expiry_ms: self.expiry_ms(session),
+            expiry_ms,
             string_bytes_max: self.config.proto_max_bulk_len,
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, session.protocol),
-            effect: &mut effect_bytes,
+            effect: &mut self.effect,
         };
-        let result = handler(&mut context, call.args);
-        if let Ok(effect) = result
-            && effect != Effect::None
-        {
+        let effect = handler(&mut context, call.args)?;
+        if effect != Effect::None {
             // What was absent and still is has not changed.
             let changed = targets.iter().filter(|target| target.existed || self.exists(target.db, &target.name));
             changed.for_each(|target| self.touch(target.db, &target.name));
-            self.commit(session, call, effect, &effect_bytes);
+            self.commit(session, call, effect);
         }
-        self.effect = effect_bytes;
-        result.map(|_| ())
+        Ok(())
     }
 
     /// Tells the save points and the replicas of a change.
     #[inline]
-    fn commit(&mut self, session: &Session, call: &Call, effect: Effect, rewritten: &[u8]) {
+    fn commit(&mut self, session: &Session, call: &Call, effect: Effect) {
         self.persistence.dirty += 1;
         let db = session.db();
         // A replica forwards its upstream's very bytes.
@@ -332,7 +354,11 @@ impl Instance {
         }
         match (effect, call.canonical) {
             (Effect::None, _) => {}
-            (Effect::Rewritten, _) => self.propagate(db, rewritten, 1),
+            (Effect::Rewritten, _) => {
+                let requests = std::mem::take(&mut self.effect);
+                self.propagate(db, &requests, 1);
+                self.effect = requests;
+            }
             (Effect::Verbatim, Some(bytes)) => self.propagate(db, bytes, 1),
             (Effect::Verbatim, None) => {
                 let mut bytes = Vec::new();
