@@ -9,3 +9,4 @@ mod malformed;
 mod random;
 mod replication;
 mod server;
+mod shell;
