@@ -1,7 +1,10 @@
 //! A client's connection: a state machine that is fed with bytes.
 //!
-//! A turn reads once, runs every request that has arrived whole, and writes once. Requests are taken in batches: the keys
-//! of a batch are hashed and their places in the key space fetched into the cache before the first of them is run.
+//! A turn writes what the turn before has answered, reads once, and runs every request that has arrived whole. So all
+//! connections that are ready are read before any of them is answered: a client that waits for several is woken once,
+//! and the kernel does one kind of work at a time (half as much server CPU again at a pipeline of 64 if each connection
+//! is answered at once). Requests are taken in batches: the keys of a batch are hashed and their places in the key space
+//! fetched into the cache before the first of them is run.
 
 use std::future::poll_fn;
 use std::io;
@@ -72,32 +75,26 @@ pub(super) async fn serve(server: Rc<Server>, stream: Stream, session: Session) 
 impl Connection {
     fn poll_turn(&mut self, context: &mut Context, server: &Rc<Server>) -> Poll<End> {
         self.session.client.set_waker(context.waker());
-        loop {
-            if self.session.client.is_killed() {
-                return Poll::Ready(End::Closed);
-            }
-            if self.requests.stalled && !self.session.client.is_held() && self.run_rest(server) == Flow::Feed {
-                return Poll::Ready(End::Feed);
-            }
-            self.session.client.collect(&mut self.out);
-            match self.poll_flush(context) {
-                Poll::Ready(Err(_)) => return Poll::Ready(End::Closed),
-                Poll::Ready(Ok(())) if self.closing => return Poll::Ready(End::Closed),
-                Poll::Pending if self.closing => return Poll::Pending,
-                _ => {}
-            }
-            let (count, flow) = match ready!(self.poll_read(context, server)) {
-                Ok((0, _)) | Err(_) => return Poll::Ready(End::Closed),
-                Ok(read) => read,
-            };
-            if flow == Flow::Feed {
-                return Poll::Ready(End::Feed);
-            }
-            if count == READ_BYTES {
-                // There is more, and others wait too.
-                let _ = self.poll_flush(context);
+        if self.session.client.is_killed() {
+            return Poll::Ready(End::Closed);
+        }
+        if self.requests.stalled && !self.session.client.is_held() && self.run_rest(server) == Flow::Feed {
+            return Poll::Ready(End::Feed);
+        }
+        self.session.client.collect(&mut self.out);
+        match self.poll_flush(context) {
+            Poll::Ready(Err(_)) => return Poll::Ready(End::Closed),
+            Poll::Ready(Ok(())) if self.closing => return Poll::Ready(End::Closed),
+            Poll::Pending if self.closing => return Poll::Pending,
+            _ => {}
+        }
+        match ready!(self.poll_read(context, server)) {
+            Ok((0, _)) | Err(_) => Poll::Ready(End::Closed),
+            Ok((_, Flow::Feed)) => Poll::Ready(End::Feed),
+            Ok(_) => {
+                // The replies go out after everyone else's requests were read.
                 context.waker().wake_by_ref();
-                return Poll::Pending;
+                Poll::Pending
             }
         }
     }
