@@ -78,26 +78,6 @@ impl Kind<Duration> for Seconds {
     }
 }
 
-/// A permission mask in octal.
-pub(super) struct Octal(pub u32);
-
-impl Kind<u32> for Octal {
-    fn update(&self, value: &mut u32, words: &[Vec<u8>]) -> Result<(), String> {
-        let digits = std::str::from_utf8(&words[0]).ok().filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
-        let number = digits.and_then(|digits| i64::from_str_radix(digits, 8).ok());
-        let number = number.ok_or("argument couldn't be parsed as an octal number")?;
-        match u32::try_from(number).ok().filter(|number| *number <= self.0) {
-            Some(number) => *value = number,
-            None => return Err(format!("argument must be between 0 and {:o} inclusive", self.0)),
-        }
-        Ok(())
-    }
-
-    fn print(&self, value: &u32) -> Vec<u8> {
-        format!("{value:o}").into_bytes()
-    }
-}
-
 /// An amount of memory in bytes, at least the first and at most the second; `1k` is 1,000 and `1kb` 1,024 bytes,
 /// likewise `m`, `mb`, `g`, `gb`.
 pub(super) struct Memory(pub u64, pub u64);
@@ -383,8 +363,6 @@ pub(super) enum Check {
     Text,
     /// Several words, at least one.
     Words,
-    /// Letters of keyspace event classes.
-    EventClasses,
     /// The one value that is possible here, and what is said of any other.
     Only(&'static str, &'static str),
 }
@@ -407,7 +385,6 @@ impl Check {
             }
             Check::Text => Ok(word.clone()),
             Check::Words => Ok(words.join(&b' ')),
-            Check::EventClasses => event_classes(word),
             Check::Only(value, _) if value.as_bytes().eq_ignore_ascii_case(word) => Ok(value.as_bytes().to_vec()),
             Check::Only(_, reason) => Err((*reason).into()),
         }
@@ -417,21 +394,6 @@ impl Check {
 fn via<T>(kind: impl Kind<T>, mut value: T, words: &[Vec<u8>]) -> Result<Vec<u8>, String> {
     kind.update(&mut value, words)?;
     Ok(kind.print(&value))
-}
-
-/// The letters in the order in which Redis shows them; all of those that `A` stands for become `A`.
-fn event_classes(word: &[u8]) -> Result<Vec<u8>, String> {
-    const IN_A: &[u8] = b"g$lshzxetd";
-    const OTHERS: &[u8] = b"KEmn";
-    if let Some(_unknown) =
-        word.iter().find(|letter| **letter != b'A' && !IN_A.contains(letter) && !OTHERS.contains(letter))
-    {
-        return Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".into());
-    }
-    let all = word.contains(&b'A') || IN_A.iter().all(|letter| word.contains(letter));
-    let classes = if all { b"A".as_slice() } else { IN_A };
-    let shown = |letter: &&u8| all && **letter == b'A' || word.contains(letter);
-    Ok(classes.iter().chain(OTHERS).filter(shown).copied().collect())
 }
 
 /// Strictly decimal: no plus sign, no blanks, no leading zeros, no negative zero.
