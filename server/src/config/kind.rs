@@ -160,7 +160,7 @@ pub(super) struct Directory;
 
 impl Kind<PathBuf> for Directory {
     fn update(&self, value: &mut PathBuf, words: &[Vec<u8>]) -> Result<(), String> {
-        let directory = path(&words[0]).canonicalize().map_err(|error| super::load::reason(&error))?;
+        let directory = path(&words[0]).canonicalize().map_err(|error| crate::log::reason(&error))?;
         if !directory.is_dir() {
             return Err("Not a directory".into());
         }

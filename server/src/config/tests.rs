@@ -265,8 +265,11 @@ fn rewrite_keeps_what_is_true_and_replaces_what_is_not() {
     config.rewrite().expect("rewritten");
     assert_eq!(written.text(), text, "nothing had changed");
 
-    set(&mut config, &[("save", "5 5 6 6"), ("replica-priority", "4"), ("requirepass", "a \"b\""), ("repl-backlog-size", "9")])
-        .expect("set");
+    set(
+        &mut config,
+        &[("save", "5 5 6 6"), ("replica-priority", "4"), ("requirepass", "a \"b\""), ("repl-backlog-size", "9")],
+    )
+    .expect("set");
     config.replicaof = None;
     config.rewrite().expect("rewritten");
     let wanted = "# mine\n\nPort 1\n  # why\nsave 5 5\nsave 6 6\nhz  20\nreplica-priority 4\n\
