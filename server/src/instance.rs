@@ -322,9 +322,10 @@ impl Instance {
         self.propagate(db, &request, 1);
     }
 
-    /// Sends encoded requests to the replicas, made in database `db`; those of a transaction together at its end.
+    /// Sends encoded requests to the replicas, made in database `db`; those of a transaction together at its end. Only a
+    /// master does: the stream that a replica hands on is its upstream's, byte for byte.
     pub(crate) fn propagate(&mut self, db: usize, requests: &[u8], count: usize) {
-        if self.replication.backlog.is_none() {
+        if self.replication.backlog.is_none() || !self.replication.is_master() {
             return;
         }
         let Some(mut stream) = self.transaction_stream.take() else {
