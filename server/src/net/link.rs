@@ -40,7 +40,7 @@ const MARK_BYTES: usize = 40;
 enum LinkError {
     #[error("{0}")]
     Said(String),
-    #[error("{0}")]
+    #[error("{}", reason(.0))]
     Io(#[from] io::Error),
     #[error("{0}")]
     Load(#[from] snapshot::LoadError),
