@@ -171,7 +171,9 @@ fn replication(instance: &Instance, text: &mut String) {
             FeedState::WaitsForSnapshot => ("wait_bgsave", 0),
             FeedState::ReceivesSnapshot => ("send_bulk", 0),
             // As in Redis: everything was sent, though the stream waits for a word.
-            FeedState::AwaitsAcknowledgement | FeedState::Online => ("online", (instance.now_ms - feed.heard_ms.get()).max(0) / 1000),
+            FeedState::AwaitsAcknowledgement | FeedState::Online => {
+                ("online", (instance.now_ms - feed.heard_ms.get()).max(0) / 1000)
+            }
         };
         let (ip, port, offset) = (&feed.ip, feed.port, feed.acknowledged.get());
         let _ = write!(text, "slave{index}:ip={ip},port={port},state={state},offset={offset},lag={lag_s}\r\n");
