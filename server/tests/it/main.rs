@@ -8,4 +8,5 @@ mod long_double;
 mod malformed;
 mod random;
 mod replication;
+mod sentinel;
 mod server;
