@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use crate::command::Command;
+use crate::config::Origin;
 use crate::replication::{Feed, FeedIdentity};
 use crate::resp::{Protocol, Span};
 
@@ -122,6 +123,12 @@ impl Client {
         if !mailbox.is_empty() {
             out.append(&mut mailbox);
         }
+    }
+
+    /// Where it stands.
+    pub fn origin(&self) -> Origin {
+        let local = self.address.starts_with("127.") || self.address.starts_with("[::1]");
+        if local { Origin::Local } else { Origin::Remote }
     }
 
     /// Lets its task end; its connection closes without a further word.
@@ -249,6 +256,16 @@ pub enum ReplyMode {
     Skip,
 }
 
+/// Which commands on keys all gates are known to be open for: found out once for a batch of requests, and forgotten as
+/// soon as a command has run that may shut one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// Those that look at keys.
+    pub reads: bool,
+    /// Those that change keys.
+    pub writes: bool,
+}
+
 /// What only a connection's own requests touch.
 pub struct Session {
     /// Its public face.
@@ -267,6 +284,8 @@ pub struct Session {
     pub identity: FeedIdentity,
     /// It asked with `SYNC`: its payload comes without a line before it.
     pub old_sync: bool,
+    /// What it may do without being asked again, until something may have changed.
+    pub admission: Admission,
     /// The feed that `PSYNC` turned this connection into.
     pub feed: Option<Rc<Feed>>,
 }
@@ -283,6 +302,7 @@ impl Session {
             reply_mode: ReplyMode::default(),
             identity: FeedIdentity::default(),
             old_sync: false,
+            admission: Admission::default(),
             feed: None,
         }
     }

@@ -52,6 +52,9 @@ pub struct LaunchPlan {
     pub actions: Vec<Action>,
     #[serde(skip)]
     run: RunState,
+    /// Every engine that is needed, with its program.
+    #[serde(skip)]
+    programs: Vec<(Engine, Program)>,
 }
 
 /// What `up` does with one node.
@@ -72,13 +75,15 @@ impl LaunchPlan {
     /// a failover the file's master is not the group's.
     ///
     /// # Errors
-    /// Something else runs under this name, a node's port is taken, or starting could overwrite newer data by older.
+    /// An engine is missing, something else runs under this name, a node's port is taken, or starting could overwrite newer
+    /// data by older.
     pub async fn new(dir: &GroupDir, topology: &Topology, force: bool) -> Result<Self, GroupError> {
         let wished = wished_state(dir.name(), topology);
         let mut run = match dir.run_state()? {
             None => wished,
             Some(last) => resume(Group { dir: dir.clone(), run: last }, wished, force).await?,
         };
+        let programs = find_programs(&run)?;
         assign_ports(&mut run)?;
         let actions = run.nodes.iter().map(|node| Action {
             node: node.name.clone(),
@@ -86,7 +91,7 @@ impl LaunchPlan {
             upstream: node.upstream.clone(),
             is_adopted: node.process.is_some(),
         });
-        Ok(Self { group: run.group.clone(), actions: actions.collect(), run })
+        Ok(Self { group: run.group.clone(), actions: actions.collect(), run, programs })
     }
 }
 
@@ -207,12 +212,11 @@ pub async fn up(
     recorder: &mut Recorder,
 ) -> Result<Group, GroupError> {
     recorder.record(Event::Began { command: "up".to_owned() })?;
-    let programs = find_programs(&plan.run)?;
     let launch = Arc::new(Launch {
         dir,
         run: Mutex::new(plan.run),
         started: Mutex::default(),
-        programs,
+        programs: plan.programs,
         display: recorder.display(),
     });
     let result = tokio::select! {
@@ -400,7 +404,7 @@ impl Launch {
     fn write_config(&self, name: &str) -> Result<(), GroupError> {
         let run = self.run();
         let node = run.node(name).expect("tasks are named after nodes");
-        Ok(self.dir.save_config(name, &render_config(node, run.upstream_of(node)))?)
+        Ok(self.dir.save_config(name, &render_config(&run, node))?)
     }
 
     /// Waits until the server answers a PING; `None` if its process ends instead.

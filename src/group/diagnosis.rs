@@ -35,6 +35,13 @@ pub enum Diagnosis {
         /// The master.
         master: String,
     },
+    /// The master answers with an error: it is not dead, and may well serve others.
+    MasterRefusesUs {
+        /// The master.
+        master: String,
+        /// What it says.
+        error: String,
+    },
     /// The master loads its data set.
     MasterLoading {
         /// The master.
@@ -89,6 +96,7 @@ impl Diagnosis {
             Self::MasterMoved { to, .. } => Some(format!("replctl promote lets the others follow {to}")),
             Self::MasterDead { .. } | Self::NoMaster { .. } => Some("replctl promote".to_owned()),
             Self::MasterHung { master } => Some(format!("replctl promote ends {master} and promotes a replica")),
+            Self::MasterRefusesUs { master, .. } => Some(format!("replctl logs {master}")),
             Self::MasterLoading { .. } => Some("wait until it has loaded".to_owned()),
             Self::OrphanedReplicas { master, .. } => Some(format!("replctl promote lets them follow {master}")),
             Self::ReplicasUnreachable { .. } => Some("replctl up starts what is missing".to_owned()),
@@ -107,6 +115,7 @@ impl fmt::Display for Diagnosis {
             Self::MasterMoved { from, to } => write!(out, "{to} takes writes in place of {from}"),
             Self::MasterDead { master } => write!(out, "the master {master} is dead"),
             Self::MasterHung { master } => write!(out, "the master {master} lives and does not answer"),
+            Self::MasterRefusesUs { master, error } => write!(out, "the master {master} answers, but not us: {error}"),
             Self::MasterLoading { master } => write!(out, "the master {master} is loading its data"),
             Self::NoMaster { meant } => write!(out, "{meant} is meant to be the master and follows another node"),
             Self::OrphanedReplicas { master, nodes } => {
@@ -141,6 +150,7 @@ fn diagnose_missing_master(meant: &NodeView) -> Diagnosis {
     match &meant.answer {
         Answer::Report(_) => Diagnosis::NoMaster { meant: master },
         Answer::Loading => Diagnosis::MasterLoading { master },
+        Answer::Error(error) if meant.is_alive() => Diagnosis::MasterRefusesUs { master, error: error.clone() },
         _ if meant.is_alive() => Diagnosis::MasterHung { master },
         _ => Diagnosis::MasterDead { master },
     }

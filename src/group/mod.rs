@@ -158,7 +158,8 @@ impl Group {
 fn offset_of_kill(event: &Event, master: &str) -> Option<Option<u64>> {
     match event {
         Event::MasterKilled { node, offsets } if node == master => Some(offsets.get(node).copied()),
-        Event::MasterKilled { .. } | Event::Promoted { .. } | Event::Spawned { .. } => Some(None),
+        Event::MasterKilled { .. } | Event::Promoted { .. } => Some(None),
+        Event::Began { command } if command == "up" => Some(None),
         _ => None,
     }
 }

@@ -149,7 +149,7 @@ pub enum Step {
         /// The old master.
         node: String,
     },
-    /// Wait until the old master's replicas have read to the end of what it sent.
+    /// Wait until the replicas that could be promoted have read to the end of what the old master sent.
     AwaitDrain {
         /// The replicas whose link still looked up.
         nodes: Vec<String>,
@@ -510,9 +510,10 @@ fn steps(view: &GroupView, old: &NodeView, candidate: &NodeView, upstreams: &BTr
     if is_fenced {
         steps.push(Step::Fence { node: old.name.clone() });
     }
-    let is_linked_to_old = |node: &NodeView| {
-        node.report().is_some_and(|report| report.replication.is_linked_to(old.port)) && old.name != candidate.name
-    };
+    // A dead master's stream ends; one that somebody demoted goes on feeding its replicas.
+    let ends = old.name != candidate.name && !is_replica(old);
+    let is_linked_to_old =
+        |node: &NodeView| ends && node.report().is_some_and(|report| report.replication.is_linked_to(old.port));
     let draining = names(view, is_linked_to_old);
     if !draining.is_empty() {
         steps.push(Step::AwaitDrain { nodes: draining });

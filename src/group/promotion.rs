@@ -149,6 +149,8 @@ struct Promotion<'a> {
     first_write: Option<Duration>,
     missing: Vec<String>,
     log_marks: BTreeMap<String, u64>,
+    /// The replicas that were still reading what the old master had sent.
+    draining: Vec<String>,
     until_disk: JoinSet<Result<(), GroupError>>,
 }
 
@@ -172,6 +174,7 @@ impl<'a> Promotion<'a> {
             first_write: None,
             missing: Vec::new(),
             log_marks: BTreeMap::new(),
+            draining: Vec::new(),
             until_disk: JoinSet::new(),
         }
     }
@@ -185,7 +188,7 @@ impl<'a> Promotion<'a> {
                 Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
                 Step::Promote { node } => self.promote(&step, node).await?,
                 Step::Confirm { node } => self.confirm(&step, node).await?,
-                Step::Repoint { nodes, to } => self.repoint(&step, nodes, to).await?,
+                Step::Repoint { nodes, to } => self.repoint(view, nodes, to).await?,
                 Step::ConfirmLinks { nodes } => self.confirm_links(nodes).await,
             }
             let took_us = micros(began.elapsed());
@@ -203,32 +206,29 @@ impl<'a> Promotion<'a> {
         Ok(())
     }
 
-    /// The old master is gone, so its replicas read to the end of their socket buffers and then see the link break. What
-    /// they have read by then decides whether the candidate is still the best.
+    /// The old master is gone, but what it has sent lies in its replicas' socket buffers, and they read on until they see
+    /// the link break. Only then is it known who has most: if it is not the candidate, the plan is stale.
     async fn await_drain(&mut self, view: &GroupView, nodes: &[String]) -> Result<(), Stop> {
-        let old_port = view.node(&self.plan.old_master).map(|node| node.port);
-        let deadline = Instant::now() + DRAIN_LIMIT;
-        let mut offsets = BTreeMap::new();
-        for name in nodes {
-            let client = self.client(name)?.clone();
-            let offset = loop {
-                let replication = client.replication().await.map_err(|source| wire(name, source))?;
-                let has_drained = !old_port.is_some_and(|port| replication.is_linked_to(port));
-                if has_drained || Instant::now() > deadline {
-                    break replication.offset;
+        let old_port = view.node(&self.plan.old_master).map_or(0, |node| node.port);
+        self.draining = nodes.to_vec();
+        let was_best = self.plan.ranked.first().is_some_and(|best| best.node == self.plan.candidate);
+        let mut drains = JoinSet::new();
+        for ranked in &self.plan.ranked {
+            let (client, mut offset) = (self.client(&ranked.node)?.clone(), ranked.offset);
+            let (is_candidate, is_draining) = (ranked.node == self.plan.candidate, nodes.contains(&ranked.node));
+            drains.spawn(async move {
+                if is_draining {
+                    let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
+                    // One that dies or hangs meanwhile is no rival; if it is the candidate, promoting it fails.
+                    offset = end.ok().and_then(Result::ok).unwrap_or(offset);
                 }
-                tokio::time::sleep(POLL_EVERY).await;
-            };
-            offsets.insert(name.clone(), offset);
+                (is_candidate, offset)
+            });
         }
-        let offset_of = |name: &str| match offsets.get(name) {
-            Some(offset) => *offset,
-            None => self.plan.ranked.iter().find(|one| one.node == name).map_or(0, |one| one.offset),
-        };
-        let candidate = offset_of(&self.plan.candidate);
-        let was_behind = self.plan.ranked.first().is_some_and(|best| best.node != self.plan.candidate);
-        let is_overtaken = self.plan.ranked.iter().any(|one| offset_of(&one.node) > candidate);
-        if is_overtaken && !was_behind { Err(Stop::Stale) } else { Ok(()) }
+        let offsets = drains.join_all().await;
+        let of_candidate = offsets.iter().find(|(is_candidate, _)| *is_candidate).map_or(0, |(_, offset)| *offset);
+        let is_overtaken = offsets.iter().any(|(_, offset)| *offset > of_candidate);
+        if was_best && is_overtaken { Err(Stop::Stale) } else { Ok(()) }
     }
 
     /// One write, three answers: the order, what the node then is, and whether it takes a write.
@@ -295,20 +295,28 @@ impl<'a> Promotion<'a> {
         Ok(())
     }
 
-    async fn repoint(&mut self, step: &Step, nodes: &[String], to: &str) -> Result<(), Stop> {
-        let upstream = self.group.run.node(to).expect("a plan names nodes of its group");
-        let port = upstream.port.to_string();
+    /// Tells nodes whom to follow. One that still reads what the old master sent (it could not be promoted, so nobody waited
+    /// for it) is told when it is through: the less it lacks, the surer the new master's backlog has it.
+    async fn repoint(&mut self, view: &GroupView, nodes: &[String], to: &str) -> Result<(), Stop> {
+        let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
+        let old_port = view.node(&self.plan.old_master).map_or(0, |node| node.port);
         let mut orders = JoinSet::new();
         for name in nodes {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
             let (name, client, port) = (name.clone(), self.client(name)?.clone(), port.clone());
-            orders.spawn(async move { (name, client.command(&["REPLICAOF", "127.0.0.1", &port]).await) });
+            let is_draining = self.draining.contains(&name);
+            orders.spawn(async move {
+                if is_draining {
+                    // Whatever comes of it: the order that follows is what counts.
+                    let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
+                }
+                (name, client.command(&["REPLICAOF", "127.0.0.1", &port]).await)
+            });
         }
         while let Some(order) = orders.join_next().await {
             let (node, answer) = order.expect("an order does not panic");
             if let Err(error) = answer {
-                let text = format!("{node} cannot be told to follow {to}: {error} ({step})");
-                self.recorder.show(Event::Warning { text });
+                self.recorder.show(Event::Warning { text: format!("{node} cannot be told to follow {to}: {error}") });
             }
         }
         Ok(())
@@ -362,8 +370,7 @@ impl<'a> Promotion<'a> {
             let _ = self.await_first_write(&client).await;
         }
         for node in &self.group.run.nodes {
-            let upstream = self.group.run.upstream_of(node);
-            self.group.dir.save_config(&node.name, &render_config(node, upstream))?;
+            self.group.dir.save_config(&node.name, &render_config(&self.group.run, node))?;
         }
         while let Some(synced) = self.until_disk.join_next().await {
             synced.expect("writing to disk does not panic")?;
@@ -419,6 +426,17 @@ impl<'a> Promotion<'a> {
 
     fn client(&self, node: &str) -> Result<&NodeClient, GroupError> {
         self.clients.get(node).ok_or_else(|| wire(node, WireError::Closed))
+    }
+}
+
+/// Waits until a replica's link to `port` is gone; returns what it has applied by then.
+async fn await_end_of_link(replica: &NodeClient, port: u16) -> Result<u64, WireError> {
+    loop {
+        let replication = replica.replication().await?;
+        if !replication.is_linked_to(port) {
+            return Ok(replication.offset);
+        }
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 

@@ -75,7 +75,7 @@ impl Program {
             if !is_executable(path) {
                 return Err(EngineError::NotExecutable(path.clone()));
             }
-            return Ok(Self { path: path.clone(), leading_args: &[] });
+            return Ok(Self::at(path));
         }
         if engine.family == EngineFamily::Repld {
             let path = std::env::current_exe().map_err(EngineError::NoSelf)?;
@@ -85,8 +85,14 @@ impl Program {
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
             .map(|dir| dir.join(name))
             .find(|path| is_executable(path))
-            .map(|path| Self { path, leading_args: &[] })
+            .map(|path| Self::at(&path))
             .ok_or(EngineError::NotOnPath(name))
+    }
+
+    /// A server runs in its node's directory: a relative path would lead elsewhere from there.
+    fn at(path: &Path) -> Self {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self { path, leading_args: &[] }
     }
 
     /// The program's version, as `7.0.15`. Runs `--version`, except for this very executable.

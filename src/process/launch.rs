@@ -21,16 +21,16 @@ use std::process::{Child, Command, Stdio};
 
 use super::engine::Program;
 use super::identity::ProcessIdentity;
-use super::state::{GroupDir, RunNode};
+use super::state::{GroupDir, RunNode, RunState};
 
-/// Directives that make a link come up in milliseconds, and whose price nobody pays on one machine.
-/// Without the first, a full sync waits five seconds for other replicas to join it.
-const TUNING: [(&str, &str); 1] = [("repl-diskless-sync-delay", "0")];
+/// What the replication backlogs of a group may take together, in megabytes of disk (repld) or memory.
+const BACKLOGS_MB_MAX: usize = 256;
 
-/// The text of a node's configuration file, in which it follows `upstream`, or nobody.
+/// The text of a node's configuration file: its own directives, and its place in the group.
 ///
 /// The topology's directives stand as they are: their values are rows of words already. None of them is one of ours.
-pub fn render_config(node: &RunNode, upstream: Option<&RunNode>) -> String {
+pub fn render_config(run: &RunState, node: &RunNode) -> String {
+    let upstream = run.upstream_of(node);
     let mut text = format!("# Node {} of a replctl group. Written by replctl before every start.\n", node.name);
     let mut line = |directive: &str, value: &str| {
         text.push_str(&format!("{directive} {value}\n"));
@@ -41,8 +41,8 @@ pub fn render_config(node: &RunNode, upstream: Option<&RunNode>) -> String {
     line("daemonize", "no");
     line("logfile", "\"\"");
     line("replica-priority", &node.priority.to_string());
-    for (directive, value) in TUNING {
-        line(directive, value);
+    for (directive, value) in tuning(run.nodes.len()) {
+        line(directive, &value);
     }
     // After a failover any node may be anybody's upstream: what a node asks of others it can also be asked for itself.
     if let Some(password) = upstream.unwrap_or(node).config.get("requirepass") {
@@ -55,6 +55,18 @@ pub fn render_config(node: &RunNode, upstream: Option<&RunNode>) -> String {
         line("replicaof", &format!("127.0.0.1 {}", upstream.port));
     }
     text
+}
+
+/// What suits a group of processes on one machine, unless its topology says otherwise.
+fn tuning(nodes: usize) -> [(&'static str, String); 2] {
+    // A killed master takes with it what it had not sent to one replica yet, and that is easily more than the default
+    // megabyte behind what another one got. The new master's backlog must bridge it, or the replica starts anew.
+    let backlog_mb = (BACKLOGS_MB_MAX / nodes.max(1)).clamp(1, 16);
+    [
+        // A full sync need not wait five seconds for other replicas to join it.
+        ("repl-diskless-sync-delay", "0".to_owned()),
+        ("repl-backlog-size", format!("{backlog_mb}mb")),
+    ]
 }
 
 /// A server that this process started. It is not ended when this is dropped: servers outlive the tool.
@@ -130,48 +142,60 @@ mod tests {
     use super::*;
     use crate::topology::{Engine, EngineFamily};
 
-    fn node(family: EngineFamily, port: u16, config: &[(&str, &str)]) -> RunNode {
+    fn node(port: u16, upstream: Option<u16>, config: &[(&str, &str)]) -> RunNode {
         RunNode {
             name: format!("n{port}"),
             wished_port: Some(port),
             port,
-            engine: Engine { family, path: None },
+            engine: Engine { family: EngineFamily::Redis, path: None },
             priority: 50,
             config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             wished_upstream: None,
-            upstream: None,
+            upstream: upstream.map(|port| format!("n{port}")),
             process: None,
         }
     }
 
-    fn has_line(text: &str, line: &str) -> bool {
-        text.lines().any(|one| one == line)
+    /// The lines of the file of the last of these nodes.
+    fn lines(nodes: Vec<RunNode>) -> Vec<String> {
+        let run = RunState::new("test", None, nodes);
+        let last = run.nodes.last().expect("a group has nodes");
+        render_config(&run, last).lines().map(str::to_owned).collect()
     }
 
     #[test]
     fn a_replica_starts_as_a_replica_and_a_master_as_a_master() {
-        let (master, replica) =
-            (node(EngineFamily::Repld, 6379, &[]), node(EngineFamily::Repld, 6380, &[("save", "900 1")]));
-        let text = render_config(&replica, Some(&master));
+        let replica = lines(vec![node(6379, None, &[]), node(6380, Some(6379), &[("save", "900 1")])]);
         for line in ["port 6380", "replicaof 127.0.0.1 6379", "replica-priority 50", "save 900 1"] {
-            assert!(has_line(&text, line), "{line}\n{text}");
+            assert!(replica.contains(&line.to_owned()), "{line}: {replica:?}");
         }
-        assert!(!render_config(&master, None).contains("replicaof"));
+        assert!(lines(vec![node(6379, None, &[])]).iter().all(|line| !line.starts_with("replicaof")));
     }
 
     #[test]
     fn the_topology_may_undo_the_tuning() {
-        let text = render_config(&node(EngineFamily::Redis, 6379, &[("repl-diskless-sync-delay", "5")]), None);
-        let delays: Vec<_> = text.lines().filter(|line| line.starts_with("repl-diskless-sync-delay")).collect();
+        let lines = lines(vec![node(6379, None, &[("repl-diskless-sync-delay", "5")])]);
+        let delays: Vec<_> = lines.iter().filter(|line| line.starts_with("repl-diskless-sync-delay")).collect();
         assert_eq!(delays, ["repl-diskless-sync-delay 0", "repl-diskless-sync-delay 5"]);
     }
 
     #[test]
+    fn a_crowd_shares_what_backlogs_may_take() {
+        let backlog = |count: u16| {
+            let nodes = (0..count).map(|number| node(7000 + number, None, &[])).collect();
+            lines(nodes).into_iter().find(|line| line.starts_with("repl-backlog-size"))
+        };
+        assert_eq!(backlog(3).as_deref(), Some("repl-backlog-size 16mb"));
+        assert_eq!(backlog(100).as_deref(), Some("repl-backlog-size 2mb"));
+        assert_eq!(backlog(1000).as_deref(), Some("repl-backlog-size 1mb"));
+    }
+
+    #[test]
     fn a_replica_knows_the_password_that_its_upstream_asks_for() {
-        let master = node(EngineFamily::Redis, 6379, &[("requirepass", "\"a b\"")]);
-        let replica = node(EngineFamily::Redis, 6380, &[]);
-        assert!(has_line(&render_config(&replica, Some(&master)), "masterauth \"a b\""));
-        assert!(has_line(&render_config(&master, None), "masterauth \"a b\""));
+        let master = node(6379, None, &[("requirepass", "\"a b\"")]);
+        assert!(lines(vec![master.clone()]).contains(&"masterauth \"a b\"".to_owned()));
+        let replica = lines(vec![master, node(6380, Some(6379), &[])]);
+        assert!(replica.contains(&"masterauth \"a b\"".to_owned()), "{replica:?}");
     }
 
     #[test]

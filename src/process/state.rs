@@ -84,9 +84,11 @@ pub enum StateError {
 }
 
 impl StateDir {
-    /// The state directory at `root`, which need not exist.
+    /// The state directory at `root`, which need not exist. Servers run in directories of their own, so the path is made
+    /// absolute.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        Self { root: std::path::absolute(&root).unwrap_or(root) }
     }
 
     /// The directory of one group, existing or not.

@@ -11,6 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError, Value,
 };
@@ -112,7 +113,8 @@ impl NodeClient {
         let info = ConnectionAddr::Tcp("127.0.0.1".to_owned(), endpoint.port)
             .into_connection_info()
             .map_err(wire_error)?
-            .set_redis_settings(settings);
+            .set_redis_settings(settings)
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(limit)).set_response_timeout(Some(limit));
         let client = Client::open(info).map_err(wire_error)?;
         let connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(wire_error)?;

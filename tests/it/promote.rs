@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::Run;
@@ -226,7 +227,8 @@ fn a_promotion_killed_at_any_point_is_completed_by_the_next() {
             live.arrives("n2", "k", "v");
             live.arrives("n3", "k", "v");
             live.run(&["kill-master"]).exits(0);
-            let mut promote = live.here.command(&["promote", "-q"]).spawn().expect("replctl runs");
+            let mut promote =
+                live.here.command(&["promote", "-q"]).stdout(Stdio::null()).spawn().expect("replctl runs");
             std::thread::sleep(Duration::from_micros(1_500 * round));
             promote.kill().and_then(|()| promote.wait()).expect("it is ours");
 

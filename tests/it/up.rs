@@ -217,6 +217,59 @@ fn a_missing_engine_is_named_with_what_to_do() {
 }
 
 #[test]
+fn a_state_directory_may_be_relative() {
+    let live = Live::prepared(&topology("trio", "repld", &TRIO));
+    live.run(&["--state-dir", "state", "up", "group.toml"]).exits(0);
+    live.run(&["--state-dir", "./state", "down", "--wipe"]).exits(0);
+    assert_eq!(live.processes(), [0_u32; 0]);
+}
+
+/// What was printed, with ports, pids and times as words and every run of spaces as two.
+fn normalized(live: &Live, text: &str) -> String {
+    let mut text = text.to_owned();
+    for node in ["n1", "n2", "n3"] {
+        text = text.replace(&live.port(node).to_string(), &format!("PORT-{node}"));
+        if let Some(pid) = live.node(node)["process"]["pid"].as_u64() {
+            text = text.replace(&format!(" {pid} "), &format!(" PID-{node} "));
+        }
+    }
+    let squeezed =
+        |line: &str| line.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect::<Vec<_>>().join("  ");
+    text.lines().map(squeezed).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn what_is_shown_of_a_group_that_loses_its_master() {
+    let live = Live::trio("repld");
+    live.ask("n1", &["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
+    let version = env!("CARGO_PKG_VERSION");
+    let status = live.run(&["status"]).exits(0).stdout;
+    let expected = format!(
+        "node  role  address  pid  engine  link  offset  behind  keys\n\
+         n1  master  127.0.0.1:PORT-n1  PID-n1  repld {version}  -  0  0  0\n\
+         n2  replica of n1  127.0.0.1:PORT-n2  PID-n2  repld {version}  up  0  0  0\n\
+         n3  replica of n1  127.0.0.1:PORT-n3  PID-n3  repld {version}  up  0  0  0\n\
+         \n\
+         trio: healthy"
+    );
+    assert_eq!(normalized(&live, &status), expected);
+
+    live.run(&["kill-master"]).exits(0);
+    let plan = live.run(&["promote", "--dry-run"]).exits(0).stdout;
+    let expected = "node  offset  priority  verdict\n\
+                    n2  0  100  is promoted\n\
+                    n3  0  100  could be promoted\n\
+                    \n\
+                    1. promote n2\n\
+                    2. confirm that n2 takes writes\n\
+                    3. let n3 follow n2\n\
+                    4. confirm the links of n3\n\
+                    \n\
+                    lost: none of what the old master was last seen to hold";
+    assert_eq!(normalized(&live, &plan), expected);
+}
+
+#[test]
 fn a_group_that_does_not_exist_is_an_error() {
     let here = Fixture::new();
     here.run(&["-g", "nope", "status"]).exits(2);

@@ -4,18 +4,11 @@ use std::rc::Rc;
 
 use subtle::ConstantTimeEq;
 
+use super::key::database;
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::client::{Client, ClientKind, ReplyMode};
 use crate::instance::{Pause, REDIS_VERSION};
 use crate::resp::{Protocol, Reply};
-
-impl ErrorReply {
-    pub(super) fn unknown_subcommand(args: Args, command: &str) -> Self {
-        let given = String::from_utf8_lossy(args.get(1));
-        let given: String = given.chars().take(128).collect();
-        ErrorReply::owned(format!("ERR unknown subcommand '{given}'. Try {command} HELP."))
-    }
-}
 
 pub(super) fn ping(context: &mut ServerContext, args: Args) -> Result<Flow> {
     if args.len() > 2 {
@@ -46,10 +39,7 @@ pub(super) fn quit(context: &mut ServerContext, _args: Args) -> Result<Flow> {
 }
 
 pub(super) fn select(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let index = parse_integer(args.get(1)).map_err(|_| ErrorReply::new("ERR invalid DB index"))?;
-    let databases = context.instance.keyspace.databases();
-    let index = usize::try_from(index).ok().filter(|index| *index < databases);
-    let index = index.ok_or(ErrorReply::new("ERR DB index is out of range"))?;
+    let index = database(&context.instance.keyspace, parse_integer(args.get(1))?)?;
     context.session.client.db.set(index);
     context.ok()
 }
@@ -109,16 +99,13 @@ pub(super) fn hello(context: &mut ServerContext, args: Args) -> Result<Flow> {
                 name = Some(args.get(index + 1));
                 index += 2;
             }
-            _ => {
-                let option = String::from_utf8_lossy(option);
-                return Err(ErrorReply::owned(format!("ERR Syntax error in HELLO option '{option}'")));
-            }
+            _ => return Err(ErrorReply::quoting("ERR Syntax error in HELLO option '", option, "'")),
         }
     }
     if !context.session.authenticated {
         return Err(ErrorReply::new(
-            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
-             <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the \
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> \
+             <pass> option can be used to authenticate the client and select the RESP protocol version at the \
              same time",
         ));
     }
@@ -175,61 +162,53 @@ pub(super) fn reset(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     Ok(Flow::Continue)
 }
 
-pub(super) fn client(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    match (args.get(1).to_ascii_lowercase().as_slice(), args.len()) {
-        (b"id", 2) => {
-            let id = context.session.client.id;
-            context.reply().integer(id as i64);
-        }
-        (b"getname", 2) => {
-            let name = context.session.client.name.borrow().clone();
-            context.reply().bulk_or_null((!name.is_empty()).then_some(&name));
-        }
-        (b"setname", 3) => {
-            check_name(args.get(2))?;
-            *context.session.client.name.borrow_mut() = args.get(2).to_vec();
-            context.reply().ok();
-        }
-        // What a library says of itself is taken and not kept: nothing here shows it.
-        (b"setinfo", 4) if args.is(2, "lib-name") || args.is(2, "lib-ver") => context.reply().ok(),
-        (b"info", 2) => {
-            let line = context.session.client.describe(context.instance.now_ms) + "\n";
-            context.reply().verbatim(line.as_bytes());
-        }
-        (b"list", _) => return list(context, args),
-        (b"kill", 3..) => return kill(context, args),
-        (b"pause", 3 | 4) => return pause(context, args),
-        (b"unpause", 2) => {
-            context.instance.unpause();
-            context.reply().ok();
-        }
-        (b"no-evict", 3) if args.is(2, "on") || args.is(2, "off") => context.reply().ok(),
-        (b"no-evict", 3) => return Err(ErrorReply::SYNTAX),
-        (b"reply", 3) => return reply_mode(context, args),
-        (b"unblock", 3 | 4) => return unblock(context, args),
-        (
-            b"id" | b"getname" | b"setname" | b"info" | b"kill" | b"pause" | b"unpause" | b"no-evict" | b"reply"
-            | b"unblock",
-            _,
-        ) => {
-            let name = String::from_utf8_lossy(args.get(1)).to_ascii_lowercase();
-            return Err(ErrorReply::arity(&format!("client|{name}")));
-        }
-        _ => return Err(ErrorReply::unknown_subcommand(args, "CLIENT")),
-    }
+pub(super) fn client_id(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    let id = context.session.client.id;
+    context.reply().integer(id as i64);
     Ok(Flow::Continue)
 }
 
-fn kind_of(client: &Client) -> ClientKind {
-    client.kind.get()
+pub(super) fn client_getname(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    let name = context.session.client.name.borrow().clone();
+    context.reply().bulk_or_null((!name.is_empty()).then_some(&name));
+    Ok(Flow::Continue)
+}
+
+pub(super) fn client_setname(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    check_name(args.get(2))?;
+    *context.session.client.name.borrow_mut() = args.get(2).to_vec();
+    context.ok()
+}
+
+/// What a library says of itself is taken and not kept: nothing here shows it.
+pub(super) fn client_setinfo(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    if args.is(2, "lib-name") || args.is(2, "lib-ver") {
+        return context.ok();
+    }
+    Err(ErrorReply::quoting("ERR Unrecognized option '", args.get(2), "'"))
+}
+
+pub(super) fn client_info(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    let line = context.session.client.describe(context.instance.now_ms) + "\n";
+    context.reply().verbatim(line.as_bytes());
+    Ok(Flow::Continue)
+}
+
+pub(super) fn client_unpause(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    context.instance.unpause();
+    context.ok()
+}
+
+/// Nothing is ever evicted: it is as the client wishes either way.
+pub(super) fn client_no_evict(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    if args.is(2, "on") || args.is(2, "off") { context.ok() } else { Err(ErrorReply::SYNTAX) }
 }
 
 fn parse_kind(name: &[u8]) -> Result<ClientKind> {
-    ClientKind::from_name(name)
-        .ok_or_else(|| ErrorReply::owned(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(name))))
+    ClientKind::from_name(name).ok_or_else(|| ErrorReply::client_type(name))
 }
 
-fn list(context: &mut ServerContext, args: Args) -> Result<Flow> {
+pub(super) fn client_list(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let mut kind = None;
     let mut ids = None;
     match args.len() {
@@ -246,8 +225,8 @@ fn list(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let now_ms = context.instance.now_ms;
     let mut text = String::new();
     for client in context.instance.clients.values() {
-        let wanted =
-            kind.is_none_or(|kind| kind_of(client) == kind) && ids.as_ref().is_none_or(|ids| ids.contains(&client.id));
+        let wanted = kind.is_none_or(|kind| client.kind.get() == kind)
+            && ids.as_ref().is_none_or(|ids| ids.contains(&client.id));
         if wanted {
             text.push_str(&client.describe(now_ms));
             text.push('\n');
@@ -288,8 +267,7 @@ impl<'a> Victims<'a> {
             }
         }
         if victims.user.is_some_and(|user| user != b"default") {
-            let user = String::from_utf8_lossy(victims.user.unwrap_or_default());
-            return Err(ErrorReply::owned(format!("ERR No such user '{user}'")));
+            return Err(ErrorReply::quoting("ERR No such user '", victims.user.unwrap_or_default(), "'"));
         }
         Ok(victims)
     }
@@ -297,13 +275,13 @@ impl<'a> Victims<'a> {
     fn include(&self, client: &Client, own: u64) -> bool {
         !(self.spare_self && client.id == own)
             && self.id.is_none_or(|id| client.id == id)
-            && self.kind.is_none_or(|kind| kind_of(client) == kind)
+            && self.kind.is_none_or(|kind| client.kind.get() == kind)
             && self.address.is_none_or(|address| client.address.as_bytes() == address)
             && self.local_address.is_none_or(|address| client.local_address.as_bytes() == address)
     }
 }
 
-fn kill(context: &mut ServerContext, args: Args) -> Result<Flow> {
+pub(super) fn client_kill(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let by_address = args.len() == 3;
     let victims =
         if by_address { Victims { address: Some(args.get(2)), ..Victims::default() } } else { Victims::parse(args)? };
@@ -322,18 +300,18 @@ fn kill(context: &mut ServerContext, args: Args) -> Result<Flow> {
     Ok(if suicide { Flow::Close } else { Flow::Continue })
 }
 
-fn pause(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let invalid = ErrorReply::new("ERR timeout is not an integer or out of range");
-    let ms = parse_integer(args.get(2)).map_err(|_| invalid)?;
-    if ms < 0 {
-        return Err(ErrorReply::new("ERR timeout is negative"));
-    }
-    let writes_only = match args.maybe(3) {
-        None => false,
-        Some(mode) if mode.eq_ignore_ascii_case(b"all") => false,
-        Some(mode) if mode.eq_ignore_ascii_case(b"write") => true,
-        Some(_) => return Err(ErrorReply::new("ERR CLIENT PAUSE mode must be WRITE or ALL")),
+pub(super) fn client_pause(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let writes_only = match args.len() {
+        3 => false,
+        4 if args.is(3, "all") => false,
+        4 if args.is(3, "write") => true,
+        4 => return Err(ErrorReply::new("ERR CLIENT PAUSE mode must be WRITE or ALL")),
+        _ => return Err(ErrorReply::subcommand_arguments(args)),
     };
+    let ms = parse_integer(args.get(2)).map_err(|_| ErrorReply::BAD_TIMEOUT)?;
+    if ms < 0 {
+        return Err(ErrorReply::NEGATIVE_TIMEOUT);
+    }
     let until_ms = context.instance.now_ms.saturating_add(ms);
     let old = context.instance.pause.filter(|pause| pause.until_ms > context.instance.now_ms);
     context.instance.pause = Some(Pause {
@@ -343,26 +321,27 @@ fn pause(context: &mut ServerContext, args: Args) -> Result<Flow> {
     context.ok()
 }
 
-fn reply_mode(context: &mut ServerContext, args: Args) -> Result<Flow> {
+pub(super) fn client_reply(context: &mut ServerContext, args: Args) -> Result<Flow> {
     match args.get(2).to_ascii_lowercase().as_slice() {
         b"on" => {
             context.session.reply_mode = ReplyMode::On;
             context.reply().ok();
         }
         b"off" => context.session.reply_mode = ReplyMode::Off,
-        b"skip" if context.session.reply_mode == ReplyMode::On => context.session.reply_mode = ReplyMode::SkipNext,
+        b"skip" if context.session.reply_mode != ReplyMode::Off => context.session.reply_mode = ReplyMode::SkipNext,
         b"skip" => {}
         _ => return Err(ErrorReply::SYNTAX),
     }
     Ok(Flow::Continue)
 }
 
-fn unblock(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let with_error = match args.maybe(3) {
-        None => false,
-        Some(how) if how.eq_ignore_ascii_case(b"timeout") => false,
-        Some(how) if how.eq_ignore_ascii_case(b"error") => true,
-        Some(_) => return Err(ErrorReply::new("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
+pub(super) fn client_unblock(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let with_error = match args.len() {
+        3 => false,
+        4 if args.is(3, "timeout") => false,
+        4 if args.is(3, "error") => true,
+        4 => return Err(ErrorReply::new("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
+        _ => return Err(ErrorReply::subcommand_arguments(args)),
     };
     let id = parse_integer(args.get(2))?;
     let unblocked = u64::try_from(id).is_ok_and(|id| context.instance.unblock_waiter(id, with_error));

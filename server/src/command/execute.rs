@@ -1,11 +1,13 @@
 //! From a request to its reply: gates, handler, commit.
 
-use super::{Args, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, pubsub, table};
-use crate::client::{ReplyMode, Session};
-use crate::config;
+use super::{
+    Args, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, pubsub, table, transaction,
+};
+use crate::client::{Admission, ReplyMode, Session};
 use crate::instance::Instance;
 use crate::keyspace::Keyspace;
 use crate::log::log;
+use crate::number::parse_i64;
 use crate::resp::{Reply, Request, Span, append_request};
 
 /// What the connection does after a request.
@@ -45,22 +47,22 @@ impl Planned {
         db: usize,
         last: &mut Option<&'static Command>,
     ) -> Self {
-        let argument = |index: usize| {
-            let span: Span = spans[index];
-            &bytes[span.start as usize..][..span.len as usize]
-        };
         if spans.is_empty() {
             return Planned { request, command: None, hash: 0 };
         }
-        let name = argument(0);
+        let args = Args::new(bytes, spans, 0);
         let command = match *last {
-            Some(command) if command.name.as_bytes().eq_ignore_ascii_case(name) => Some(command),
-            _ => table::find(name),
+            Some(command) if command.name.as_bytes().eq_ignore_ascii_case(args.get(0)) => Some(command),
+            _ => {
+                let command = table::resolve(args).ok();
+                // The name of what is divided, or of a part, does not say what is asked for.
+                *last = command.filter(|command| command.is_whole());
+                command
+            }
         };
-        *last = command;
         let hash = match command {
             Some(command) if command.keys.first == 1 && spans.len() > 1 => {
-                let hash = keyspace.hash(argument(1));
+                let hash = keyspace.hash(args.get(1));
                 keyspace.prefetch_slot(db, hash);
                 hash
             }
@@ -76,6 +78,13 @@ pub(crate) struct Call<'a> {
     pub(crate) args: Args<'a>,
     /// The request's bytes if they are its canonical form.
     pub(crate) canonical: Option<&'a [u8]>,
+}
+
+/// A key that may be watched, before a write that names it.
+struct WatchedTarget {
+    db: usize,
+    name: Box<[u8]>,
+    existed: bool,
 }
 
 impl Instance {
@@ -94,12 +103,26 @@ impl Instance {
         let start = out.len();
         let flow = match planned.command {
             None => {
-                self.refuse(session, &unknown_command(args), out);
+                let error = table::resolve(args).err().expect("nobody knew the command when it was planned");
+                self.refuse(session, None, &error, out);
                 Flow::Continue
             }
             Some(command) => {
                 let call = Call { command, args, canonical: (!planned.request.inline).then_some(bytes) };
-                self.admit(session, &call, out)
+                let admitted = match command.handler {
+                    Handler::Read(_) => session.admission.reads,
+                    Handler::Write(_) => session.admission.writes,
+                    Handler::Server(_) => {
+                        session.admission = Admission::default();
+                        false
+                    }
+                };
+                if admitted && command.takes(args.len()) {
+                    session.client.last_command.set(command.name);
+                    self.call(session, &call, out)
+                } else {
+                    self.admit(session, &call, out)
+                }
             }
         };
         if flow != Flow::Postpone {
@@ -109,22 +132,46 @@ impl Instance {
         flow
     }
 
-    /// Says no, and that the transaction it belongs to can't be run.
-    fn refuse(&mut self, session: &mut Session, error: &ErrorReply, out: &mut Vec<u8>) {
-        self.stats.total_error_replies += 1;
+    /// What `session` may do to keys, as far as no gate has to be asked for each request.
+    pub fn admission(&self, session: &Session) -> Admission {
+        let unhindered = session.authenticated
+            && session.transaction.is_none()
+            && session.feed.is_none()
+            && session.client.subscriptions.get() == (0, 0)
+            && self.loading.is_none()
+            && self.pause.is_none();
+        let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
+        Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }
+    }
+
+    /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
+    /// to end is over.
+    fn refuse(&mut self, session: &mut Session, command: Option<&Command>, error: &ErrorReply, out: &mut Vec<u8>) {
+        if command.is_some_and(|command| command.name == "exec") {
+            transaction::abandon(self, session);
+            let reason = error.text().strip_prefix(b"ERR ").unwrap_or(error.text());
+            let text = [b"EXECABORT Transaction discarded because of: ", reason].concat();
+            return self.reply_error(session, &text, out);
+        }
         if let Some(transaction) = &mut session.transaction {
             transaction.aborted = true;
         }
+        self.reply_error(session, error.text(), out);
+    }
+
+    fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
+        self.stats.total_error_replies += 1;
         if session.is_upstream() {
-            log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{}'", error.text());
+            let text = String::from_utf8_lossy(text);
+            log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{text}'");
         }
-        Reply::new(out, session.protocol).error(error.text());
+        Reply::new(out, session.protocol).error(text);
     }
 
     fn admit(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let command = call.command;
         if !command.takes(call.args.len()) {
-            self.refuse(session, &ErrorReply::arity(command.name), out);
+            self.refuse(session, Some(command), &ErrorReply::arity(command.name), out);
             return Flow::Continue;
         }
         if session.is_upstream() {
@@ -132,8 +179,7 @@ impl Instance {
         }
         session.client.last_command.set(command.name);
         if let Err(error) = self.gate(session, call) {
-            // EXEC that is refused ends its transaction, whatever the reason.
-            self.refuse(session, &error, out);
+            self.refuse(session, Some(command), &error, out);
             return Flow::Continue;
         }
         if session.feed.is_none() && self.is_paused(self.may_write(session, command)) {
@@ -230,17 +276,15 @@ impl Instance {
             Handler::Read(handler) => self.call_read(session, call, handler, out).map(|()| Flow::Continue),
             Handler::Write(handler) => self.call_write(session, call, handler, out).map(|()| Flow::Continue),
             Handler::Server(handler) => {
+                // Who watches a key that has expired watches one that is absent.
+                self.expire_keys_of(session, call);
                 handler(&mut ServerContext { instance: self, session: &mut *session, out: &mut *out }, call.args)
             }
         };
         result.unwrap_or_else(|error| {
             // A handler may fail after it has begun its reply.
             out.truncate(start);
-            self.stats.total_error_replies += 1;
-            if session.is_upstream() {
-                log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{}'", error.text());
-            }
-            Reply::new(out, session.protocol).error(error.text());
+            self.reply_error(session, error.text(), out);
             Flow::Continue
         })
     }
@@ -276,46 +320,45 @@ impl Instance {
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
         let db = session.db();
-        if self.keyspace.with_deadline(db) > 0 {
-            self.expire_keys_of(session, call);
-        }
-        let mut effect_bytes = std::mem::take(&mut self.effect);
-        effect_bytes.clear();
+        self.expire_keys_of(session, call);
+        let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
+        let expiry_ms = self.expiry_ms(session);
+        self.effect.clear();
         let mut context = WriteContext {
             db,
             now_ms: self.now_ms,
-            expiry_ms: self.expiry_ms(session),
+            expiry_ms,
             string_bytes_max: self.config.proto_max_bulk_len,
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, session.protocol),
-            effect: &mut effect_bytes,
+            effect: &mut self.effect,
         };
-        let result = handler(&mut context, call.args);
-        if let Ok(effect) = result {
-            self.commit(session, call, effect, &effect_bytes);
+        let effect = handler(&mut context, call.args)?;
+        if effect != Effect::None {
+            // What was absent and still is has not changed.
+            let changed = targets.iter().filter(|target| target.existed || self.exists(target.db, &target.name));
+            changed.for_each(|target| self.touch(target.db, &target.name));
+            self.commit(session, call, effect);
         }
-        self.effect = effect_bytes;
-        result.map(|_| ())
+        Ok(())
     }
 
-    /// Tells everyone who must know of a change: the save points, those who watch, the replicas.
+    /// Tells the save points and the replicas of a change.
     #[inline]
-    fn commit(&mut self, session: &Session, call: &Call, effect: Effect, rewritten: &[u8]) {
-        if effect == Effect::None {
-            return;
-        }
+    fn commit(&mut self, session: &Session, call: &Call, effect: Effect) {
         self.persistence.dirty += 1;
         let db = session.db();
-        if !self.watchers.is_empty() {
-            self.touch_keys_of(call, db);
-        }
         // A replica forwards its upstream's very bytes.
         if session.is_upstream() || self.replication.backlog.is_none() {
             return;
         }
         match (effect, call.canonical) {
             (Effect::None, _) => {}
-            (Effect::Rewritten, _) => self.propagate(db, rewritten, 1),
+            (Effect::Rewritten, _) => {
+                let requests = std::mem::take(&mut self.effect);
+                self.propagate(db, &requests, 1);
+                self.effect = requests;
+            }
             (Effect::Verbatim, Some(bytes)) => self.propagate(db, bytes, 1),
             (Effect::Verbatim, None) => {
                 let mut bytes = Vec::new();
@@ -325,31 +368,37 @@ impl Instance {
         }
     }
 
-    fn touch_keys_of(&self, call: &Call, db: usize) {
-        match call.command.name {
-            "flushall" => self.touch_database(None),
-            "flushdb" => self.touch_database(Some(db)),
-            "swapdb" => {
-                for index in [1, 2] {
-                    let db = crate::number::parse_i64(call.args.get(index));
-                    self.touch_database(db.and_then(|db| usize::try_from(db).ok()));
-                }
-            }
-            _ => call.command.keys.of(call.args).for_each(|name| self.touch(db, name)),
-        }
-        if call.command.name == "move"
-            && let Some(target) = crate::number::parse_i64(call.args.get(2)).and_then(|db| usize::try_from(db).ok())
-        {
-            self.touch(target, call.args.get(1));
-        }
+    /// What a write may change of what is watched.
+    fn watched_targets(&self, call: &Call, db: usize) -> Vec<WatchedTarget> {
+        let argument = |index| parse_i64(call.args.get(index)).and_then(|db| usize::try_from(db).ok());
+        let in_databases = |affected: &dyn Fn(usize) -> bool| {
+            self.watchers.keys().filter(|(db, _)| affected(*db)).cloned().collect::<Vec<_>>()
+        };
+        let places = match call.command.name {
+            "flushall" => in_databases(&|_| true),
+            "flushdb" => in_databases(&|at| at == db),
+            "swapdb" if argument(1) == argument(2) => Vec::new(),
+            "swapdb" => in_databases(&|at| [argument(1), argument(2)].contains(&Some(at))),
+            "move" => [Some(db), argument(2)].into_iter().flatten().map(|at| (at, call.args.get(1).into())).collect(),
+            _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
+        };
+        let target = |(db, name): (usize, Box<[u8]>)| WatchedTarget { existed: self.exists(db, &name), db, name };
+        places.into_iter().map(target).collect()
+    }
+
+    fn exists(&self, db: usize, name: &[u8]) -> bool {
+        db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some()
     }
 
     /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.
     fn expire_keys_of(&mut self, session: &Session, call: &Call) {
-        if session.is_upstream() || !self.replication.is_master() || self.is_paused(true) {
+        let db = session.db();
+        if self.keyspace.with_deadline(db) == 0 || session.is_upstream() {
             return;
         }
-        let db = session.db();
+        if !self.replication.is_master() || self.is_paused(true) {
+            return;
+        }
         for name in call.command.keys.of(call.args) {
             let key = self.keyspace.key(name);
             if self.keyspace.peek(db, key).is_some_and(|entry| entry.is_expired(self.now_ms)) {
@@ -364,13 +413,6 @@ impl Instance {
     /// A replica applies its upstream's stream as if nothing ever expired: the upstream says when it has.
     fn expiry_ms(&self, session: &Session) -> i64 {
         if session.is_upstream() { i64::MIN } else { self.now_ms }
-    }
-
-    /// Whether `DEBUG` may be used by this session.
-    pub(crate) fn debug_allowed(&self, session: &Session) -> bool {
-        let local = session.client.address.starts_with("127.") || session.client.address.starts_with("[::1]");
-        let origin = if local { config::Origin::Local } else { config::Origin::Remote };
-        self.config.enable_debug_command.to(origin)
     }
 }
 
@@ -387,19 +429,4 @@ fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {
             session.reply_mode = ReplyMode::On;
         }
     }
-}
-
-fn unknown_command(args: Args) -> ErrorReply {
-    // As much of what was sent as helps to find the mistake.
-    const SHOWN_BYTES_MAX: usize = 128;
-    let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES_MAX)]).into_owned();
-    let mut rest = String::new();
-    for argument in args.from(1) {
-        if rest.len() >= SHOWN_BYTES_MAX {
-            break;
-        }
-        let room = SHOWN_BYTES_MAX - rest.len();
-        rest.push_str(&format!("'{}' ", String::from_utf8_lossy(&argument[..argument.len().min(room)])));
-    }
-    ErrorReply::owned(format!("ERR unknown command '{}', with args beginning with: {rest}", shown(args.get(0))))
 }

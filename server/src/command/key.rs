@@ -109,7 +109,7 @@ fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bo
 pub(super) fn rename(context: &mut WriteContext, args: Args) -> Result<Effect> {
     move_name(context, args, true)?;
     context.reply.ok();
-    Ok(Effect::Verbatim)
+    Ok(if args.get(1) == args.get(2) { Effect::None } else { Effect::Verbatim })
 }
 
 pub(super) fn renamenx(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -118,19 +118,16 @@ pub(super) fn renamenx(context: &mut WriteContext, args: Args) -> Result<Effect>
     Ok(if moved { Effect::Verbatim } else { Effect::None })
 }
 
-fn database(context: &Keyspace, argument: &[u8]) -> Result<Option<usize>> {
-    let index = parse_integer(argument)?;
-    Ok(usize::try_from(index).ok().filter(|&index| index < context.databases()))
+/// The database that an integer names.
+pub(super) fn database(keyspace: &Keyspace, index: i64) -> Result<usize> {
+    let index = usize::try_from(index).ok().filter(|&index| index < keyspace.databases());
+    index.ok_or(ErrorReply::DB_OUT_OF_RANGE)
 }
 
 /// Moves a key to another database, unless it is there already.
 pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    const OUT_OF_RANGE: ErrorReply = ErrorReply::new("ERR DB index is out of range");
     let (key, source) = (args.first_key(), context.db);
-    let target = match parse_integer(args.get(2)) {
-        Ok(_) => database(context.keyspace, args.get(2))?.ok_or(OUT_OF_RANGE)?,
-        Err(error) => return Err(error),
-    };
+    let target = database(context.keyspace, parse_integer(args.get(2))?)?;
     if target == source {
         return Err(ErrorReply::new("ERR source and destination objects are the same"));
     }
@@ -145,13 +142,9 @@ pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect>
 }
 
 pub(super) fn swapdb(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let index = |argument, error| match database(context.keyspace, argument) {
-        Ok(Some(index)) => Ok(index),
-        Ok(None) => Err(ErrorReply::new("ERR DB index is out of range")),
-        Err(_) => Err(ErrorReply::new(error)),
-    };
-    let first = index(args.get(1), "ERR invalid first DB index")?;
-    let second = index(args.get(2), "ERR invalid second DB index")?;
+    let first = parse_integer(args.get(1)).map_err(|_| ErrorReply::new("ERR invalid first DB index"))?;
+    let second = parse_integer(args.get(2)).map_err(|_| ErrorReply::new("ERR invalid second DB index"))?;
+    let (first, second) = (database(context.keyspace, first)?, database(context.keyspace, second)?);
     context.keyspace.swap(first, second);
     context.reply.ok();
     Ok(Effect::Verbatim)
@@ -160,11 +153,7 @@ pub(super) fn swapdb(context: &mut WriteContext, args: Args) -> Result<Effect> {
 fn flush_mode(args: Args) -> Result<()> {
     match args.maybe(1) {
         None => Ok(()),
-        Some(mode)
-            if args.len() == 2 && (mode.eq_ignore_ascii_case(b"sync") || mode.eq_ignore_ascii_case(b"async")) =>
-        {
-            Ok(())
-        }
+        Some(_) if args.len() == 2 && (args.is(1, "sync") || args.is(1, "async")) => Ok(()),
         Some(_) => Err(ErrorReply::SYNTAX),
     }
 }
@@ -225,10 +214,7 @@ impl Condition {
                 b"xx" => condition.only_with = true,
                 b"gt" => condition.only_later = true,
                 b"lt" => condition.only_earlier = true,
-                _ => {
-                    let option = String::from_utf8_lossy(option);
-                    return Err(ErrorReply::owned(format!("ERR Unsupported option {option}")));
-                }
+                _ => return Err(ErrorReply::quoting("ERR Unsupported option ", option, "")),
             }
         }
         let Condition { only_without, only_with, only_later, only_earlier } = condition;
@@ -250,9 +236,9 @@ impl Condition {
 }
 
 fn expire_generic(context: &mut WriteContext, args: Args, unit: Unit, base_ms: i64, name: &str) -> Result<Effect> {
-    let value = parse_integer(args.get(2))?;
     let condition = Condition::parse(args)?;
-    let invalid = || ErrorReply::owned(format!("ERR invalid expire time in '{name}' command"));
+    let value = parse_integer(args.get(2))?;
+    let invalid = || ErrorReply::expire_time(name);
     let scaled = match unit {
         Unit::Seconds => value.checked_mul(1000).ok_or_else(invalid)?,
         Unit::Milliseconds => value,

@@ -26,31 +26,68 @@ use crate::resp::{Reply, Span};
 
 /// The error reply of a command, its code first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ErrorReply(Cow<'static, str>);
+pub struct ErrorReply(Cow<'static, [u8]>);
 
 /// What a handler returns.
 pub type Result<T> = std::result::Result<T, ErrorReply>;
 
+/// So much of what a client has sent is enough to show it its mistake, in bytes.
+const QUOTED_BYTES_MAX: usize = 128;
+
 impl ErrorReply {
     const SYNTAX: ErrorReply = ErrorReply::new("ERR syntax error");
     const NOT_AN_INTEGER: ErrorReply = ErrorReply::new("ERR value is not an integer or out of range");
+    const NOT_A_FLOAT: ErrorReply = ErrorReply::new("ERR value is not a valid float");
+    const DB_OUT_OF_RANGE: ErrorReply = ErrorReply::new("ERR DB index is out of range");
+    const BAD_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is not an integer or out of range");
+    const NEGATIVE_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is negative");
+    const SAVE_IN_PROGRESS: ErrorReply = ErrorReply::new("ERR Background save already in progress");
 
     const fn new(text: &'static str) -> Self {
-        ErrorReply(Cow::Borrowed(text))
+        ErrorReply(Cow::Borrowed(text.as_bytes()))
     }
 
     fn owned(text: String) -> Self {
+        Self::from_bytes(text.into_bytes())
+    }
+
+    const fn from_bytes(text: Vec<u8>) -> Self {
         ErrorReply(Cow::Owned(text))
+    }
+
+    /// Says what a client has sent, between two texts.
+    fn quoting(before: &str, sent: &[u8], after: &str) -> Self {
+        Self::from_bytes([before.as_bytes(), quotable(sent), after.as_bytes()].concat())
     }
 
     fn arity(command: &str) -> Self {
         Self::owned(format!("ERR wrong number of arguments for '{command}' command"))
     }
 
-    /// As it goes over the wire, without the leading `-`.
-    pub fn text(&self) -> &str {
+    /// A subcommand that has optional arguments, with others.
+    fn subcommand_arguments(args: Args) -> Self {
+        let after = format!("'. Try {} HELP.", String::from_utf8_lossy(args.get(0)).to_ascii_uppercase());
+        Self::quoting("ERR unknown subcommand or wrong number of arguments for '", args.get(1), &after)
+    }
+
+    fn expire_time(command: &str) -> Self {
+        Self::owned(format!("ERR invalid expire time in '{command}' command"))
+    }
+
+    fn client_type(name: &[u8]) -> Self {
+        Self::quoting("ERR Unknown client type '", name, "'")
+    }
+
+    /// As it goes over the wire, without the leading `-`. It may quote what a client has sent, whatever that is.
+    pub fn text(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// What an error may quote of an argument: it ends where C's strings do, since who reads it may be written in C.
+fn quotable(sent: &[u8]) -> &[u8] {
+    let end = memchr::memchr(0, sent).unwrap_or(sent.len());
+    &sent[..end.min(QUOTED_BYTES_MAX)]
 }
 
 fn parse_integer(text: &[u8]) -> Result<i64> {

@@ -3,7 +3,7 @@
 use super::{Args, ErrorReply, Flow, Result, ServerContext};
 use crate::client::ClientKind;
 use crate::pubsub::Topic;
-use crate::resp::Protocol;
+use crate::resp::{Protocol, Reply};
 
 fn count(context: &ServerContext, topic: Topic, added: isize) -> usize {
     let client = &context.session.client;
@@ -79,24 +79,30 @@ pub(super) fn publish(context: &mut ServerContext, args: Args) -> Result<Flow> {
     Ok(Flow::Continue)
 }
 
-pub(super) fn pubsub(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let ServerContext { instance, session, out } = context;
-    let mut reply = crate::resp::Reply::new(out, session.protocol);
-    if args.is(1, "channels") && args.len() <= 3 {
-        let names = instance.pubsub.channels(args.maybe(2));
-        reply.array(names.len());
-        names.iter().for_each(|name| reply.bulk(name));
-    } else if args.is(1, "numsub") {
-        reply.array(2 * (args.len() - 2));
-        for name in args.from(2) {
-            reply.bulk(name);
-            reply.integer(instance.pubsub.listener_count(name) as i64);
-        }
-    } else if args.is(1, "numpat") && args.len() == 2 {
-        reply.integer(instance.pubsub.counts().1 as i64);
-    } else {
-        return Err(ErrorReply::unknown_subcommand(args, "PUBSUB"));
+pub(super) fn channels(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    if args.len() > 3 {
+        return Err(ErrorReply::subcommand_arguments(args));
     }
+    let names = context.instance.pubsub.channels(args.maybe(2));
+    let mut reply = Reply::new(context.out, context.session.protocol);
+    reply.array(names.len());
+    names.iter().for_each(|name| reply.bulk(name));
+    Ok(Flow::Continue)
+}
+
+pub(super) fn numsub(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let mut reply = Reply::new(context.out, context.session.protocol);
+    reply.array(2 * (args.len() - 2));
+    for name in args.from(2) {
+        reply.bulk(name);
+        reply.integer(context.instance.pubsub.listener_count(name) as i64);
+    }
+    Ok(Flow::Continue)
+}
+
+pub(super) fn numpat(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    let (_, patterns) = context.instance.pubsub.counts();
+    context.reply().integer(patterns as i64);
     Ok(Flow::Continue)
 }
 

@@ -1,7 +1,7 @@
 //! The server as a whole: <https://redis.io/docs/latest/commands/?group=server>.
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, table};
-use crate::config::{Origin, ShutdownOptions};
+use crate::config::ShutdownOptions;
 use crate::instance::{Action, Instance, Stats};
 use crate::log::{self, log};
 use crate::resp::Reply;
@@ -26,7 +26,7 @@ pub(super) fn info(context: &mut ServerContext, args: Args) -> Result<Flow> {
 
 pub(super) fn save(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     if context.instance.persistence.saving_since_ms.is_some() {
-        return Err(ErrorReply::new("ERR Background save already in progress"));
+        return Err(ErrorReply::SAVE_IN_PROGRESS);
     }
     match snapshot::save(context.instance) {
         Ok(()) => context.ok(),
@@ -44,7 +44,7 @@ pub(super) fn bgsave(context: &mut ServerContext, args: Args) -> Result<Flow> {
         _ => return Err(ErrorReply::SYNTAX),
     };
     if context.instance.persistence.saving_since_ms.is_some() && !schedule {
-        return Err(ErrorReply::new("ERR Background save already in progress"));
+        return Err(ErrorReply::SAVE_IN_PROGRESS);
     }
     let text = if context.instance.keyspace.walk_in_progress() {
         "Background saving scheduled"
@@ -89,51 +89,42 @@ pub(super) fn shutdown(context: &mut ServerContext, args: Args) -> Result<Flow> 
     Ok(Flow::Close)
 }
 
-pub(super) fn config(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    match (args.get(1).to_ascii_lowercase().as_slice(), args.len()) {
-        (b"get", 3..) => {
-            let patterns: Vec<&[u8]> = args.from(2).collect();
-            let found = context.instance.config.get(&patterns);
-            let mut reply = context.reply();
-            reply.map(found.len());
-            for (name, value) in &found {
-                reply.bulk(name.as_bytes());
-                reply.bulk(value);
-            }
-            Ok(Flow::Continue)
-        }
-        (b"set", 4..) if args.len().is_multiple_of(2) => config_set(context, args),
-        (b"rewrite", 2) => {
-            let result = context.instance.config.rewrite();
-            match &result {
-                Ok(()) => log!(Notice, "CONFIG REWRITE executed with success."),
-                Err(error) => log!(Warning, "CONFIG REWRITE failed: {error}"),
-            }
-            result.map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
-            context.ok()
-        }
-        (b"resetstat", 2) => {
-            context.instance.stats = Stats::default();
-            context.ok()
-        }
-        (b"get" | b"set" | b"rewrite" | b"resetstat", _) => {
-            let name = String::from_utf8_lossy(args.get(1)).to_ascii_lowercase();
-            Err(ErrorReply::arity(&format!("config|{name}")))
-        }
-        _ => Err(ErrorReply::unknown_subcommand(args, "CONFIG")),
+pub(super) fn config_get(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let patterns: Vec<&[u8]> = args.from(2).collect();
+    let found = context.instance.config.get(&patterns);
+    let mut reply = context.reply();
+    reply.map(found.len());
+    for (name, value) in &found {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value);
     }
+    Ok(Flow::Continue)
 }
 
-fn config_set(context: &mut ServerContext, args: Args) -> Result<Flow> {
+pub(super) fn config_set(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    if !args.len().is_multiple_of(2) {
+        return Err(ErrorReply::SYNTAX);
+    }
     let assignments: Vec<(&[u8], &[u8])> =
         (2..args.len()).step_by(2).map(|index| (args.get(index), args.get(index + 1))).collect();
     // Only a client that stands before the machine may loosen what guards it.
-    let address = &context.session.client.address;
-    let local = address.starts_with("127.") || address.starts_with("[::1]");
-    let origin = if local { Origin::Local } else { Origin::Remote };
-    let changed = context.instance.config.set(&assignments, origin);
+    let changed = context.instance.config.set(&assignments, context.session.client.origin());
     let changed = changed.map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
     apply(context.instance, &changed);
+    context.ok()
+}
+
+pub(super) fn config_rewrite(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    if let Err(error) = context.instance.config.rewrite() {
+        log!(Warning, "CONFIG REWRITE failed: {error}");
+        return Err(ErrorReply::owned(format!("ERR {error}")));
+    }
+    log!(Notice, "CONFIG REWRITE executed with success.");
+    context.ok()
+}
+
+pub(super) fn config_resetstat(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    context.instance.stats = Stats::default();
     context.ok()
 }
 
@@ -149,7 +140,7 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
 }
 
 pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    if !context.instance.debug_allowed(context.session) {
+    if !context.instance.config.enable_debug_command.to(context.session.client.origin()) {
         return Err(ErrorReply::new(
             "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from \
              a local connection, otherwise you need to set this option in the configuration file, and then restart the \
@@ -160,65 +151,87 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
         (b"sleep", 3) => {
             let text = std::str::from_utf8(args.get(2)).ok();
             let seconds = text.and_then(|text| text.parse::<f64>().ok()).filter(|seconds| (0.0..1e9).contains(seconds));
-            let seconds = seconds.ok_or(ErrorReply::new("ERR value is not a valid float"))?;
+            let seconds = seconds.ok_or(ErrorReply::NOT_A_FLOAT)?;
             // The whole server sleeps: that is what it is for.
             std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
             context.ok()
         }
-        _ => Err(ErrorReply::unknown_subcommand(args, "DEBUG")),
+        _ => Err(ErrorReply::subcommand_arguments(args)),
     }
 }
 
 /// There are no scripts; Sentinel wants to hear that none runs.
-pub(super) fn script(_context: &mut ServerContext, args: Args) -> Result<Flow> {
-    if args.is(1, "kill") && args.len() == 2 {
-        return Err(ErrorReply::new("NOTBUSY No scripts in execution right now."));
+pub(super) fn script_kill(_context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    Err(ErrorReply::new("NOTBUSY No scripts in execution right now."))
+}
+
+/// `HELP` of any command that is divided: what it is divided into.
+pub(super) fn help(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let command = table::find(args.get(0)).expect("the table led here");
+    if args.len() > 2 {
+        return Err(ErrorReply::arity(&format!("{}|help", command.name)));
     }
-    Err(ErrorReply::unknown_subcommand(args, "SCRIPT"))
+    let mut reply = context.reply();
+    reply.array(command.subcommands.len());
+    command.subcommands.iter().for_each(|command| reply.simple(&command.name.to_uppercase().replace('|', " ")));
+    Ok(Flow::Continue)
 }
 
 pub(super) fn command(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let mut reply = context.reply();
-    match (args.maybe(1).map(<[u8]>::to_ascii_lowercase).as_deref(), args.len()) {
-        (None, _) => {
-            reply.array(table::COMMANDS.len());
-            table::COMMANDS.iter().for_each(|command| describe(&mut reply, command));
-        }
-        (Some(b"count"), 2) => reply.integer(table::COMMANDS.len() as i64),
-        (Some(b"list"), 2) => {
-            reply.array(table::COMMANDS.len());
-            table::COMMANDS.iter().for_each(|command| reply.bulk(command.name.as_bytes()));
-        }
-        (Some(b"info"), 2) => {
-            reply.array(table::COMMANDS.len());
-            table::COMMANDS.iter().for_each(|command| describe(&mut reply, command));
-        }
-        (Some(b"info"), _) => {
-            reply.array(args.len() - 2);
-            for name in args.from(2) {
-                match table::find(name) {
-                    Some(command) => describe(&mut reply, command),
-                    None => reply.null_array(),
-                }
-            }
-        }
-        (Some(b"getkeys"), 3..) => {
-            let command = table::find(args.get(2)).ok_or(ErrorReply::new("ERR Invalid command specified"))?;
-            let inner = Args { request: args.request, spans: &args.spans[2..], first_key_hash: 0 };
-            if !command.takes(inner.len()) {
-                return Err(ErrorReply::new("ERR Invalid number of arguments specified for command"));
-            }
-            let keys: Vec<&[u8]> = command.keys.of(inner).collect();
-            if keys.is_empty() {
-                return Err(ErrorReply::new("ERR The command has no key arguments"));
-            }
-            reply.array(keys.len());
-            keys.iter().for_each(|key| reply.bulk(key));
-        }
-        // Interactive clients ask for help texts; that there are none is an answer.
-        (Some(b"docs"), _) => reply.map(0),
-        _ => return Err(ErrorReply::unknown_subcommand(args, "COMMAND")),
+    if args.len() == 1 { command_info(context, args) } else { help(context, args) }
+}
+
+pub(super) fn command_count(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    context.reply().integer(table::COMMANDS.len() as i64);
+    Ok(Flow::Continue)
+}
+
+/// Interactive clients ask for help texts; that there are none is an answer.
+pub(super) fn command_docs(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    context.reply().map(0);
+    Ok(Flow::Continue)
+}
+
+pub(super) fn command_list(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    if args.len() > 2 {
+        return Err(ErrorReply::SYNTAX);
     }
+    let all = || table::COMMANDS.iter().flat_map(|command| std::iter::once(command).chain(command.subcommands));
+    let mut reply = context.reply();
+    reply.array(all().count());
+    all().for_each(|command| reply.bulk(command.name.as_bytes()));
+    Ok(Flow::Continue)
+}
+
+pub(super) fn command_info(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let mut reply = context.reply();
+    if args.len() <= 2 {
+        reply.array(table::COMMANDS.len());
+        table::COMMANDS.iter().for_each(|command| describe(&mut reply, command));
+        return Ok(Flow::Continue);
+    }
+    reply.array(args.len() - 2);
+    for name in args.from(2) {
+        match table::find_by_full_name(name) {
+            Some(command) => describe(&mut reply, command),
+            None => reply.null(),
+        }
+    }
+    Ok(Flow::Continue)
+}
+
+pub(super) fn command_getkeys(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let inner = Args { request: args.request, spans: &args.spans[2..], first_key_hash: 0 };
+    let command = table::resolve(inner).map_err(|_| ErrorReply::new("ERR Invalid command specified"))?;
+    if command.keys == table::Keys::NONE {
+        return Err(ErrorReply::new("ERR The command has no key arguments"));
+    }
+    if !command.takes(inner.len()) {
+        return Err(ErrorReply::new("ERR Invalid number of arguments specified for command"));
+    }
+    let mut reply = context.reply();
+    reply.array(command.keys.of(inner).count());
+    command.keys.of(inner).for_each(|key| reply.bulk(key));
     Ok(Flow::Continue)
 }
 
@@ -232,7 +245,11 @@ fn describe(reply: &mut Reply, command: &table::Command) {
     reply.integer(command.keys.first as i64);
     reply.integer(command.keys.last as i64);
     reply.integer(command.keys.step as i64);
-    // Categories, tips, key specifications and subcommands: none are told.
-    reply.set(0);
-    (0..3).for_each(|_| reply.array(0));
+    // Categories, tips and key specifications: none are told.
+    (0..3).for_each(|_| reply.set(0));
+    if command.subcommands.is_empty() {
+        return reply.set(0);
+    }
+    reply.array(command.subcommands.len());
+    command.subcommands.iter().for_each(|command| describe(reply, command));
 }

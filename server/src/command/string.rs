@@ -12,30 +12,37 @@ pub(super) enum Unit {
     Milliseconds,
 }
 
-/// Turns an expiry argument into milliseconds since the epoch; the command's name is told in the error.
-pub(super) fn deadline_ms(argument: &[u8], unit: Unit, base_ms: i64, command: &str) -> Result<i64> {
-    let value = parse_integer(argument)?;
-    let factor = match unit {
-        Unit::Seconds => 1000,
-        Unit::Milliseconds => 1,
-    };
-    let invalid = || ErrorReply::owned(format!("ERR invalid expire time in '{command}' command"));
-    if value <= 0 {
-        return Err(invalid());
-    }
-    value.checked_mul(factor).and_then(|ms| ms.checked_add(base_ms)).ok_or_else(invalid)
+/// A deadline as it was asked for: its argument is looked at when it is needed, since other errors come first.
+struct Expiry<'a> {
+    argument: &'a [u8],
+    unit: Unit,
+    /// What the argument counts from, in milliseconds since the epoch.
+    base_ms: i64,
 }
 
-/// The same for `EX`, `PX`, `EXAT` and `PXAT`.
-fn option_deadline_ms(option: &[u8], value: &[u8], now_ms: i64, command: &str) -> Result<i64> {
-    let (unit, base_ms) = match option {
-        b"ex" => (Unit::Seconds, now_ms),
-        b"px" => (Unit::Milliseconds, now_ms),
-        b"exat" => (Unit::Seconds, 0),
-        b"pxat" => (Unit::Milliseconds, 0),
-        _ => return Err(ErrorReply::SYNTAX),
-    };
-    deadline_ms(value, unit, base_ms, command)
+impl<'a> Expiry<'a> {
+    /// `EX`, `PX`, `EXAT` or `PXAT` and its argument.
+    fn option(option: &[u8], argument: &'a [u8], now_ms: i64) -> Result<Self> {
+        let (unit, base_ms) = match option {
+            b"ex" => (Unit::Seconds, now_ms),
+            b"px" => (Unit::Milliseconds, now_ms),
+            b"exat" => (Unit::Seconds, 0),
+            b"pxat" => (Unit::Milliseconds, 0),
+            _ => return Err(ErrorReply::SYNTAX),
+        };
+        Ok(Expiry { argument, unit, base_ms })
+    }
+
+    /// In milliseconds since the epoch; the command's name is told in the error.
+    fn deadline_ms(&self, command: &str) -> Result<i64> {
+        let value = parse_integer(self.argument)?;
+        let factor = match self.unit {
+            Unit::Seconds => 1000,
+            Unit::Milliseconds => 1,
+        };
+        let deadline = value.checked_mul(factor).and_then(|ms| ms.checked_add(self.base_ms));
+        deadline.filter(|_| value > 0).ok_or_else(|| ErrorReply::expire_time(command))
+    }
 }
 
 /// The bytes of a value that must be a string.
@@ -90,28 +97,28 @@ pub(super) fn getrange(context: &mut ReadContext, args: Args) -> Result<()> {
 }
 
 #[derive(Default)]
-struct SetOptions {
-    deadline: Option<i64>,
+struct SetOptions<'a> {
+    expiry: Option<Expiry<'a>>,
     keep_ttl: bool,
     only_new: bool,
     only_present: bool,
     get: bool,
 }
 
-impl SetOptions {
-    fn parse(args: Args, now_ms: i64) -> Result<Self> {
+impl<'a> SetOptions<'a> {
+    fn parse(args: Args<'a>, now_ms: i64) -> Result<Self> {
         let mut options = SetOptions::default();
         let mut index = 3;
         while index < args.len() {
             let option = args.get(index).to_ascii_lowercase();
-            let free = options.deadline.is_none() && !options.keep_ttl;
+            let free = options.expiry.is_none() && !options.keep_ttl;
             match (option.as_slice(), args.maybe(index + 1)) {
                 (b"nx", _) if !options.only_present => options.only_new = true,
                 (b"xx", _) if !options.only_new => options.only_present = true,
                 (b"get", _) => options.get = true,
-                (b"keepttl", _) if options.deadline.is_none() => options.keep_ttl = true,
+                (b"keepttl", _) if options.expiry.is_none() => options.keep_ttl = true,
                 (b"ex" | b"px" | b"exat" | b"pxat", Some(value)) if free => {
-                    options.deadline = Some(option_deadline_ms(&option, value, now_ms, "set")?);
+                    options.expiry = Some(Expiry::option(&option, value, now_ms)?);
                     index += 1;
                 }
                 _ => return Err(ErrorReply::SYNTAX),
@@ -130,6 +137,7 @@ pub(super) fn set(context: &mut WriteContext, args: Args) -> Result<Effect> {
         return Ok(Effect::Verbatim);
     }
     let options = SetOptions::parse(args, context.now_ms)?;
+    let deadline = options.expiry.as_ref().map(|expiry| expiry.deadline_ms("set")).transpose()?;
     let present = if options.get {
         let old = lookup(context, key)?.map(<[u8]>::to_vec);
         context.reply.bulk_or_null(old.as_deref());
@@ -143,16 +151,16 @@ pub(super) fn set(context: &mut WriteContext, args: Args) -> Result<Effect> {
         }
         return Ok(Effect::None);
     }
-    let deadline = match options.deadline {
+    let new_deadline = match deadline {
         Some(at) => Deadline::At(at),
         None if options.keep_ttl => Deadline::Keep,
         None => Deadline::Clear,
     };
-    context.keyspace.set_str(context.db, key, value, deadline);
+    context.keyspace.set_str(context.db, key, value, new_deadline);
     if !options.get {
         context.reply.ok();
     }
-    Ok(match options.deadline {
+    Ok(match deadline {
         Some(at) => propagate_set(context, key.bytes, value, at),
         None => Effect::Verbatim,
     })
@@ -167,7 +175,8 @@ fn propagate_set(context: &mut WriteContext, key: &[u8], value: &[u8], deadline:
 
 fn set_expiring(context: &mut WriteContext, args: Args, unit: Unit, name: &str) -> Result<Effect> {
     let (key, value) = (args.first_key(), args.get(3));
-    let deadline = deadline_ms(args.get(2), unit, context.now_ms, name)?;
+    let expiry = Expiry { argument: args.get(2), unit, base_ms: context.now_ms };
+    let deadline = expiry.deadline_ms(name)?;
     context.keyspace.set_str(context.db, key, value, Deadline::At(deadline));
     context.reply.ok();
     Ok(propagate_set(context, key.bytes, value, deadline))
@@ -214,21 +223,19 @@ pub(super) fn getdel(context: &mut WriteContext, args: Args) -> Result<Effect> {
 
 pub(super) fn getex(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
-    let deadline = match args.len() {
+    let expiry = match args.len() {
         2 => None,
-        3 if args.get(2).eq_ignore_ascii_case(b"persist") => Some(None),
-        4 => {
-            let option = args.get(2).to_ascii_lowercase();
-            Some(Some(option_deadline_ms(&option, args.get(3), context.now_ms, "getex")?))
-        }
+        3 if args.is(2, "persist") => None,
+        4 => Some(Expiry::option(&args.get(2).to_ascii_lowercase(), args.get(3), context.now_ms)?),
         _ => return Err(ErrorReply::SYNTAX),
     };
-    let value = lookup(context, key)?.map(<[u8]>::to_vec);
-    context.reply.bulk_or_null(value.as_deref());
-    match (value, deadline) {
-        (None, _) | (_, None) => Ok(Effect::None),
-        (Some(_), Some(deadline)) => Ok(super::key::change_deadline(context, key, deadline)),
-    }
+    let Some(value) = lookup(context, key)?.map(<[u8]>::to_vec) else {
+        context.reply.null();
+        return Ok(Effect::None);
+    };
+    let deadline = expiry.map(|expiry| expiry.deadline_ms("getex")).transpose()?;
+    context.reply.bulk(&value);
+    Ok(if args.len() == 2 { Effect::None } else { super::key::change_deadline(context, key, deadline) })
 }
 
 pub(super) fn mset(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -340,13 +347,12 @@ pub(super) fn decrby(context: &mut WriteContext, args: Args) -> Result<Effect> {
 
 /// Travels as the value it led to: arithmetic on floating point need not be the same everywhere.
 pub(super) fn incrbyfloat(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    const INVALID: ErrorReply = ErrorReply::new("ERR value is not a valid float");
     let key = args.first_key();
     let old = match lookup(context, key)? {
-        None => LongDouble::parse(b"0").ok_or(INVALID)?,
-        Some(text) => LongDouble::parse(text).ok_or(INVALID)?,
+        None => LongDouble::parse(b"0").ok_or(ErrorReply::NOT_A_FLOAT)?,
+        Some(text) => LongDouble::parse(text).ok_or(ErrorReply::NOT_A_FLOAT)?,
     };
-    let delta = LongDouble::parse(args.get(2)).ok_or(INVALID)?;
+    let delta = LongDouble::parse(args.get(2)).ok_or(ErrorReply::NOT_A_FLOAT)?;
     let sum = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment would produce NaN or Infinity"))?;
     let text = sum.to_string();
     context.keyspace.set_str(context.db, key, text.as_bytes(), Deadline::Keep);

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::{Args, Handler, connection, key, pubsub, replication, server, string, transaction};
+use super::{
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, key, pubsub, quotable, replication, server, string,
+    transaction,
+};
 
 /// What the gates must know of a command; `WRITE` and `READONLY` follow from its handler.
 pub type Flags = u32;
@@ -32,22 +35,18 @@ pub const NO_SCRIPT: Flags = 1 << 9;
 pub const DENY_OOM: Flags = 1 << 10;
 /// Concerns channels.
 pub const PUBSUB: Flags = 1 << 11;
-/// May wait.
-pub const BLOCKING: Flags = 1 << 12;
 
 /// The flags as `COMMAND` names them.
-const NAMES: [(Flags, &str); 11] = [
+const NAMES: [(Flags, &str); 9] = [
     (LOADING, "loading"),
     (STALE, "stale"),
     (NO_AUTH, "no_auth"),
     (NO_MULTI, "no_multi"),
-    (MAY_REPLICATE, "may_replicate"),
     (FAST, "fast"),
     (ADMIN, "admin"),
     (NO_SCRIPT, "noscript"),
     (DENY_OOM, "denyoom"),
     (PUBSUB, "pubsub"),
-    (BLOCKING, "blocking"),
 ];
 
 /// Which arguments are keys; the command's name is argument 0.
@@ -62,7 +61,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    const NONE: Keys = Keys { first: 0, last: 0, step: 0 };
+    pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0 };
     const ONE: Keys = Keys { first: 1, last: 1, step: 1 };
     const TWO: Keys = Keys { first: 1, last: 2, step: 1 };
     const ALL: Keys = Keys { first: 1, last: -1, step: 1 };
@@ -77,9 +76,9 @@ impl Keys {
     }
 }
 
-/// One command.
+/// One command, or one of the subcommands that some are divided into.
 pub struct Command {
-    /// In lower case.
+    /// In lower case; that of a subcommand is `command|subcommand`.
     pub name: &'static str,
     /// How many arguments it takes, its name included; at least so many if negative.
     pub arity: i32,
@@ -89,9 +88,22 @@ pub struct Command {
     pub keys: Keys,
     /// What runs it.
     pub handler: Handler,
+    /// What it is divided into: its first argument names one of these, or is `HELP`.
+    pub subcommands: &'static [Command],
 }
 
 impl Command {
+    /// Neither divided nor a part: its name alone says what is asked for.
+    pub fn is_whole(&self) -> bool {
+        self.subcommands.is_empty() && !self.name.contains('|')
+    }
+
+    /// The subcommand of this name, in any case.
+    pub fn subcommand(&self, name: &[u8]) -> Option<&'static Command> {
+        let own_name = |command: &Command| command.name.as_bytes()[self.name.len() + 1..].eq_ignore_ascii_case(name);
+        self.subcommands.iter().find(|command| own_name(command))
+    }
+
     /// Whether it has this flag.
     #[inline]
     pub fn is(&self, flag: Flags) -> bool {
@@ -127,7 +139,12 @@ impl Command {
 }
 
 const fn command(name: &'static str, arity: i32, flags: Flags, keys: Keys, handler: Handler) -> Command {
-    Command { name, arity, flags, keys, handler }
+    Command { name, arity, flags, keys, handler, subcommands: &[] }
+}
+
+/// A command that is nothing but its subcommands.
+const fn container(name: &'static str, subcommands: &'static [Command]) -> Command {
+    Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(server::help)) }
 }
 
 use Handler::{Read, Server, Write};
@@ -135,6 +152,7 @@ use Handler::{Read, Server, Write};
 const CONNECTION: Flags = LOADING | STALE | NO_SCRIPT | FAST;
 const OPERATOR: Flags = LOADING | STALE | NO_SCRIPT | ADMIN;
 const IN_MULTI: Flags = CONNECTION | RUNS_IN_MULTI;
+const PERSONAL: Flags = LOADING | STALE | NO_SCRIPT;
 const LISTENING: Flags = LOADING | STALE | NO_SCRIPT | PUBSUB | WHILE_SUBSCRIBED;
 
 /// All commands, by group.
@@ -189,35 +207,63 @@ pub static COMMANDS: &[Command] = &[
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),
     // Transactions.
     command("discard", 1, IN_MULTI, Keys::NONE, Server(transaction::discard)),
-    command("exec", 1, IN_MULTI, Keys::NONE, Server(transaction::exec)),
+    command("exec", 1, IN_MULTI & !FAST, Keys::NONE, Server(transaction::exec)),
     command("multi", 1, IN_MULTI, Keys::NONE, Server(transaction::multi)),
     command("unwatch", 1, CONNECTION, Keys::NONE, Server(transaction::unwatch)),
     command("watch", -2, IN_MULTI, Keys::ALL, Server(transaction::watch)),
     // Publish and subscribe.
     command("psubscribe", -2, LISTENING, Keys::NONE, Server(pubsub::psubscribe)),
     command("publish", 3, LOADING | STALE | FAST | PUBSUB | MAY_REPLICATE, Keys::NONE, Server(pubsub::publish)),
-    command("pubsub", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::pubsub)),
+    container("pubsub", &[
+        command("pubsub|channels", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::channels)),
+        command("pubsub|numpat", 2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::numpat)),
+        command("pubsub|numsub", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::numsub)),
+    ]),
     command("punsubscribe", -1, LISTENING, Keys::NONE, Server(pubsub::punsubscribe)),
     command("subscribe", -2, LISTENING, Keys::NONE, Server(pubsub::subscribe)),
     command("unsubscribe", -1, LISTENING, Keys::NONE, Server(pubsub::unsubscribe)),
     // The connection.
     command("auth", -2, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::auth)),
-    command("client", -2, LOADING | STALE | NO_SCRIPT, Keys::NONE, Server(connection::client)),
+    container("client", &[
+        command("client|getname", 2, PERSONAL, Keys::NONE, Server(connection::client_getname)),
+        command("client|id", 2, PERSONAL, Keys::NONE, Server(connection::client_id)),
+        command("client|info", 2, PERSONAL, Keys::NONE, Server(connection::client_info)),
+        command("client|kill", -3, OPERATOR, Keys::NONE, Server(connection::client_kill)),
+        command("client|list", -2, OPERATOR, Keys::NONE, Server(connection::client_list)),
+        command("client|no-evict", 3, OPERATOR, Keys::NONE, Server(connection::client_no_evict)),
+        command("client|pause", -3, OPERATOR, Keys::NONE, Server(connection::client_pause)),
+        command("client|reply", 3, PERSONAL, Keys::NONE, Server(connection::client_reply)),
+        command("client|setinfo", 4, PERSONAL, Keys::NONE, Server(connection::client_setinfo)),
+        command("client|setname", 3, PERSONAL, Keys::NONE, Server(connection::client_setname)),
+        command("client|unblock", -3, OPERATOR, Keys::NONE, Server(connection::client_unblock)),
+        command("client|unpause", 2, OPERATOR, Keys::NONE, Server(connection::client_unpause)),
+    ]),
     command("echo", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::echo)),
     command("hello", -1, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::hello)),
-    command("ping", -1, LOADING | STALE | FAST | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::ping)),
+    command("ping", -1, FAST | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::ping)),
     command("quit", -1, IN_MULTI | NO_AUTH | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::quit)),
     command("reset", 1, IN_MULTI | NO_AUTH | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::reset)),
     command("select", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::select)),
     // The server.
     command("bgsave", -1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgsave)),
-    command("command", -1, LOADING | STALE, Keys::NONE, Server(server::command)),
-    command("config", -2, OPERATOR, Keys::NONE, Server(server::config)),
+    Command { arity: -1, flags: LOADING | STALE, handler: Server(server::command), ..container("command", &[
+        command("command|count", 2, LOADING | STALE, Keys::NONE, Server(server::command_count)),
+        command("command|docs", -2, LOADING | STALE, Keys::NONE, Server(server::command_docs)),
+        command("command|getkeys", -4, LOADING | STALE, Keys::NONE, Server(server::command_getkeys)),
+        command("command|info", -2, LOADING | STALE, Keys::NONE, Server(server::command_info)),
+        command("command|list", -2, LOADING | STALE, Keys::NONE, Server(server::command_list)),
+    ]) },
+    container("config", &[
+        command("config|get", -3, OPERATOR, Keys::NONE, Server(server::config_get)),
+        command("config|resetstat", 2, OPERATOR, Keys::NONE, Server(server::config_resetstat)),
+        command("config|rewrite", 2, OPERATOR, Keys::NONE, Server(server::config_rewrite)),
+        command("config|set", -4, OPERATOR, Keys::NONE, Server(server::config_set)),
+    ]),
     command("debug", -2, OPERATOR, Keys::NONE, Server(server::debug)),
     command("info", -1, LOADING | STALE, Keys::NONE, Server(server::info)),
     command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
-    command("script", -2, NO_SCRIPT, Keys::NONE, Server(server::script)),
+    container("script", &[command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(server::script_kill))]),
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
     command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),
     // Replication.
@@ -227,13 +273,45 @@ pub static COMMANDS: &[Command] = &[
     command("role", 1, LOADING | STALE | FAST | NO_SCRIPT, Keys::NONE, Server(replication::role)),
     command("slaveof", 3, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::replicaof)),
     command("sync", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::sync)),
-    command("wait", 3, NO_SCRIPT | BLOCKING, Keys::NONE, Server(replication::wait)),
+    command("wait", 3, NO_SCRIPT, Keys::NONE, Server(replication::wait)),
 ];
 
 /// The longest name of a command, in bytes.
 const NAME_BYTES_MAX: usize = 32;
 
-/// The command of this name, in any case.
+/// What a request asks for: of a command that is divided, the subcommand.
+///
+/// # Errors
+/// Nobody knows it; the error says how it might have been meant.
+pub fn resolve(args: Args) -> super::Result<&'static Command> {
+    let command = find(args.get(0)).ok_or_else(|| unknown_command(args))?;
+    match args.maybe(1) {
+        Some(name) if !command.subcommands.is_empty() && !name.eq_ignore_ascii_case(b"help") => {
+            command.subcommand(name).ok_or_else(|| unknown_subcommand(name, command))
+        }
+        _ => Ok(command),
+    }
+}
+
+fn unknown_command(args: Args) -> ErrorReply {
+    let mut rest = Vec::new();
+    for argument in args.from(1) {
+        let room = QUOTED_BYTES_MAX.saturating_sub(rest.len());
+        if room == 0 {
+            break;
+        }
+        rest.extend([b"'", quotable(&argument[..argument.len().min(room)]), b"' "].concat());
+    }
+    let before = [b"ERR unknown command '", quotable(args.get(0)), b"', with args beginning with: "].concat();
+    ErrorReply::from_bytes([before, rest].concat())
+}
+
+fn unknown_subcommand(name: &[u8], command: &Command) -> ErrorReply {
+    let after = format!("'. Try {} HELP.", command.name.to_ascii_uppercase());
+    ErrorReply::quoting("ERR unknown subcommand '", name, &after)
+}
+
+/// The command of this name, in any case; it may have subcommands.
 pub fn find(name: &[u8]) -> Option<&'static Command> {
     static INDEX: LazyLock<HashMap<&'static [u8], &'static Command>> =
         LazyLock::new(|| COMMANDS.iter().map(|command| (command.name.as_bytes(), command)).collect());
@@ -242,6 +320,14 @@ pub fn find(name: &[u8]) -> Option<&'static Command> {
     lower.copy_from_slice(name);
     lower.make_ascii_lowercase();
     INDEX.get(&*lower).copied()
+}
+
+/// The same for `command` and `command|subcommand`, as [`Command::name`] writes them.
+pub fn find_by_full_name(name: &[u8]) -> Option<&'static Command> {
+    match memchr::memchr(b'|', name) {
+        None => find(name),
+        Some(bar) => find(&name[..bar])?.subcommand(&name[bar + 1..]),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use super::execute::Call;
 use super::{Args, ErrorReply, Flow, Result, ServerContext};
-use crate::client::{Queued, Transaction};
+use crate::client::{Queued, Session, Transaction};
+use crate::instance::Instance;
 
 impl Args<'_> {
     /// A copy that can wait for `EXEC`.
@@ -26,12 +27,18 @@ pub(super) fn multi(context: &mut ServerContext, _args: Args) -> Result<Flow> {
 }
 
 pub(super) fn discard(context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    if context.session.transaction.take().is_none() {
+    if context.session.transaction.is_none() {
         return Err(ErrorReply::new("ERR DISCARD without MULTI"));
     }
-    context.session.client.queued.set(None);
-    context.instance.unwatch(context.session);
+    abandon(context.instance, context.session);
     context.ok()
+}
+
+/// Ends a transaction, if there is one, and what was watched for it.
+pub(super) fn abandon(instance: &mut Instance, session: &mut Session) {
+    session.transaction = None;
+    session.client.queued.set(None);
+    instance.unwatch(session);
 }
 
 pub(super) fn exec(context: &mut ServerContext, _args: Args) -> Result<Flow> {

@@ -221,7 +221,7 @@ impl Requests {
     }
 
     /// Parses the next batch and lets the cache fetch what it will need.
-    fn plan(&mut self, instance: &Instance, session: &Session, input: &mut [u8]) {
+    fn plan(&mut self, instance: &Instance, session: &mut Session, input: &mut [u8]) {
         self.batch.clear();
         self.next = 0;
         self.parser.forget_requests();
@@ -234,6 +234,7 @@ impl Requests {
         };
         // Until it is authenticated, each request may change what the next one may be.
         let most = if session.authenticated { BATCH_REQUESTS } else { 1 };
+        session.admission = instance.admission(session);
         let db = session.db();
         while self.batch.len() < most {
             match self.parser.next(input, self.parsed, limits) {

@@ -36,11 +36,15 @@ impl<'a> Reply<'a> {
 
     /// A status such as `+PONG`; line breaks in it become spaces.
     pub fn simple(&mut self, text: &str) {
-        self.line(b'+', text);
+        self.line(b'+', text.as_bytes());
     }
 
-    /// An error; its first word is its code (`ERR`, `WRONGTYPE` …).
-    pub fn error(&mut self, text: &str) {
+    /// An error; its first word is its code (`ERR`, `WRONGTYPE` …). Line breaks become spaces, or vanish at the end.
+    pub fn error(&mut self, text: &(impl AsRef<[u8]> + ?Sized)) {
+        let mut text = text.as_ref();
+        while let [rest @ .., b'\r' | b'\n'] = text {
+            text = rest;
+        }
         self.line(b'-', text);
     }
 
@@ -121,9 +125,9 @@ impl<'a> Reply<'a> {
         self.out.extend_from_slice(encoded);
     }
 
-    fn line(&mut self, kind: u8, text: &str) {
+    fn line(&mut self, kind: u8, text: &[u8]) {
         self.out.push(kind);
-        self.out.extend(text.bytes().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
+        self.out.extend(text.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
         self.out.extend_from_slice(b"\r\n");
     }
 
@@ -168,7 +172,7 @@ mod tests {
             reply.push(0);
             reply.null_array();
             reply.verbatim(b"hi");
-            reply.error("ERR a\r\nb");
+            reply.error("ERR a\r\nb\r\n");
             String::from_utf8(out).expect("ASCII")
         };
         assert_eq!(write(Protocol::Resp2), "*2\r\n$1\r\nk\r\n$-1\r\n*0\r\n*0\r\n*-1\r\n$2\r\nhi\r\n-ERR a  b\r\n");

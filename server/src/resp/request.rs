@@ -260,8 +260,9 @@ fn parse_length(digits: &[u8]) -> Option<i64> {
     crate::number::parse_i64(digits)
 }
 
+/// Errors are text.
 fn printable(byte: u8) -> char {
-    if byte.is_ascii_graphic() || byte == b' ' { byte as char } else { '?' }
+    if byte.is_ascii() && byte != 0 { byte as char } else { '?' }
 }
 
 /// Splits a line into arguments, unescaping quoted ones in place; false if a quote is not closed.
@@ -380,6 +381,24 @@ mod tests {
         for chunk in 1..=input.len() {
             assert_eq!(parse_all(input, chunk), Ok(expected.clone()), "chunks of {chunk}");
         }
+    }
+
+    #[test]
+    fn a_large_request_is_read_once_however_many_pieces_it_comes_in() {
+        const ARGUMENTS: usize = 1_000_000;
+        let whole = [format!("*{ARGUMENTS}\r\n").into_bytes(), b"$5\r\nhello\r\n".repeat(ARGUMENTS)].concat();
+        let mut parser = RequestParser::default();
+        let mut buffer = Vec::new();
+        for piece in whole.chunks(16 * 1024) {
+            buffer.extend_from_slice(piece);
+            match parser.next(&mut buffer, 0, LIMITS).expect("nothing is read that was read before") {
+                // Whoever looks at these bytes again is refused.
+                None => buffer[..parser.position].fill(b'!'),
+                Some(request) => assert_eq!((request.argc, request.len), (ARGUMENTS, whole.len())),
+            }
+        }
+        assert_eq!(parser.spans.len(), ARGUMENTS);
+        assert!(parser.spans.iter().all(|span| span.len == 5 && &whole[span.start as usize..][..5] == b"hello"));
     }
 
     #[test]
