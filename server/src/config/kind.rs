@@ -363,8 +363,8 @@ pub(super) enum Check {
     Text,
     /// Several words, at least one.
     Words,
-    /// The one value that is possible here, and what is said of any other.
-    Only(&'static str, &'static str),
+    /// Of the values that the check allows, the one that is possible here, and what is said of any other.
+    Only(&'static Check, &'static str, &'static str),
 }
 
 impl Check {
@@ -385,8 +385,10 @@ impl Check {
             }
             Check::Text => Ok(word.clone()),
             Check::Words => Ok(words.join(&b' ')),
-            Check::Only(value, _) if value.as_bytes().eq_ignore_ascii_case(word) => Ok(value.as_bytes().to_vec()),
-            Check::Only(_, reason) => Err((*reason).into()),
+            Check::Only(check, only, reason) => {
+                let value = check.normalize(words)?;
+                if value == only.as_bytes() { Ok(value) } else { Err((*reason).into()) }
+            }
         }
     }
 }
