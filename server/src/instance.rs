@@ -439,6 +439,7 @@ impl Instance {
         let selected = (!self.replication.is_master()).then_some(self.replication.stream_db as u32);
         let backlog = Backlog::create(&self.backlog_path(), run_id, history, self.backlog_sizes(), offset, selected);
         self.replication.backlog = Some(backlog.map_err(|error| error.to_string())?);
+        self.replication.unfed_since_ms = self.now_ms;
         Ok(())
     }
 
@@ -500,6 +501,12 @@ impl Instance {
             heard_ms: self.now_ms,
             synced: false,
         });
+    }
+
+    /// The link's task was ended, wherever it was: nothing of it stays.
+    pub fn forget_link(&mut self) {
+        self.loading = None;
+        self.clients.retain(|_, client| client.kind.get() != ClientKind::Master);
     }
 
     /// Follows nobody from now on: the data get a history of their own, which begins where the old one ends here.

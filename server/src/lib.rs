@@ -82,9 +82,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 
 fn start(config: Config) -> Result<(), String> {
     log::set_level(config.loglevel);
-    let logfile = config.logfile.as_deref();
-    log::set_file(logfile)
-        .map_err(|error| format!("can't open the log file {}: {error}", logfile.unwrap_or("".as_ref()).display()))?;
+    let logfile = config.logfile.as_ref().map(|path| config.dir.join(path));
+    log::set_file(logfile.as_deref())
+        .map_err(|error| format!("can't open the log file {}: {error}", logfile.unwrap_or_default().display()))?;
     log!(Warning, "oO0OoO0OoO0Oo repld is starting oO0OoO0OoO0Oo");
     log!(
         Warning,

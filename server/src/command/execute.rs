@@ -220,7 +220,9 @@ impl Instance {
             ));
         }
         let loading = self.loading.is_some_and(|loading| !loading.serves_old_data);
-        if loading && !command.is(table::LOADING) {
+        // An upstream that takes its time can be left for another one.
+        let transfer = || command.is(table::DURING_TRANSFER) && self.replication.is_transferring();
+        if loading && !command.is(table::LOADING) && !transfer() {
             return Err(ErrorReply::new("LOADING Redis is loading the dataset in memory"));
         }
         if session.transaction.is_some() && command.is(table::NO_MULTI) {

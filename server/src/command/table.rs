@@ -36,6 +36,9 @@ pub const DENY_OOM: Flags = 1 << 10;
 /// Concerns channels.
 pub const PUBSUB: Flags = 1 << 11;
 
+/// Runs while data come from an upstream, though not while the server's own are being loaded.
+pub const DURING_TRANSFER: Flags = 1 << 31;
+
 /// The flags as `COMMAND` names them.
 const NAMES: [(Flags, &str); 9] = [
     (LOADING, "loading"),
@@ -269,9 +272,9 @@ pub static COMMANDS: &[Command] = &[
     // Replication.
     command("psync", -3, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::psync)),
     command("replconf", -1, OPERATOR, Keys::NONE, Server(replication::replconf)),
-    command("replicaof", 3, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::replicaof)),
+    command("replicaof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),
     command("role", 1, LOADING | STALE | FAST | NO_SCRIPT, Keys::NONE, Server(replication::role)),
-    command("slaveof", 3, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::replicaof)),
+    command("slaveof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),
     command("sync", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::sync)),
     command("wait", 3, NO_SCRIPT, Keys::NONE, Server(replication::wait)),
 ];

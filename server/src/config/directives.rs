@@ -138,6 +138,10 @@ directives! {
     bind: Vec<BindAddress> = loopback(), ["bind"], BindAddresses, AtStart;
     /// The length of the queue of connections that are not accepted yet.
     tcp_backlog: u32 = 511, ["tcp-backlog"], Integer(0, MAX_I32), AtStart;
+    /// A Unix socket to listen on.
+    unixsocket: Option<PathBuf> = None, ["unixsocket"], OptionalPath, AtStart;
+    /// The Unix socket's permission bits; 0 leaves them as the umask made them.
+    unixsocketperm: u32 = 0, ["unixsocketperm"], Octal(0o777), AtStart;
     /// Refuse clients from other machines while there is no password.
     protected_mode: bool = true, ["protected-mode"], YesNo, Live;
     /// Close a client's connection when it was idle for so long; zero: never.
@@ -275,8 +279,6 @@ static KEPT: &[Directive] = &[
         "",
         AtStart,
     ),
-    kept(&["unixsocket"], Check::Only(&Check::Text, "", "repld listens on TCP ports alone"), "", AtStart),
-    kept(&["unixsocketperm"], Check::Integer(0, 777), "0", AtStart),
     kept(
         &["appendonly"],
         Check::Only(&Check::YesNo, "no", "repld writes no append-only file: see 'save' for snapshots"),

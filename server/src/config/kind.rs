@@ -78,6 +78,26 @@ impl Kind<Duration> for Seconds {
     }
 }
 
+/// A permission mask in octal.
+pub(super) struct Octal(pub u32);
+
+impl Kind<u32> for Octal {
+    fn update(&self, value: &mut u32, words: &[Vec<u8>]) -> Result<(), String> {
+        let digits = std::str::from_utf8(&words[0]).ok().filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = digits.and_then(|digits| i64::from_str_radix(digits, 8).ok());
+        let number = number.ok_or("argument couldn't be parsed as an octal number")?;
+        match u32::try_from(number).ok().filter(|number| *number <= self.0) {
+            Some(number) => *value = number,
+            None => return Err(format!("argument must be between 0 and {:o} inclusive", self.0)),
+        }
+        Ok(())
+    }
+
+    fn print(&self, value: &u32) -> Vec<u8> {
+        format!("{value:o}").into_bytes()
+    }
+}
+
 /// An amount of memory in bytes, at least the first and at most the second; `1k` is 1,000 and `1kb` 1,024 bytes,
 /// likewise `m`, `mb`, `g`, `gb`.
 pub(super) struct Memory(pub u64, pub u64);

@@ -5,13 +5,12 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 
+use super::stream::Stream;
 use super::{READ_BYTES, Server, feed, now_ms};
 use crate::client::Session;
 use crate::command::{Args, Command, Flow, Planned};
@@ -33,7 +32,7 @@ enum End {
 }
 
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) session: Session,
     requests: Requests,
     out: Vec<u8>,
@@ -59,7 +58,7 @@ struct Requests {
 }
 
 /// Serves one client until it goes.
-pub(super) async fn serve(server: Rc<Server>, stream: TcpStream, session: Session) {
+pub(super) async fn serve(server: Rc<Server>, stream: Stream, session: Session) {
     let mut connection =
         Connection { stream, session, requests: Requests::default(), out: Vec::new(), sent: 0, closing: false };
     let end = poll_fn(|context| connection.poll_turn(context, &server)).await;
@@ -107,7 +106,7 @@ impl Connection {
     pub(super) fn poll_read(&mut self, context: &mut Context, server: &Rc<Server>) -> Poll<io::Result<(usize, Flow)>> {
         let mut shared = server.read_buffer.borrow_mut();
         let mut buffer = ReadBuf::new(&mut shared);
-        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+        ready!(self.stream.poll_read(context, &mut buffer))?;
         let count = buffer.filled().len();
         if count == 0 {
             return Poll::Ready(Ok((0, Flow::Close)));
@@ -159,7 +158,7 @@ impl Connection {
     /// Writes what is to be written.
     pub(super) fn poll_flush(&mut self, context: &mut Context) -> Poll<io::Result<()>> {
         while self.sent < self.out.len() {
-            let written = match Pin::new(&mut self.stream).poll_write(context, &self.out[self.sent..]) {
+            let written = match self.stream.poll_write(context, &self.out[self.sent..]) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
                     self.session.client.output_bytes.set(self.out.len() - self.sent);

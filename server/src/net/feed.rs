@@ -2,11 +2,9 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
 use super::connection::Connection;
@@ -111,7 +109,7 @@ fn poll_stream(
         let first = &first[..first.len().min(TURN_BYTES)];
         let pieces = [IoSlice::new(first), IoSlice::new(&second[..second.len().min(TURN_BYTES)])];
         let pieces = if first.len() < TURN_BYTES { &pieces[..] } else { &pieces[..1] };
-        let count = ready!(Pin::new(&mut connection.stream).poll_write_vectored(context, pieces))?;
+        let count = ready!(connection.stream.poll_write_vectored(context, pieces))?;
         sent += count;
         feed.cursor.set(cursor + count as u64);
         instance.stats.total_net_output_bytes += count as u64;

@@ -8,20 +8,24 @@ mod connection;
 mod feed;
 mod link;
 mod persist;
+mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
+use self::stream::Stream;
 use crate::client::{ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};
 use crate::instance::{Action, Instance, Pause};
@@ -74,7 +78,9 @@ pub(crate) fn serve(config: Config) -> Result<(), String> {
 
 async fn run(config: Config) -> Result<(), String> {
     let listeners = listen(&config)?;
-    let pidfile = config.pidfile.clone();
+    let socket = config.unixsocket.as_ref().map(|path| config.dir.join(path));
+    let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
+    let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
     let mut instance = Instance::new(config, now_ms());
     let upstream = instance.config.replicaof.clone();
     if let Some(upstream) = &upstream {
@@ -101,6 +107,9 @@ async fn run(config: Config) -> Result<(), String> {
     for listener in listeners {
         spawn_local(accept(Rc::clone(&server), listener));
     }
+    if let Some(listener) = unix_listener {
+        spawn_local(accept_unix(Rc::clone(&server), listener));
+    }
     spawn_local(keep_time(Rc::clone(&server)));
     spawn_local(persist::run(Rc::clone(&server)));
     spawn_local(obey_signals(Rc::clone(&server)));
@@ -113,8 +122,9 @@ async fn run(config: Config) -> Result<(), String> {
     server.instance.borrow_mut().act(Action::Relink);
     server.settle();
     server.stop.notified().await;
-    if let Some(pidfile) = &pidfile {
-        let _ = std::fs::remove_file(pidfile);
+    for path in [pidfile, socket].into_iter().flatten() {
+        // Nobody needs them any more; who finds one left over is told by the next start.
+        let _ = std::fs::remove_file(path);
     }
     log!(Warning, "Redis is now ready to exit, bye bye...");
     Ok(())
@@ -160,41 +170,73 @@ fn listen_at(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     socket.listen(backlog)
 }
 
+/// Listens at a path, in place of what an earlier server may have left there.
+fn listen_unix(path: &Path, permissions: u32) -> Result<UnixListener, String> {
+    let fail = |error: io::Error| format!("can't listen on {}: {error}", path.display());
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(fail)?;
+    if permissions != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(permissions)).map_err(fail)?;
+    }
+    Ok(listener)
+}
+
 async fn accept(server: Rc<Server>, listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => server.welcome(stream, peer),
-            Err(error) => {
-                // Out of descriptors, most likely: others will close theirs.
-                log!(Warning, "Accepting client connection: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Ok((stream, peer)) => server.welcome_tcp(stream, peer),
+            Err(error) => accept_later(&error).await,
         }
     }
 }
 
+async fn accept_unix(server: Rc<Server>, listener: UnixListener) {
+    let path = server.instance.borrow().config.unixsocket.clone().unwrap_or_default();
+    let address = format!("{}:0", path.display());
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => server.welcome(Stream::Unix(stream), address.clone(), address.clone()),
+            Err(error) => accept_later(&error).await,
+        }
+    }
+}
+
+/// Out of descriptors, most likely: others will close theirs.
+async fn accept_later(error: &io::Error) {
+    log!(Warning, "Accepting client connection: {error}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
 impl Server {
-    fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn welcome_tcp(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        {
+            let mut instance = self.instance.borrow_mut();
+            let config = &instance.config;
+            let open = !config.protected_mode || config.requirepass.is_some() || peer.ip().to_canonical().is_loopback();
+            if !open {
+                instance.stats.rejected_connections += 1;
+                // As far as it gets: the connection is closed anyway.
+                let _ = stream.try_write(PROTECTED.as_bytes());
+                return;
+            }
+            prepare_socket(&stream, config);
+        }
+        let local = stream.local_addr().map_or_else(|_| "?:0".into(), |address| address.to_string());
+        self.welcome(Stream::Tcp(stream), peer.to_string(), local);
+    }
+
+    fn welcome(self: &Rc<Self>, stream: Stream, address: String, local_address: String) {
         let mut instance = self.instance.borrow_mut();
-        let config = &instance.config;
-        let refusal = if instance.clients.len() >= config.maxclients as usize {
-            Some("-ERR max number of clients reached\r\n")
-        } else if config.protected_mode && config.requirepass.is_none() && !peer.ip().to_canonical().is_loopback() {
-            Some(PROTECTED)
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
+        if instance.clients.len() >= instance.config.maxclients as usize {
             instance.stats.rejected_connections += 1;
-            // As far as it gets: the connection is closed anyway.
-            let _ = stream.try_write(refusal.as_bytes());
+            stream.refuse("-ERR max number of clients reached\r\n");
             return;
         }
-        prepare_socket(&stream, config);
-        let authenticated = config.requirepass.is_none();
-        let local = stream.local_addr().map_or_else(|_| "?:0".into(), |address| address.to_string());
-        let client = instance.connect(peer.to_string(), local, ClientKind::Normal);
-        let session = Session::new(client, authenticated);
+        let client = instance.connect(address, local_address, ClientKind::Normal);
+        let session = Session::new(client, instance.config.requirepass.is_none());
         drop(instance);
         spawn_local(connection::serve(Rc::clone(self), stream, session));
     }
@@ -228,6 +270,7 @@ impl Server {
         // The task may be the one that runs just now: it ends at its next await.
         if let Some(link) = self.link.borrow_mut().take() {
             link.abort();
+            self.instance.borrow_mut().forget_link();
         }
         if !self.instance.borrow().replication.is_master() {
             *self.link.borrow_mut() = Some(spawn_local(link::follow(Rc::clone(self))));

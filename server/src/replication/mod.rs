@@ -199,6 +199,11 @@ impl Replication {
         self.following().is_some_and(|following| following.link == Link::Up)
     }
 
+    /// Whether an upstream's image is being received.
+    pub fn is_transferring(&self) -> bool {
+        self.following().is_some_and(|following| matches!(following.link, Link::Transfer { .. }))
+    }
+
     /// Answers a replica that has `offset` bytes of the history `id` (none: it asks for everything).
     pub fn answer(&self, request: Option<(&[u8], u64)>) -> SyncAnswer {
         let Some((id, offset)) = request else { return SyncAnswer::Full("Full resync requested by replica".into()) };

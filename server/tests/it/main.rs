@@ -10,3 +10,4 @@ mod random;
 mod replication;
 mod sentinel;
 mod server;
+mod shell;

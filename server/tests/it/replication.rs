@@ -23,6 +23,7 @@ macro_rules! between {
                 wait_counts_the_replicas_that_have_acknowledged,
                 only_the_master_deletes_what_has_expired,
                 a_replica_that_restarts_continues_by_partial_resync,
+                a_master_that_restarts_is_continued_by_partial_resync,
                 a_replica_gives_the_password,
                 a_master_without_good_replicas_refuses_writes,
                 a_replica_without_a_link_may_refuse_to_serve_old_data,
@@ -316,6 +317,24 @@ fn a_replica_that_restarts_continues_by_partial_resync(master: Launcher, replica
     replica.restart();
     wait_until_equal(&master, &replica);
     assert_eq!((number(&master, "sync_full"), number(&master, "sync_partial_ok")), (1, 1));
+}
+
+fn a_master_that_restarts_is_continued_by_partial_resync(master: Launcher, replica: Launcher) {
+    let mut master = master.directive("save", "3600 1").start();
+    let replica = replica.replica_of(&master).start();
+    wait_for_link(&replica);
+    write_much(&master, 8);
+    wait_until_equal(&master, &replica);
+    let old = master.connect().info("master_replid");
+    let _ = master.connect().send(b"SHUTDOWN\r\n");
+    master.wait_for_exit();
+    master.restart();
+    wait_for_link(&replica);
+    assert_eq!(number(&master, "sync_full"), 0, "{}", master.log());
+    assert_eq!(number(&master, "sync_partial_ok"), 1);
+    assert_eq!(master.connect().info("master_replid2"), old);
+    write_much(&master, 9);
+    wait_until_equal(&master, &replica);
 }
 
 fn a_replica_gives_the_password(master: Launcher, replica: Launcher) {

@@ -1,0 +1,47 @@
+//! A client's socket, of either kind.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connection over TCP or through a Unix socket.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    #[inline]
+    pub(super) fn poll_read(&mut self, context: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+
+    #[inline]
+    pub(super) fn poll_write(&mut self, context: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    /// Says why the connection is closed, as far as that gets.
+    pub(super) fn refuse(&self, reason: &str) {
+        let _ = match self {
+            Stream::Tcp(stream) => stream.try_write(reason.as_bytes()),
+            Stream::Unix(stream) => stream.try_write(reason.as_bytes()),
+        };
+    }
+
+    pub(super) fn poll_write_vectored(&mut self, context: &mut Context, pieces: &[IoSlice]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+        }
+    }
+}
