@@ -322,9 +322,10 @@ impl Instance {
         self.propagate(db, &request, 1);
     }
 
-    /// Sends encoded requests to the replicas, made in database `db`; those of a transaction together at its end.
+    /// Sends encoded requests to the replicas, made in database `db`; those of a transaction together at its end. Only a
+    /// master does: the stream that a replica hands on is its upstream's, byte for byte.
     pub(crate) fn propagate(&mut self, db: usize, requests: &[u8], count: usize) {
-        if self.replication.backlog.is_none() {
+        if self.replication.backlog.is_none() || !self.replication.is_master() {
             return;
         }
         let Some(mut stream) = self.transaction_stream.take() else {
@@ -465,7 +466,17 @@ impl Instance {
 
     /// Follows `upstream` from now on, keeping the data until it has sent its own.
     pub fn follow(&mut self, upstream: Upstream) {
-        if self.replication.is_master() {
+        let was_master = self.replication.is_master();
+        let synced = self.replication.following().is_some_and(|following| following.synced);
+        self.replication.role = Role::Replica(Following {
+            upstream: upstream.clone(),
+            link: Link::Down,
+            down_since_ms: self.now_ms,
+            heard_ms: self.now_ms,
+            synced: synced && self.replication.resumable,
+        });
+        self.announce_role();
+        if was_master {
             log!(
                 Notice,
                 "Before turning into a replica, using my own master parameters to synthesize a cached master: I may be \
@@ -477,14 +488,6 @@ impl Instance {
             );
         }
         self.cut_feeds();
-        let synced = self.replication.following().is_some_and(|following| following.synced);
-        self.replication.role = Role::Replica(Following {
-            upstream: upstream.clone(),
-            link: Link::Down,
-            down_since_ms: self.now_ms,
-            heard_ms: self.now_ms,
-            synced: synced && self.replication.resumable,
-        });
         self.config.replicaof = Some(upstream);
         self.act(Action::Relink);
     }
@@ -513,13 +516,14 @@ impl Instance {
         }
         let old = self.replication.history.replid;
         self.replication.shift_history(random_id());
+        self.replication.role = Role::Master;
+        self.announce_role();
         log!(
             Warning,
             "Setting secondary replication ID to {old}, valid up to offset: {}. New replication ID is {}",
             self.replication.offset + 1,
             self.replication.history.replid
         );
-        self.replication.role = Role::Master;
         self.config.replicaof = None;
         self.persistence.dirty += 1;
         self.cut_feeds();

@@ -88,6 +88,12 @@ pub fn enabled(level: Level) -> bool {
     level as u8 >= LEVEL.load(Ordering::Relaxed)
 }
 
+/// The operating system's words for an error, without its number.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// Writes one line, whatever its level; the `log!` macro looks at that first. A line that cannot be written is dropped: there is nowhere
 /// left to complain, and a full disk must not stop the server.
 pub fn write(level: Level, message: fmt::Arguments<'_>) {

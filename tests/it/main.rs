@@ -1,5 +1,6 @@
 //! End-to-end tests of `replctl`: the real program, one module per behaviour.
 
+mod by_hand;
 mod check;
 mod cli;
 mod live;

@@ -73,10 +73,8 @@ pub(super) fn punsubscribe(context: &mut ServerContext, args: Args) -> Result<Fl
 /// Messages travel down the replication stream too.
 pub(super) fn publish(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let receivers = context.instance.pubsub.publish(args.get(1), args.get(2));
-    if !context.session.is_upstream() {
-        let db = context.session.db();
-        context.instance.propagate_request(db, &[b"PUBLISH", args.get(1), args.get(2)]);
-    }
+    let db = context.session.db();
+    context.instance.propagate_request(db, &[b"PUBLISH", args.get(1), args.get(2)]);
     context.reply().integer(receivers as i64);
     Ok(Flow::Continue)
 }

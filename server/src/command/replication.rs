@@ -11,7 +11,6 @@ pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow>
         if !context.instance.replication.is_master() {
             context.instance.unfollow();
             log!(Notice, "MASTER MODE enabled (user request from '{asked_by}')");
-            context.instance.announce_role();
         }
         return context.ok();
     }
@@ -35,7 +34,6 @@ pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow>
     }
     context.instance.follow(upstream);
     log!(Notice, "REPLICAOF {host}:{port} enabled (user request from '{asked_by}')");
-    context.instance.announce_role();
     context.ok()
 }
 

@@ -133,9 +133,9 @@ const MAX_MEMORY: u64 = i64::MAX as u64;
 directives! {
     // The network.
     /// The TCP port listened on; 0 for none.
-    port: u16 = 6379, ["port"], Integer(0, 65535), Live;
+    port: u16 = 6379, ["port"], Integer(0, 65535), AtStart;
     /// The addresses listened on; none for no TCP at all. Unlike Redis, only the loopback ones unless told otherwise.
-    bind: Vec<BindAddress> = loopback(), ["bind"], BindAddresses, Live;
+    bind: Vec<BindAddress> = loopback(), ["bind"], BindAddresses, AtStart;
     /// The length of the queue of connections that are not accepted yet.
     tcp_backlog: u32 = 511, ["tcp-backlog"], Integer(0, MAX_I32), AtStart;
     /// A Unix socket to listen on.
@@ -200,33 +200,6 @@ directives! {
     rdbcompression: bool = true, ["rdbcompression"], YesNo, Live;
     /// Write and verify a snapshot's checksum.
     rdbchecksum: bool = true, ["rdbchecksum"], YesNo, AtStart;
-    /// Remove snapshots made for replication when neither save points nor an append-only file ask for them.
-    rdb_del_sync_files: bool = false, ["rdb-del-sync-files"], YesNo, Live;
-    /// For tests: how long writing a snapshot pauses after each key, in microseconds; negative: after so many keys, one.
-    rdb_key_save_delay: i32 = 0, ["rdb-key-save-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
-    /// For tests: the same while loading.
-    key_load_delay: i32 = 0, ["key-load-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
-
-    // The append-only file.
-    /// Log every write to a file.
-    appendonly: bool = false, ["appendonly"], YesNo, Live;
-    /// When that file is flushed to the disk.
-    appendfsync: AppendFsync = AppendFsync::EverySecond, ["appendfsync"], Choice(APPEND_FSYNC), Live;
-    /// The stem of the files' names.
-    appendfilename: String = "appendonly.aof".into(), ["appendfilename"], FileName, AtStart;
-    /// The files' directory in [`dir`](Config::dir).
-    appenddirname: String = "appendonlydir".into(), ["appenddirname"], FileName, AtStart;
-    /// Do not flush while a snapshot or a rewrite is written.
-    no_appendfsync_on_rewrite: bool = false, ["no-appendfsync-on-rewrite"], YesNo, Live;
-    /// Rewrite when the file has grown by so many percent; 0: never.
-    auto_aof_rewrite_percentage: u32 = 100, ["auto-aof-rewrite-percentage"], Integer(0, MAX_I32), Live;
-    /// … and is at least so long, in bytes.
-    auto_aof_rewrite_min_size: u64 = 64 << 20, ["auto-aof-rewrite-min-size"], Memory(0, MAX_MEMORY), Live;
-    /// Start with a file whose end is missing.
-    aof_load_truncated: bool = true, ["aof-load-truncated"], YesNo, Live;
-    /// Begin a rewritten file with a snapshot.
-    aof_use_rdb_preamble: bool = true, ["aof-use-rdb-preamble"], YesNo, Live;
-
     // Replication.
     /// The master to replicate; `None` on a master. `REPLICAOF` keeps it up to date, for `CONFIG REWRITE`.
     replicaof: Option<Upstream> = None, ["replicaof", "slaveof"], MasterAddress, AtStart;
@@ -247,8 +220,6 @@ directives! {
     repl_ping_replica_period: Duration = Duration::from_secs(10), ["repl-ping-replica-period", "repl-ping-slave-period"], Seconds(1, MAX_I32), Live;
     /// Give a link up when nothing came for so long.
     repl_timeout: Duration = Duration::from_secs(60), ["repl-timeout"], Seconds(1, MAX_I32), Live;
-    /// Let the kernel gather small segments of the stream.
-    repl_disable_tcp_nodelay: bool = false, ["repl-disable-tcp-nodelay"], YesNo, Live;
     /// How much of the stream is kept for partial resynchronizations, in bytes.
     repl_backlog_size: u64 = 1 << 20, ["repl-backlog-size"], Memory(1, MAX_MEMORY), Live;
     /// How long it is kept when there is no replica; zero: for ever.
@@ -261,22 +232,10 @@ directives! {
     replica_announce_port: u16 = 0, ["replica-announce-port", "slave-announce-port"], Integer(0, 65535), Live;
     /// Whether Sentinel shall know this replica.
     replica_announced: bool = true, ["replica-announced"], YesNo, Live;
-    /// A replica leaves evictions to its master.
-    replica_ignore_maxmemory: bool = true, ["replica-ignore-maxmemory", "slave-ignore-maxmemory"], YesNo, Live;
-    /// Free the old data in the background when a full resynchronization replaces them.
-    replica_lazy_flush: bool = false, ["replica-lazy-flush", "slave-lazy-flush"], YesNo, Live;
     /// A master refuses writes with fewer good replicas than this; 0: never.
     min_replicas_to_write: u32 = 0, ["min-replicas-to-write", "min-slaves-to-write"], Integer(0, MAX_I32), Live;
     /// A replica is good if it acknowledged within so long; zero: all are.
     min_replicas_max_lag: Duration = Duration::from_secs(10), ["min-replicas-max-lag", "min-slaves-max-lag"], Seconds(0, MAX_I32), Live;
-
-    // Memory.
-    /// How much memory the data may take, in bytes; 0: no limit.
-    maxmemory: u64 = 0, ["maxmemory"], Memory(0, u64::MAX), Live;
-    /// What is done beyond that.
-    maxmemory_policy: MemoryPolicy = MemoryPolicy::NoEviction, ["maxmemory-policy"], Choice(MEMORY_POLICY), Live;
-    /// `FLUSHALL` and `FLUSHDB` without an option free in the background.
-    lazyfree_lazy_user_flush: bool = false, ["lazyfree-lazy-user-flush"], YesNo, Live;
 }
 
 const fn kept(names: &'static [&'static str], check: Check, default: &'static str, change: Change) -> Directive {
@@ -287,22 +246,69 @@ const fn kept(names: &'static [&'static str], check: Check, default: &'static st
 static KEPT: &[Directive] = &[
     kept(
         &["daemonize"],
-        Check::Only("no", "repld stays in the foreground: let a service manager or replctl put it in the background"),
+        Check::Only(
+            &Check::YesNo,
+            "no",
+            "repld stays in the foreground: let a service manager or replctl put it in the background",
+        ),
         "no",
         AtStart,
     ),
     kept(&["supervised"], Check::OneOf(&["no", "auto"]), "no", AtStart),
-    kept(&["syslog-enabled"], Check::Only("no", "repld logs to standard output or to 'logfile'"), "no", AtStart),
+    kept(
+        &["syslog-enabled"],
+        Check::Only(&Check::YesNo, "no", "repld logs to standard output or to 'logfile'"),
+        "no",
+        AtStart,
+    ),
     kept(&["syslog-ident"], Check::Text, "redis", AtStart),
     kept(&["syslog-facility"], Check::Text, "local0", AtStart),
-    kept(&["io-threads"], Check::Only("1", "repld serves all clients from one thread"), "1", AtStart),
+    kept(
+        &["io-threads"],
+        Check::Only(&Check::Integer(1, 128), "1", "repld serves all clients from one thread"),
+        "1",
+        AtStart,
+    ),
     kept(&["io-threads-do-reads"], Check::YesNo, "no", AtStart),
-    kept(&["cluster-enabled"], Check::Only("no", "repld is no cluster node"), "no", AtStart),
-    kept(&["tls-port"], Check::Only("0", "repld speaks no TLS"), "0", AtStart),
-    kept(&["tls-replication"], Check::Only("no", "repld speaks no TLS"), "no", AtStart),
-    kept(&["aclfile"], Check::Only("", "repld knows no users but 'default': use 'requirepass'"), "", AtStart),
-    kept(&["activedefrag"], Check::Only("no", "repld's allocator needs no defragmentation"), "no", Live),
-    kept(&["oom-score-adj"], Check::Only("no", "repld leaves the kernel's choice of a victim alone"), "no", Live),
+    kept(&["cluster-enabled"], Check::Only(&Check::YesNo, "no", "repld is no cluster node"), "no", AtStart),
+    kept(&["tls-port"], Check::Only(&Check::Integer(0, 65535), "0", "repld speaks no TLS"), "0", AtStart),
+    kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", AtStart),
+    kept(
+        &["aclfile"],
+        Check::Only(&Check::Text, "", "repld knows no users but 'default': use 'requirepass'"),
+        "",
+        AtStart,
+    ),
+    kept(
+        &["appendonly"],
+        Check::Only(&Check::YesNo, "no", "repld writes no append-only file: see 'save' for snapshots"),
+        "no",
+        Live,
+    ),
+    kept(
+        &["maxmemory"],
+        Check::Only(&Check::Memory, "0", "repld neither limits the memory of its data nor evicts: only 0 is possible"),
+        "0",
+        Live,
+    ),
+    kept(
+        &["maxmemory-clients"],
+        Check::Only(&Check::Memory, "0", "repld limits each client's memory, but not their sum"),
+        "0",
+        Live,
+    ),
+    kept(&["notify-keyspace-events"], Check::Only(&Check::Text, "", "repld publishes no keyspace events"), "", Live),
+    kept(&["activedefrag"], Check::Only(&Check::YesNo, "no", "repld's allocator needs no defragmentation"), "no", Live),
+    kept(
+        &["oom-score-adj"],
+        Check::Only(
+            &Check::OneOf(&["no", "yes", "relative", "absolute"]),
+            "no",
+            "repld leaves the kernel's choice of a victim alone",
+        ),
+        "no",
+        Live,
+    ),
     kept(&["oom-score-adj-values"], Check::Words, "0 200 800", Live),
     kept(&["always-show-logo"], Check::YesNo, "no", AtStart),
     kept(&["set-proc-title"], Check::YesNo, "yes", AtStart),
@@ -316,14 +322,27 @@ static KEPT: &[Directive] = &[
     kept(&["jemalloc-bg-thread"], Check::YesNo, "yes", Live),
     kept(&["rdb-save-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["aof-rewrite-incremental-fsync"], Check::YesNo, "yes", Live),
+    kept(&["rdb-del-sync-files"], Check::YesNo, "no", Live),
+    kept(&["rdb-key-save-delay"], Check::Integer(i32::MIN as i64, MAX_I32), "0", Live),
+    kept(&["key-load-delay"], Check::Integer(i32::MIN as i64, MAX_I32), "0", Live),
+    kept(&["appendfsync"], Check::OneOf(&["everysec", "always", "no"]), "everysec", Live),
+    kept(&["appendfilename"], Check::Text, "appendonly.aof", AtStart),
+    kept(&["appenddirname"], Check::Text, "appendonlydir", AtStart),
+    kept(&["no-appendfsync-on-rewrite"], Check::YesNo, "no", Live),
+    kept(&["auto-aof-rewrite-percentage"], Check::Integer(0, MAX_I32), "100", Live),
+    kept(&["auto-aof-rewrite-min-size"], Check::Memory, "67108864", Live),
+    kept(&["aof-load-truncated"], Check::YesNo, "yes", Live),
+    kept(&["aof-use-rdb-preamble"], Check::YesNo, "yes", Live),
     kept(&["aof-timestamp-enabled"], Check::YesNo, "no", Live),
     kept(&["sanitize-dump-payload"], Check::OneOf(&["no", "yes", "clients"]), "no", Live),
     kept(&["propagation-error-behavior"], Check::OneOf(&["ignore", "panic", "panic-on-replicas"]), "ignore", Live),
     kept(&["replica-ignore-disk-write-errors"], Check::YesNo, "no", Live),
+    kept(&["repl-disable-tcp-nodelay"], Check::YesNo, "no", Live),
+    kept(&["replica-ignore-maxmemory", "slave-ignore-maxmemory"], Check::YesNo, "yes", Live),
+    kept(&["replica-lazy-flush", "slave-lazy-flush"], Check::YesNo, "no", Live),
     kept(&["enable-module-command"], Check::OneOf(&["no", "yes", "local"]), "no", AtStart),
     kept(&["acllog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
     kept(&["acl-pubsub-default"], Check::OneOf(&["allchannels", "resetchannels"]), "resetchannels", Live),
-    kept(&["notify-keyspace-events"], Check::EventClasses, "", Live),
     kept(&["slowlog-log-slower-than"], Check::Integer(-1, i64::MAX), "10000", Live),
     kept(&["slowlog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
     kept(&["latency-monitor-threshold"], Check::Integer(0, i64::MAX), "0", Live),
@@ -331,11 +350,12 @@ static KEPT: &[Directive] = &[
     kept(&["latency-tracking-info-percentiles"], Check::Words, "50 99 99.9", Live),
     kept(&["tracking-table-max-keys"], Check::Integer(0, i64::MAX), "1000000", Live),
     kept(&["lua-time-limit", "busy-reply-threshold"], Check::Integer(0, i64::MAX), "5000", Live),
+    kept(&["maxmemory-policy"], Check::OneOf(MEMORY_POLICIES), "noeviction", Live),
     kept(&["maxmemory-samples"], Check::Integer(1, MAX_I32), "5", Live),
     kept(&["maxmemory-eviction-tenacity"], Check::Integer(0, 100), "10", Live),
-    kept(&["maxmemory-clients"], Check::Memory, "0", Live),
     kept(&["lfu-log-factor"], Check::Integer(0, MAX_I32), "10", Live),
     kept(&["lfu-decay-time"], Check::Integer(0, MAX_I32), "1", Live),
+    kept(&["lazyfree-lazy-user-flush"], Check::YesNo, "no", Live),
     kept(&["lazyfree-lazy-eviction"], Check::YesNo, "no", Live),
     kept(&["lazyfree-lazy-expire"], Check::YesNo, "no", Live),
     kept(&["lazyfree-lazy-server-del"], Check::YesNo, "no", Live),
@@ -367,21 +387,18 @@ const LEVELS: &[(&str, Level)] =
 
 const ALLOWED: &[(&str, Allowed)] = &[("no", Allowed::No), ("yes", Allowed::Yes), ("local", Allowed::Local)];
 
-const APPEND_FSYNC: &[(&str, AppendFsync)] =
-    &[("everysec", AppendFsync::EverySecond), ("always", AppendFsync::Always), ("no", AppendFsync::No)];
-
 const DISKLESS_LOAD: &[(&str, DisklessLoad)] =
     &[("disabled", DisklessLoad::Disabled), ("on-empty-db", DisklessLoad::OnEmptyDb), ("swapdb", DisklessLoad::SwapDb)];
 
-const MEMORY_POLICY: &[(&str, MemoryPolicy)] = &[
-    ("volatile-lru", MemoryPolicy::VolatileLru),
-    ("volatile-lfu", MemoryPolicy::VolatileLfu),
-    ("volatile-random", MemoryPolicy::VolatileRandom),
-    ("volatile-ttl", MemoryPolicy::VolatileTtl),
-    ("allkeys-lru", MemoryPolicy::AllkeysLru),
-    ("allkeys-lfu", MemoryPolicy::AllkeysLfu),
-    ("allkeys-random", MemoryPolicy::AllkeysRandom),
-    ("noeviction", MemoryPolicy::NoEviction),
+const MEMORY_POLICIES: &[&str] = &[
+    "volatile-lru",
+    "volatile-lfu",
+    "volatile-random",
+    "volatile-ttl",
+    "allkeys-lru",
+    "allkeys-lfu",
+    "allkeys-random",
+    "noeviction",
 ];
 
 fn loopback() -> Vec<BindAddress> {

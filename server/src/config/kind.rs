@@ -180,7 +180,7 @@ pub(super) struct Directory;
 
 impl Kind<PathBuf> for Directory {
     fn update(&self, value: &mut PathBuf, words: &[Vec<u8>]) -> Result<(), String> {
-        let directory = path(&words[0]).canonicalize().map_err(|error| super::load::reason(&error))?;
+        let directory = path(&words[0]).canonicalize().map_err(|error| crate::log::reason(&error))?;
         if !directory.is_dir() {
             return Err("Not a directory".into());
         }
@@ -383,10 +383,8 @@ pub(super) enum Check {
     Text,
     /// Several words, at least one.
     Words,
-    /// Letters of keyspace event classes.
-    EventClasses,
-    /// The one value that is possible here, and what is said of any other.
-    Only(&'static str, &'static str),
+    /// Of the values that the check allows, the one that is possible here, and what is said of any other.
+    Only(&'static Check, &'static str, &'static str),
 }
 
 impl Check {
@@ -407,9 +405,10 @@ impl Check {
             }
             Check::Text => Ok(word.clone()),
             Check::Words => Ok(words.join(&b' ')),
-            Check::EventClasses => event_classes(word),
-            Check::Only(value, _) if value.as_bytes().eq_ignore_ascii_case(word) => Ok(value.as_bytes().to_vec()),
-            Check::Only(_, reason) => Err((*reason).into()),
+            Check::Only(check, only, reason) => {
+                let value = check.normalize(words)?;
+                if value == only.as_bytes() { Ok(value) } else { Err((*reason).into()) }
+            }
         }
     }
 }
@@ -417,21 +416,6 @@ impl Check {
 fn via<T>(kind: impl Kind<T>, mut value: T, words: &[Vec<u8>]) -> Result<Vec<u8>, String> {
     kind.update(&mut value, words)?;
     Ok(kind.print(&value))
-}
-
-/// The letters in the order in which Redis shows them; all of those that `A` stands for become `A`.
-fn event_classes(word: &[u8]) -> Result<Vec<u8>, String> {
-    const IN_A: &[u8] = b"g$lshzxetd";
-    const OTHERS: &[u8] = b"KEmn";
-    if let Some(_unknown) =
-        word.iter().find(|letter| **letter != b'A' && !IN_A.contains(letter) && !OTHERS.contains(letter))
-    {
-        return Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".into());
-    }
-    let all = word.contains(&b'A') || IN_A.iter().all(|letter| word.contains(letter));
-    let classes = if all { b"A".as_slice() } else { IN_A };
-    let shown = |letter: &&u8| all && **letter == b'A' || word.contains(letter);
-    Ok(classes.iter().chain(OTHERS).filter(shown).copied().collect())
 }
 
 /// Strictly decimal: no plus sign, no blanks, no leading zeros, no negative zero.

@@ -11,6 +11,7 @@ use super::directives::{Config, Directive};
 use super::values::Secret;
 use super::{kind, words};
 use crate::glob;
+use crate::log::reason;
 
 /// A configuration longer than this is taken for a mistake, such as a wrong file.
 const TEXT_BYTES_MAX: u64 = 16 << 20;
@@ -261,12 +262,6 @@ fn read_bounded(source: &mut dyn Read) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too long for a configuration"));
     }
     Ok(text)
-}
-
-/// The operating system's words for an error, without its number.
-pub(super) fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_string()
 }
 
 fn unknown(name: &str) -> String {

@@ -91,17 +91,6 @@ pub struct OutputLimit {
     pub soft: Duration,
 }
 
-/// When an append-only file is flushed to the disk (`appendfsync`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AppendFsync {
-    /// When the operating system likes.
-    No,
-    /// Before the reply.
-    Always,
-    /// Once a second.
-    EverySecond,
-}
-
 /// How a replica loads a full resynchronization (`repl-diskless-load`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisklessLoad {
@@ -111,20 +100,6 @@ pub enum DisklessLoad {
     OnEmptyDb,
     /// From the socket into a second key space, exchanged when it is complete.
     SwapDb,
-}
-
-/// What is done when `maxmemory` is reached (`maxmemory-policy`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are Redis's, and say it")]
-pub enum MemoryPolicy {
-    VolatileLru,
-    VolatileLfu,
-    VolatileRandom,
-    VolatileTtl,
-    AllkeysLru,
-    AllkeysLfu,
-    AllkeysRandom,
-    NoEviction,
 }
 
 /// Who may use something dangerous (`enable-debug-command`, `enable-protected-configs`).

@@ -21,7 +21,7 @@ use crate::client::{ClientKind, Session};
 use crate::command::{Args, Planned};
 use crate::config::{DisklessLoad, Upstream};
 use crate::instance::Instance;
-use crate::log::log;
+use crate::log::{log, reason};
 use crate::replication::{Answer, Greeting, Handshake, History, Link, ReplicationId, Step};
 use crate::resp::{Limits, RequestParser, append_request};
 use crate::snapshot::{self, DumpFile, Loaded};
@@ -40,7 +40,7 @@ const MARK_BYTES: usize = 40;
 enum LinkError {
     #[error("{0}")]
     Said(String),
-    #[error("{0}")]
+    #[error("{}", reason(.0))]
     Io(#[from] io::Error),
     #[error("{0}")]
     Load(#[from] snapshot::LoadError),
@@ -67,6 +67,7 @@ pub(super) async fn follow(server: Rc<Server>) {
             sleep(backoff(failures - 1, random)).await;
         } else {
             log!(Warning, "Connection with master lost.");
+            log!(Notice, "Caching the disconnected master state.");
             yield_now().await;
         }
     }
@@ -133,7 +134,9 @@ impl Wire {
         let connecting = TcpStream::connect((upstream.host.as_str(), upstream.port));
         let stream = match timeout(patience, connecting).await {
             Err(_) => return Err(LinkError::Said("Timeout connecting to the MASTER...".into())),
-            Ok(Err(error)) => return Err(LinkError::Said(format!("Error condition on socket for SYNC: {error}"))),
+            Ok(Err(error)) => {
+                return Err(LinkError::Said(format!("Error condition on socket for SYNC: {}", reason(&error))));
+            }
             Ok(Ok(stream)) => stream,
         };
         prepare_socket(&stream, &server.instance.borrow().config);
@@ -350,6 +353,7 @@ async fn load_from_wire(
 ) -> Result<Loaded, LinkError> {
     payload.announce("parser");
     let total = payload.total_bytes();
+    log!(Notice, "MASTER <-> REPLICA sync: Loading DB in memory");
     let mut loader = persist::begin_loading(server, total.unwrap_or(0), serves_old_data);
     let mut read_bytes = 0;
     loop {
@@ -392,6 +396,7 @@ async fn load_through_file(server: &Rc<Server>, wire: &mut Wire, payload: Payloa
     server.instance.borrow_mut().keyspace.flush_all();
     let mut source = File::open(file.path())?;
     let total_bytes = source.metadata()?.len();
+    log!(Notice, "MASTER <-> REPLICA sync: Loading DB in memory");
     let mut loader = persist::begin_loading(server, total_bytes, false);
     persist::load_file(server, &mut loader, &mut source).await?;
     let loaded = loader.finish()?;

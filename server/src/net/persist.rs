@@ -328,7 +328,6 @@ fn resume_history(instance: &mut Instance, point: Point) -> Result<(), String> {
 /// Says that a data set is being loaded, and makes what loads it.
 pub(super) fn begin_loading(server: &Server, total_bytes: u64, serves_old_data: bool) -> Loader {
     let mut instance = server.instance.borrow_mut();
-    log!(Notice, "Loading DB in memory");
     instance.loading = Some(Loading { started_ms: instance.now_ms, total_bytes, loaded_bytes: 0, serves_old_data });
     Loader::new(&instance)
 }

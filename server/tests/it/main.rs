@@ -8,5 +8,6 @@ mod long_double;
 mod malformed;
 mod random;
 mod replication;
+mod sentinel;
 mod server;
 mod shell;

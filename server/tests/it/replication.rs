@@ -19,6 +19,7 @@ macro_rules! between {
                 others_follow_a_promoted_replica_by_partial_resync,
                 a_replica_that_becomes_one_of_another_master_loses_its_data,
                 a_replica_refuses_writes,
+                what_a_replica_is_told_by_others_is_no_part_of_its_history,
                 wait_counts_the_replicas_that_have_acknowledged,
                 only_the_master_deletes_what_has_expired,
                 a_replica_that_restarts_continues_by_partial_resync,
@@ -250,6 +251,22 @@ fn a_replica_refuses_writes(master: Launcher, replica: Launcher) {
     client.ok("CONFIG SET replica-read-only no");
     client.ok("SET a 1");
     assert_eq!(master.connect().run("GET a"), "$-1\r\n");
+}
+
+fn what_a_replica_is_told_by_others_is_no_part_of_its_history(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    let replica = replica.replica_of(&master).directive("replica-read-only", "no").start();
+    wait_for_link(&replica);
+    let mut client = replica.connect();
+    // Sentinels publish to replicas, too.
+    assert_eq!(client.run("PUBLISH channel message"), ":0\r\n");
+    client.ok("SET local write");
+    master.connect().ok("SET a 1");
+    wait_until("the write arrives", || client.run("GET a") == "$1\r\n1\r\n");
+    assert_eq!(number(&replica, "master_repl_offset"), number(&master, "master_repl_offset"));
+    assert_eq!(master.connect().run("CLIENT KILL TYPE replica"), ":1\r\n");
+    wait_until("the replica is back", || number(&master, "sync_partial_ok") == 1);
+    assert_eq!(number(&master, "sync_full"), 1);
 }
 
 fn wait_counts_the_replicas_that_have_acknowledged(master: Launcher, replica: Launcher) {

@@ -21,6 +21,7 @@ const ATTEMPTS: usize = 5;
 pub enum Kind {
     Repld,
     Redis,
+    Sentinel,
 }
 
 impl Kind {
@@ -29,12 +30,14 @@ impl Kind {
         let program = match self {
             Kind::Repld => PathBuf::from(env!("CARGO_BIN_EXE_repld")),
             Kind::Redis => find("redis-server")?,
+            Kind::Sentinel => find("redis-sentinel")?,
         };
         let launcher = Launcher { program, directives: Vec::new() };
         // Quiet and quick, unless a test wants it otherwise.
-        let directives =
-            [("bind", "127.0.0.1"), ("save", ""), ("repl-diskless-sync-delay", "0"), ("loglevel", "verbose")];
-        Some(directives.iter().fold(launcher, |launcher, (name, value)| launcher.directive(name, value)))
+        let data = [("save", ""), ("repl-diskless-sync-delay", "0")];
+        let data = data.into_iter().filter(|_| self != Kind::Sentinel);
+        let directives = [("bind", "127.0.0.1"), ("loglevel", "verbose")].into_iter().chain(data);
+        Some(directives.fold(launcher, |launcher, (name, value)| launcher.directive(name, value)))
     }
 }
 
