@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 
 use super::stream::Stream;
-use super::{READ_BYTES, Server, feed, now_ms};
+use super::{Server, feed, now_ms};
 use crate::client::Session;
 use crate::command::{Args, Command, Flow, Planned};
 use crate::instance::Instance;
