@@ -21,9 +21,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{JoinHandle, spawn_local};
 
 use self::stream::Stream;
 use crate::client::{ClientKind, Session};
@@ -34,6 +35,10 @@ use crate::snapshot;
 
 /// Bytes read from a connection at once.
 const READ_BYTES: usize = 64 * 1024;
+
+/// Turns between two looks at the sockets, while there are turns to take: all that is known to be readable should be read
+/// and answered first.
+const TURNS_PER_POLL: u32 = 1024;
 
 /// A piece of a snapshot on its way to a replica.
 type Payload = Arc<[u8]>;
@@ -66,12 +71,13 @@ fn now_ms() -> i64 {
 /// # Errors
 /// It cannot listen where it should, or its data cannot be loaded.
 pub(crate) fn serve(config: Config) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("the event loop can't be made: {error}"))?;
-    let tasks = LocalSet::new();
-    let result = tasks.block_on(&runtime, run(config));
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .event_interval(TURNS_PER_POLL)
+        .build_local(LocalOptions::default())
+        .map_err(|error| format!("the event loop can't be made: {error}"))?;
+    let result = runtime.block_on(run(config));
     // Connections end here; whoever waits for an answer is told by the closed socket.
-    drop(tasks);
     runtime.shutdown_background();
     result
 }
