@@ -128,6 +128,10 @@ impl Instance {
         if flow != Flow::Postpone {
             self.stats.total_commands_processed += 1;
         }
+        if session.feed.is_some() && flow != Flow::Feed {
+            // A reply would get into the stream.
+            out.truncate(start);
+        }
         suppress_reply(session, start, out);
         flow
     }

@@ -1,10 +1,10 @@
 //! A client's connection: a state machine that is fed with bytes.
 //!
-//! A turn writes what the turn before has answered, reads once, and runs every request that has arrived whole. So all
-//! connections that are ready are read before any of them is answered: a client that waits for several is woken once,
-//! and the kernel does one kind of work at a time (half as much server CPU again at a pipeline of 64 if each connection
-//! is answered at once). Requests are taken in batches: the keys of a batch are hashed and their places in the key space
-//! fetched into the cache before the first of them is run.
+//! A turn runs what the turn before has read, writes the replies, and reads once. So all connections that are ready are
+//! read before any of them is answered: a client that waits for several is woken once, and the kernel does one kind of
+//! work at a time (answering each connection at once costs half as much server CPU again at a pipeline of 64). It also
+//! gives the cache time: requests are taken in batches, and the keys of a batch are hashed and their places in the key
+//! space asked for when it is read, the entries before the first of it is run.
 
 use std::future::poll_fn;
 use std::io;
@@ -27,6 +27,9 @@ const BATCH_REQUESTS: usize = 32;
 /// An output buffer that has grown beyond this is given back when it is empty.
 const OUTPUT_BYTES_KEPT: usize = 256 * 1024;
 
+/// So is an input buffer.
+const INPUT_BYTES_KEPT: usize = 64 * 1024;
+
 /// How a connection's life as a client ends.
 enum End {
     Closed,
@@ -47,16 +50,14 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct Requests {
     parser: RequestParser,
-    /// Input that is left from earlier turns; the batch lies in it.
-    rest: Vec<u8>,
+    input: Vec<u8>,
+    /// The next requests of the input, looked up and hashed.
     batch: Vec<Planned>,
     /// The first of the batch that was not run.
     next: usize,
     /// Everything before this was parsed.
     parsed: usize,
     broken: Option<ProtocolError>,
-    /// Something was left to run when the client was held.
-    stalled: bool,
     last: Option<&'static Command>,
 }
 
@@ -78,7 +79,9 @@ impl Connection {
         if self.session.client.is_killed() {
             return Poll::Ready(End::Closed);
         }
-        if self.requests.stalled && !self.session.client.is_held() && self.run_rest(server) == Flow::Feed {
+        // What it waited for comes before what it asked for since.
+        self.session.client.collect(&mut self.out);
+        if self.is_due() && self.run(server) == Flow::Feed {
             return Poll::Ready(End::Feed);
         }
         self.session.client.collect(&mut self.out);
@@ -89,65 +92,52 @@ impl Connection {
             _ => {}
         }
         match ready!(self.poll_read(context, server)) {
-            Ok((0, _)) | Err(_) => Poll::Ready(End::Closed),
-            Ok((_, Flow::Feed)) => Poll::Ready(End::Feed),
+            Ok(0) | Err(_) => Poll::Ready(End::Closed),
             Ok(_) => {
-                // The replies go out after everyone else's requests were read.
+                // What was read is run after everyone else's requests were read, too.
                 context.waker().wake_by_ref();
                 Poll::Pending
             }
         }
     }
 
-    /// Reads once and runs what has arrived.
-    pub(super) fn poll_read(&mut self, context: &mut Context, server: &Rc<Server>) -> Poll<io::Result<(usize, Flow)>> {
+    /// Reads once and plans what has arrived; 0 bytes are the end.
+    pub(super) fn poll_read(&mut self, context: &mut Context, server: &Rc<Server>) -> Poll<io::Result<usize>> {
         let mut shared = server.read_buffer.borrow_mut();
         let mut buffer = ReadBuf::new(&mut shared);
         ready!(self.stream.poll_read(context, &mut buffer))?;
-        let count = buffer.filled().len();
-        if count == 0 {
-            return Poll::Ready(Ok((0, Flow::Close)));
-        }
-        if self.requests.rest.is_empty() && !self.session.client.is_held() {
-            let input = &mut shared[..count];
-            let flow = self.run(server, input);
-            let start = self.requests.rebase();
-            self.requests.rest.extend_from_slice(&input[start..]);
-            return Poll::Ready(Ok((count, flow)));
-        }
-        self.requests.rest.extend_from_slice(&shared[..count]);
-        drop(shared);
-        let arrived = self.requests.rest.len();
-        if arrived as u64 > server.instance.borrow().config.client_query_buffer_limit {
+        let read = buffer.filled();
+        self.requests.input.extend_from_slice(read);
+        let instance = server.instance.borrow();
+        let arrived = self.requests.input.len();
+        if arrived as u64 > instance.config.client_query_buffer_limit {
             log!(Warning, "Closing client that reached max query buffer length: {}", self.session.client.address);
-            return Poll::Ready(Ok((0, Flow::Close)));
+            return Poll::Ready(Ok(0));
         }
-        let worthwhile = !self.session.client.is_held() && arrived >= self.requests.parser.wanted_bytes();
-        let flow = if worthwhile { self.run_rest(server) } else { Flow::Continue };
-        Poll::Ready(Ok((count, flow)))
+        if self.requests.is_exhausted() && arrived >= self.requests.parser.wanted_bytes() {
+            self.requests.plan(&instance, &self.session);
+        }
+        Poll::Ready(Ok(read.len()))
     }
 
-    fn run_rest(&mut self, server: &Rc<Server>) -> Flow {
-        let mut rest = std::mem::take(&mut self.requests.rest);
-        let flow = self.run(server, &mut rest);
-        rest.drain(..self.requests.rebase());
-        self.requests.rest = rest;
-        flow
+    /// Whether there is something to run, and nothing to wait for.
+    pub(super) fn is_due(&self) -> bool {
+        let waits = !self.requests.is_exhausted() || self.requests.broken.is_some();
+        waits && !self.session.client.is_held()
     }
 
-    /// Runs what `input` has of whole requests.
-    fn run(&mut self, server: &Rc<Server>, input: &mut [u8]) -> Flow {
+    /// Runs what has arrived of whole requests.
+    pub(super) fn run(&mut self, server: &Rc<Server>) -> Flow {
         let flow = {
             let mut instance = server.instance.borrow_mut();
             instance.set_now(now_ms());
-            instance.stats.total_net_input_bytes += input.len() as u64;
             self.session.client.last_active_ms.set(instance.now_ms);
-            let flow = self.requests.run(&mut instance, &mut self.session, input, &mut self.out);
+            let flow = self.requests.run(&mut instance, &mut self.session, &mut self.out);
+            instance.stats.total_net_input_bytes += self.requests.forget_run() as u64;
             instance.stats.total_net_output_bytes += (self.out.len() - self.sent) as u64;
             flow
         };
         self.closing |= flow == Flow::Close;
-        self.requests.stalled = matches!(flow, Flow::Block | Flow::Postpone);
         server.settle();
         flow
     }
@@ -173,11 +163,6 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// What a feed's requests would be answered; it has no place in the stream.
-    pub(super) fn discard_replies(&mut self) {
-        self.out.truncate(self.sent);
-    }
-
     /// Adds messages that were left for this connection, and bytes of its own.
     pub(super) fn collect(&mut self, bytes: &[u8]) {
         self.session.client.collect(&mut self.out);
@@ -186,17 +171,24 @@ impl Connection {
 }
 
 impl Requests {
-    fn run(&mut self, instance: &mut Instance, session: &mut Session, input: &mut [u8], out: &mut Vec<u8>) -> Flow {
+    /// Whether everything planned was run.
+    fn is_exhausted(&self) -> bool {
+        self.next == self.batch.len()
+    }
+
+    fn run(&mut self, instance: &mut Instance, session: &mut Session, out: &mut Vec<u8>) -> Flow {
         loop {
-            if self.next == self.batch.len() {
-                self.plan(instance, session, input);
+            if self.is_exhausted() {
+                self.plan(instance, session);
                 if self.batch.is_empty() {
                     break;
                 }
             }
+            session.admission = instance.admission(session);
+            self.prefetch(instance, session);
             while let Some(planned) = self.batch.get(self.next) {
                 let request = &planned.request;
-                let bytes = &input[request.start..request.start + request.len];
+                let bytes = &self.input[request.start..request.start + request.len];
                 let args = Args::new(bytes, self.parser.spans(request), planned.hash);
                 let flow = instance.execute(session, planned, args, bytes, out);
                 if flow == Flow::Postpone {
@@ -206,6 +198,10 @@ impl Requests {
                 }
                 self.next += 1;
                 if flow != Flow::Continue {
+                    if self.is_exhausted() {
+                        // So that there is something to be found when the client is let go on.
+                        self.plan(instance, session);
+                    }
                     return flow;
                 }
             }
@@ -216,8 +212,8 @@ impl Requests {
         Flow::Close
     }
 
-    /// Parses the next batch and lets the cache fetch what it will need.
-    fn plan(&mut self, instance: &Instance, session: &mut Session, input: &mut [u8]) {
+    /// Parses the next batch and lets the cache fetch where its keys should be.
+    fn plan(&mut self, instance: &Instance, session: &Session) {
         self.batch.clear();
         self.next = 0;
         self.parser.forget_requests();
@@ -230,13 +226,12 @@ impl Requests {
         };
         // Until it is authenticated, each request may change what the next one may be.
         let most = if session.authenticated { BATCH_REQUESTS } else { 1 };
-        session.admission = instance.admission(session);
         let db = session.db();
         while self.batch.len() < most {
-            match self.parser.next(input, self.parsed, limits) {
+            match self.parser.next(&mut self.input, self.parsed, limits) {
                 Ok(Some(request)) => {
                     self.parsed += request.len;
-                    let bytes = &input[request.start..self.parsed];
+                    let bytes = &self.input[request.start..self.parsed];
                     let spans = self.parser.spans(&request);
                     self.batch.push(Planned::new(request, bytes, spans, &instance.keyspace, db, &mut self.last));
                 }
@@ -247,20 +242,29 @@ impl Requests {
                 }
             }
         }
-        if self.batch.len() > 1 {
-            for planned in self.batch.iter().filter(|planned| planned.hash != 0) {
-                instance.keyspace.prefetch_entry(db, planned.hash);
+    }
+
+    /// Lets the cache fetch the entries themselves, now that it knows where they are.
+    fn prefetch(&self, instance: &Instance, session: &Session) {
+        let left = &self.batch[self.next..];
+        if left.len() > 1 {
+            for planned in left.iter().filter(|planned| planned.hash != 0) {
+                instance.keyspace.prefetch_entry(session.db(), planned.hash);
             }
         }
     }
 
-    /// Lets everything be counted from the first request that was not run, and says where that was.
-    fn rebase(&mut self) -> usize {
+    /// Drops the input up to the first request that was not run, and says how much that was.
+    fn forget_run(&mut self) -> usize {
         let start = self.batch.get(self.next).map_or(self.parsed, |planned| planned.request.start);
         for planned in &mut self.batch[self.next..] {
             planned.request.start -= start;
         }
         self.parsed -= start;
+        self.input.drain(..start);
+        if self.input.is_empty() && self.input.capacity() > INPUT_BYTES_KEPT {
+            self.input = Vec::new();
+        }
         start
     }
 }

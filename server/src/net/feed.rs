@@ -45,16 +45,16 @@ fn poll_feed(
         return Poll::Ready(Ok(()));
     }
     loop {
+        if connection.is_due() && connection.run(server) == Flow::Close {
+            return Poll::Ready(Ok(()));
+        }
         match connection.poll_read(context, server) {
-            Poll::Ready(Ok((0, _)) | Err(_)) => return Poll::Ready(Ok(())),
-            Poll::Ready(Ok((_, Flow::Close))) => return Poll::Ready(Ok(())),
-            Poll::Ready(Ok((count, _))) => {
-                connection.discard_replies();
-                if count == READ_BYTES {
-                    context.waker().wake_by_ref();
-                    break;
-                }
+            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(READ_BYTES)) => {
+                context.waker().wake_by_ref();
+                break;
             }
+            Poll::Ready(Ok(_)) => {}
             Poll::Pending => break,
         }
     }

@@ -6,6 +6,9 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::Signal;
 
+use repld::rdb::{Decoder, Item};
+
+use crate::random::Random;
 use crate::server::{Kind, wait_until};
 
 #[test]
@@ -52,6 +55,67 @@ fn an_upstream_that_never_ends_its_image_can_be_left() {
             .collect();
         assert!(left.is_empty(), "{left:?}");
     }
+}
+
+#[test]
+fn requests_behind_a_wait_are_run_when_it_is_over() {
+    let server = Kind::Repld.server().expect("it is ours").start();
+    for before in [0, 30, 31, 32, 33, 63] {
+        let mut client = server.connect();
+        let pipeline = format!("{}WAIT 1 20\r\n{}", "PING\r\n".repeat(before), "ECHO behind\r\n".repeat(70));
+        client.send(pipeline.as_bytes()).expect("a live server");
+        for _ in 0..before {
+            assert_eq!(client.reply().expect("an answer"), b"+PONG\r\n");
+        }
+        assert_eq!(client.reply().expect("an answer"), b":0\r\n");
+        for _ in 0..70 {
+            assert_eq!(client.reply().expect("an answer"), b"$6\r\nbehind\r\n", "{before} before");
+        }
+    }
+}
+
+#[test]
+fn what_a_replica_says_while_it_is_sent_an_image_does_not_get_into_it() {
+    let server = Kind::Repld.server().expect("it is ours").start();
+    let mut writer = server.connect();
+    // Much more than the sockets' buffers take, and nothing that could be compressed away.
+    let mut random = Random::new(7);
+    for number in 0..40 {
+        let value: Vec<u8> = (0..1 << 20).map(|_| random.below(256) as u8).collect();
+        assert_eq!(writer.call(&[b"SET".as_slice(), format!("key:{number}").as_bytes(), &value]), b"+OK\r\n");
+    }
+    let mut replica = server.connect();
+    replica.send(b"SYNC\r\n").expect("a live server");
+    wait_until("it is known", || writer.info("connected_slaves") == "1");
+    wait_until("the image is on its way", || writer.info("slave0").contains("state=send_bulk"));
+    for _ in 0..100 {
+        replica.send(b"PING\r\nREPLCONF ACK 0\r\nNO SUCH COMMAND\r\n").expect("a live server");
+    }
+    let announced = loop {
+        let line = replica.line().expect("a live server");
+        if !line.is_empty() {
+            break line;
+        }
+    };
+    let length = std::str::from_utf8(&announced).expect("text").strip_prefix('$').expect("a length").trim_end();
+    let image = replica.exactly(length.parse().expect("a number")).expect("all of it");
+    let mut decoder = Decoder::new();
+    decoder.feed(&image);
+    let mut keys = 0;
+    while let Some(item) = decoder.next_item().expect("an image as it was made") {
+        keys += usize::from(matches!(item, Item::Entry { .. }));
+        if item == Item::Eof {
+            break;
+        }
+    }
+    assert_eq!(keys, 40);
+    writer.ok("SET after image");
+    let mut stream = Vec::new();
+    while !stream.ends_with(b"image\r\n") {
+        stream.extend(replica.exactly(1).expect("a live server"));
+    }
+    let text = String::from_utf8_lossy(&stream);
+    assert!(!text.contains("PONG") && !text.contains("unknown command"), "{text}");
 }
 
 #[test]
