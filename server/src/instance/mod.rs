@@ -1,0 +1,343 @@
+//! The one instance: the data, their history, who is connected, and what the shell has to do next.
+//!
+//! Owned by one thread. Time comes in as [`Instance::set_now`], requests as [`Instance::execute`], and what cannot be
+//! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
+//! backlog, which is memory that happens to have a name.
+
+mod role;
+mod stream;
+mod time;
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use crate::client::{Client, ClientKind, Session};
+use crate::config::{Config, ShutdownOptions};
+use crate::keyspace::Keyspace;
+use crate::log::log;
+use crate::pubsub::PubSub;
+use crate::replication::{Feed, Replication, ReplicationId};
+
+/// The version of Redis whose behaviour clients may expect.
+pub const REDIS_VERSION: &str = "7.0.15";
+
+/// Where the backlog lies in the data directory.
+pub const BACKLOG_FILE: &str = "backlog.bin";
+
+/// What only the shell can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Whom this server follows has changed: begin, change or end the link.
+    Relink,
+    /// Save in the background.
+    Save,
+    /// A replica waits for a snapshot.
+    Sync,
+    /// End the server.
+    Shutdown(ShutdownOptions),
+}
+
+/// What is postponed by `CLIENT PAUSE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// When it ends by itself, in milliseconds since the epoch.
+    pub until_ms: i64,
+    /// Only what may write.
+    pub writes_only: bool,
+}
+
+/// A key and its database.
+type Place = (usize, Box<[u8]>);
+
+/// Someone waits for replicas to acknowledge.
+struct Waiter {
+    client: Rc<Client>,
+    offset: u64,
+    replicas: usize,
+    /// In milliseconds since the epoch; none: for ever.
+    deadline_ms: Option<i64>,
+}
+
+/// A data set that is being loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loading {
+    /// Since when, in milliseconds since the epoch.
+    pub started_ms: i64,
+    /// Bytes to read; 0 if unknown.
+    pub total_bytes: u64,
+    /// Bytes read.
+    pub loaded_bytes: u64,
+    /// The old data are served meanwhile.
+    pub serves_old_data: bool,
+}
+
+/// What became of the last snapshots.
+#[derive(Debug, Default)]
+pub struct Persistence {
+    /// Changes since the last save.
+    pub dirty: u64,
+    /// Changes of these that the running save does not contain.
+    pub dirty_at_start: u64,
+    /// A save runs since then, in milliseconds since the epoch.
+    pub saving_since_ms: Option<i64>,
+    /// When the last save was finished, in seconds since the epoch.
+    pub last_save_s: i64,
+    /// When the last one was begun, in milliseconds since the epoch.
+    pub last_try_ms: i64,
+    /// Whether the last one failed.
+    pub failed: bool,
+    /// How long it took, in seconds.
+    pub last_duration_s: Option<i64>,
+    /// Bytes of pre-images it needed.
+    pub last_preimage_bytes: u64,
+    /// Saves finished since the start.
+    pub saves: u64,
+    /// Keys of the last load.
+    pub last_load_keys_loaded: u64,
+    /// Keys that had expired by then.
+    pub last_load_keys_expired: u64,
+}
+
+/// Counters since the start or `CONFIG RESETSTAT`.
+#[derive(Debug, Default, Clone)]
+#[expect(missing_docs, reason = "each is the INFO field of that name")]
+pub struct Stats {
+    pub total_connections_received: u64,
+    pub total_commands_processed: u64,
+    pub total_net_input_bytes: u64,
+    pub total_net_output_bytes: u64,
+    pub rejected_connections: u64,
+    pub sync_full: u64,
+    pub sync_partial_ok: u64,
+    pub sync_partial_err: u64,
+    pub expired_keys: u64,
+    pub keyspace_hits: u64,
+    pub keyspace_misses: u64,
+    pub total_error_replies: u64,
+    pub client_output_buffer_limit_disconnections: u64,
+}
+
+/// The requests of a transaction on their way into the stream.
+#[derive(Default)]
+pub(crate) struct TransactionStream {
+    pub(crate) requests: Vec<u8>,
+    pub(crate) count: usize,
+    pub(crate) db: usize,
+}
+
+/// Everything that is this server.
+pub struct Instance {
+    /// What it was told to be.
+    pub config: Config,
+    /// The data.
+    pub keyspace: Keyspace,
+    /// Their history.
+    pub replication: Replication,
+    /// Who listens to what.
+    pub pubsub: PubSub,
+    /// Who is connected.
+    pub clients: BTreeMap<u64, Rc<Client>>,
+    /// What became of snapshots.
+    pub persistence: Persistence,
+    /// What happened so far.
+    pub stats: Stats,
+    /// Names this run of the server.
+    pub run_id: ReplicationId,
+    /// When it started, in milliseconds since the epoch.
+    pub started_ms: i64,
+    /// The present, in milliseconds since the epoch; the same for all requests of a turn.
+    pub now_ms: i64,
+    /// A data set is being loaded.
+    pub loading: Option<Loading>,
+    /// Requests are postponed.
+    pub pause: Option<Pause>,
+    /// The server will end as soon as its replicas have caught up.
+    pub shutting_down: bool,
+    actions: Vec<Action>,
+    waiters: Vec<Waiter>,
+    pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
+    pub(crate) effect: Vec<u8>,
+    pub(crate) transaction_stream: Option<TransactionStream>,
+    next_client_id: u64,
+    random: u64,
+    last_ping_ms: i64,
+    last_second: i64,
+}
+
+impl Instance {
+    /// An empty master.
+    pub fn new(config: Config, now_ms: i64) -> Self {
+        let seed = [random_u64(), random_u64()];
+        let keyspace = Keyspace::new(config.databases as usize, seed);
+        Instance {
+            keyspace,
+            replication: Replication::new(random_id()),
+            pubsub: PubSub::default(),
+            clients: BTreeMap::new(),
+            persistence: Persistence { last_save_s: now_ms / 1000, ..Persistence::default() },
+            stats: Stats::default(),
+            run_id: random_id(),
+            started_ms: now_ms,
+            now_ms,
+            loading: None,
+            pause: None,
+            shutting_down: false,
+            actions: Vec::new(),
+            waiters: Vec::new(),
+            watchers: HashMap::new(),
+            effect: Vec::new(),
+            transaction_stream: None,
+            next_client_id: 1,
+            random: random_u64() | 1,
+            last_ping_ms: now_ms,
+            last_second: 0,
+            config,
+        }
+    }
+
+    /// Lets time go on; it never goes back.
+    pub fn set_now(&mut self, now_ms: i64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// Asks the shell for something.
+    pub fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    /// What the shell has been asked for since the last call.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The next of a sequence of numbers that nobody can mistake for a secret.
+    pub fn random(&mut self) -> u64 {
+        // Marsaglia's xorshift64.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// Takes data that were loaded in place of those that were here.
+    pub fn install(&mut self, keyspace: Keyspace, keys_loaded: u64, keys_expired: u64) {
+        self.keyspace = keyspace;
+        self.loading = None;
+        self.persistence.last_load_keys_loaded = keys_loaded;
+        self.persistence.last_load_keys_expired = keys_expired;
+        self.touch_database(None);
+    }
+
+    // --- Clients ---
+
+    /// A connection was made.
+    pub fn connect(&mut self, address: String, local_address: String, kind: ClientKind) -> Rc<Client> {
+        let client = Client::new(self.next_client_id, address, local_address, self.now_ms, kind);
+        self.next_client_id += 1;
+        if kind != ClientKind::Master {
+            self.stats.total_connections_received += 1;
+        }
+        self.clients.insert(client.id, Rc::clone(&client));
+        client
+    }
+
+    /// A connection has ended.
+    pub fn disconnect(&mut self, session: &mut Session) {
+        self.unwatch(session);
+        let client = &session.client;
+        client.clear_waker();
+        self.clients.remove(&client.id);
+        self.waiters.retain(|waiter| waiter.client.id != client.id);
+        if client.subscriptions.get() != (0, 0) {
+            self.pubsub.forget(client.id);
+        }
+        if let Some(feed) = session.feed.take() {
+            self.detach(&feed);
+        }
+    }
+
+    fn detach(&mut self, feed: &Rc<Feed>) {
+        log!(Warning, "Connection with replica {}:{} lost.", feed.ip, feed.port);
+        self.replication.feeds.retain(|other| other.client.id != feed.client.id);
+        self.replication.unfed_since_ms = self.now_ms;
+        self.hold_for_slowest();
+    }
+
+    /// Whether requests are postponed: all of them, or those that may write.
+    pub fn is_paused(&self, may_write: bool) -> bool {
+        self.pause.is_some_and(|pause| pause.until_ms > self.now_ms && (may_write || !pause.writes_only))
+    }
+
+    /// Ends a pause and lets everyone go on.
+    pub fn unpause(&mut self) {
+        self.pause = None;
+        for client in self.clients.values().filter(|client| client.postponed.replace(false)) {
+            client.wake();
+        }
+    }
+
+    // --- WATCH ---
+
+    /// Lets `session` be told when the key changes.
+    pub(crate) fn watch(&mut self, session: &mut Session, db: usize, name: &[u8]) {
+        if session.watched.iter().any(|(watched_db, watched)| *watched_db == db && &watched[..] == name) {
+            return;
+        }
+        session.watched.push((db, name.into()));
+        self.watchers.entry((db, name.into())).or_default().push(Rc::clone(&session.client));
+    }
+
+    /// Ends all of that.
+    pub(crate) fn unwatch(&mut self, session: &mut Session) {
+        for place in session.watched.drain(..) {
+            if let Some(clients) = self.watchers.get_mut(&place) {
+                clients.retain(|client| client.id != session.client.id);
+                if clients.is_empty() {
+                    self.watchers.remove(&place);
+                }
+            }
+        }
+        session.client.watch_broken.set(false);
+    }
+
+    /// A key has changed.
+    pub(crate) fn touch(&self, db: usize, name: &[u8]) {
+        if self.watchers.is_empty() {
+            return;
+        }
+        if let Some(clients) = self.watchers.get(&(db, name.into())) {
+            clients.iter().for_each(|client| client.watch_broken.set(true));
+        }
+    }
+
+    /// All keys of a database (or of all) may have changed.
+    pub(crate) fn touch_database(&self, db: Option<usize>) {
+        for ((watched_db, _), clients) in &self.watchers {
+            if db.is_none_or(|db| db == *watched_db) {
+                clients.iter().for_each(|client| client.watch_broken.set(true));
+            }
+        }
+    }
+}
+
+fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        // Without O_NONBLOCK the call only ever comes back early for a signal.
+        if let Ok(count) = rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            filled += count;
+        }
+    }
+    bytes
+}
+
+fn random_u64() -> u64 {
+    u64::from_ne_bytes(random_bytes())
+}
+
+/// A name that nobody else will choose.
+pub fn random_id() -> ReplicationId {
+    let digits: String = random_bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect();
+    ReplicationId::parse(digits.as_bytes()).expect("40 hexadecimal digits")
+}

@@ -1,0 +1,93 @@
+//! Whom this server follows, and what changes with it.
+
+use super::{Action, Instance, random_id};
+use crate::client::ClientKind;
+use crate::config::Upstream;
+use crate::log::{self, log};
+use crate::replication::{Following, Link, Role};
+
+impl Instance {
+    /// Follows `upstream` from now on, keeping the data until it has sent its own.
+    pub fn follow(&mut self, upstream: Upstream) {
+        let was_master = self.replication.is_master();
+        let synced = self.replication.following().is_some_and(|following| following.synced);
+        self.replication.role = Role::Replica(Following {
+            upstream: upstream.clone(),
+            link: Link::Down,
+            down_since_ms: self.now_ms,
+            heard_ms: self.now_ms,
+            synced: synced && self.replication.resumable,
+        });
+        self.announce_role();
+        if was_master {
+            log!(
+                Notice,
+                "Before turning into a replica, using my own master parameters to synthesize a cached master: I may be \
+                 able to synchronize with the new master with just a partial transfer."
+            );
+            self.replication.resumable = true;
+            self.unblock_waiters(
+                "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n",
+            );
+        }
+        self.cut_feeds();
+        self.config.replicaof = Some(upstream);
+        self.act(Action::Relink);
+    }
+
+    /// Follows `upstream` from the start; whatever is loaded may turn out to be a part of its history.
+    pub fn follow_from_start(&mut self, upstream: Upstream) {
+        self.replication.role = Role::Replica(Following {
+            upstream,
+            link: Link::Down,
+            down_since_ms: self.now_ms,
+            heard_ms: self.now_ms,
+            synced: false,
+        });
+    }
+
+    /// The link's task was ended, wherever it was: nothing of it stays.
+    pub fn forget_link(&mut self) {
+        self.loading = None;
+        self.clients.retain(|_, client| client.kind.get() != ClientKind::Master);
+    }
+
+    /// Follows nobody from now on: the data get a history of their own, which begins where the old one ends here.
+    pub fn unfollow(&mut self) {
+        if self.replication.is_master() {
+            return;
+        }
+        let old = self.replication.history.replid;
+        self.replication.shift_history(random_id());
+        self.replication.role = Role::Master;
+        self.announce_role();
+        log!(
+            Warning,
+            "Setting secondary replication ID to {old}, valid up to offset: {}. New replication ID is {}",
+            self.replication.offset + 1,
+            self.replication.history.replid
+        );
+        self.config.replicaof = None;
+        self.persistence.dirty += 1;
+        self.cut_feeds();
+        if let Some(backlog) = &mut self.replication.backlog {
+            // Who continues may be in any database: the next write says in which it is made.
+            backlog.select_with_next(None);
+        }
+        self.replication.unfed_since_ms = self.now_ms;
+        self.last_ping_ms = self.now_ms;
+        self.act(Action::Relink);
+    }
+
+    /// Ends the connections of all replicas: they come back and learn what has changed.
+    pub fn cut_feeds(&mut self) {
+        for feed in &self.replication.feeds {
+            feed.client.kill();
+        }
+    }
+
+    /// Sets the role letter of the log.
+    pub fn announce_role(&self) {
+        log::set_role(if self.replication.is_master() { log::Role::Master } else { log::Role::Replica });
+    }
+}

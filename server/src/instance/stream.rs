@@ -1,0 +1,312 @@
+//! The stream that the replicas are fed from: what goes into it, how much of it is kept, who is attached to it, and who
+//! waits for it to arrive.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::{Action, BACKLOG_FILE, Instance, TransactionStream, Waiter, random_id};
+use crate::client::{Client, ClientKind, Session};
+use crate::log::log;
+use crate::replication::{Appended, Backlog, Feed, FeedState, History, SyncAnswer, backlog};
+use crate::resp::append_request;
+
+impl Instance {
+    /// Sends one request to the replicas, made in database `db`.
+    pub(crate) fn propagate_request(&mut self, db: usize, arguments: &[&[u8]]) {
+        let mut request = Vec::new();
+        append_request(&mut request, arguments);
+        self.propagate(db, &request, 1);
+    }
+
+    /// Sends encoded requests to the replicas, made in database `db`; those of a transaction together at its end. Only a
+    /// master does: the stream that a replica hands on is its upstream's, byte for byte.
+    pub(crate) fn propagate(&mut self, db: usize, requests: &[u8], count: usize) {
+        if self.replication.backlog.is_none() || !self.replication.is_master() {
+            return;
+        }
+        let Some(mut stream) = self.transaction_stream.take() else {
+            self.select_in_stream(db);
+            return self.append_to_stream(requests);
+        };
+        if stream.count == 0 {
+            // The first SELECT goes before MULTI.
+            self.select_in_stream(db);
+        } else if stream.db != db {
+            append_request(&mut stream.requests, &[b"SELECT", db.to_string().as_bytes()]);
+        }
+        stream.db = db;
+        stream.requests.extend_from_slice(requests);
+        stream.count += count;
+        self.transaction_stream = Some(stream);
+    }
+
+    /// Collects what is propagated until [`Instance::end_transaction_stream`].
+    pub(crate) fn begin_transaction_stream(&mut self) {
+        self.transaction_stream = Some(TransactionStream::default());
+    }
+
+    /// Sends what was collected, as one transaction if it is more than one request.
+    pub(crate) fn end_transaction_stream(&mut self) {
+        let Some(stream) = self.transaction_stream.take() else { return };
+        if stream.count == 0 {
+            return;
+        }
+        let mut whole = Vec::new();
+        if stream.count > 1 {
+            append_request(&mut whole, &[b"MULTI"]);
+            whole.extend_from_slice(&stream.requests);
+            append_request(&mut whole, &[b"EXEC"]);
+        } else {
+            whole = stream.requests;
+        }
+        if let Some(backlog) = &mut self.replication.backlog {
+            backlog.select_with_next(u32::try_from(stream.db).ok());
+        }
+        self.append_to_stream(&whole);
+    }
+
+    fn select_in_stream(&mut self, db: usize) {
+        let db32 = u32::try_from(db).ok();
+        let Some(backlog) = &mut self.replication.backlog else { return };
+        if backlog.selected_db() != db32 {
+            let mut request = Vec::new();
+            append_request(&mut request, &[b"SELECT", db.to_string().as_bytes()]);
+            backlog.select_with_next(db32);
+            self.append_to_stream(&request);
+        }
+    }
+
+    /// Appends bytes of the stream, as a master makes or a replica receives them.
+    pub fn append_to_stream(&mut self, bytes: &[u8]) {
+        let Some(backlog) = &mut self.replication.backlog else { return };
+        let appended = backlog.append(bytes);
+        self.replication.offset += bytes.len() as u64;
+        if let Appended::Overrun { .. } = appended {
+            self.cut_overrun_feeds();
+        }
+    }
+
+    fn cut_overrun_feeds(&mut self) {
+        let start = self.replication.backlog.as_ref().map_or(0, Backlog::start);
+        for feed in &self.replication.feeds {
+            if feed.state.get() != FeedState::WaitsForSnapshot && feed.cursor.get() < start {
+                self.stats.client_output_buffer_limit_disconnections += 1;
+                log!(
+                    Warning,
+                    "Replica {}:{} scheduled to be closed ASAP for overcoming of output buffer limits.",
+                    feed.ip,
+                    feed.port
+                );
+                feed.client.kill();
+            }
+        }
+    }
+
+    /// Lets the backlog know what it must keep.
+    pub fn hold_for_slowest(&mut self) {
+        let slowest = self.replication.slowest_cursor();
+        if let Some(backlog) = &mut self.replication.backlog {
+            backlog.set_slowest(slowest);
+        }
+    }
+
+    fn backlog_sizes(&self) -> backlog::Sizes {
+        let configured = self.config.repl_backlog_size;
+        let limit = self.config.client_output_buffer_limit.replica.hard_bytes;
+        backlog::Sizes {
+            capacity: configured,
+            capacity_max: if limit == 0 { u64::MAX } else { configured.saturating_add(limit) },
+        }
+    }
+
+    /// Where the backlog lies.
+    pub fn backlog_path(&self) -> PathBuf {
+        self.config.dir.join(BACKLOG_FILE)
+    }
+
+    /// Starts to keep the stream, from the present offset on.
+    ///
+    /// # Errors
+    /// The file cannot be made; the words say why.
+    pub fn create_backlog(&mut self) -> Result<(), String> {
+        let (history, offset) = (self.replication.history, self.replication.offset);
+        let run_id: [u8; 40] = self.run_id.as_str().as_bytes().try_into().expect("a run id has 40 digits");
+        // A replica forwards a stream that has its database selected already.
+        let selected = (!self.replication.is_master()).then_some(self.replication.stream_db as u32);
+        let backlog = Backlog::create(&self.backlog_path(), run_id, history, self.backlog_sizes(), offset, selected);
+        self.replication.backlog = Some(backlog.map_err(|error| error.to_string())?);
+        self.replication.unfed_since_ms = self.now_ms;
+        Ok(())
+    }
+
+    /// After a change of the sizes it depends on.
+    pub fn resize_backlog(&mut self) {
+        let sizes = self.backlog_sizes();
+        if let Some(backlog) = &mut self.replication.backlog
+            && let Err(error) = backlog.resize(sizes)
+        {
+            log!(Warning, "Can't change the replication backlog's size: {error}");
+        }
+    }
+
+    /// Lets `client` wait until so many replicas have acknowledged the present offset.
+    pub(crate) fn wait_for_replicas(&mut self, client: &Rc<Client>, replicas: usize, deadline_ms: Option<i64>) {
+        client.blocked.set(true);
+        let offset = self.replication.offset;
+        self.waiters.push(Waiter { client: Rc::clone(client), offset, replicas, deadline_ms });
+        self.ask_for_acknowledgement();
+    }
+
+    /// Lets the replicas say how far they are, now.
+    pub fn ask_for_acknowledgement(&mut self) {
+        self.propagate_request_anywhere(&[b"REPLCONF", b"GETACK", b"*"]);
+    }
+
+    /// A request that has no database.
+    pub(super) fn propagate_request_anywhere(&mut self, arguments: &[&[u8]]) {
+        let mut request = Vec::new();
+        append_request(&mut request, arguments);
+        self.append_to_stream(&request);
+        self.replication.wake_feeds();
+    }
+
+    pub(super) fn release_waiters(&mut self) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let (replication, now_ms) = (&self.replication, self.now_ms);
+        self.waiters.retain(|waiter| {
+            let there = replication.feeds_at(waiter.offset);
+            let done = there >= waiter.replicas || waiter.deadline_ms.is_some_and(|deadline| deadline <= now_ms);
+            if done {
+                waiter.client.send(|mailbox| mailbox.extend_from_slice(format!(":{there}\r\n").as_bytes()));
+                waiter.client.unblock();
+            }
+            !done
+        });
+    }
+
+    /// Ends the waiting of one client, as if its time were over or with an error; false if it does not wait.
+    pub(crate) fn unblock_waiter(&mut self, id: u64, with_error: bool) -> bool {
+        let Some(index) = self.waiters.iter().position(|waiter| waiter.client.id == id) else { return false };
+        if with_error {
+            let waiter = self.waiters.swap_remove(index);
+            waiter
+                .client
+                .send(|mailbox| mailbox.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"));
+            waiter.client.unblock();
+        } else {
+            self.waiters[index].deadline_ms = Some(self.now_ms);
+            self.release_waiters();
+        }
+        true
+    }
+
+    /// Ends every waiting with an error.
+    pub(super) fn unblock_waiters(&mut self, error: &str) {
+        for waiter in self.waiters.drain(..) {
+            waiter.client.send(|mailbox| mailbox.extend_from_slice(error.as_bytes()));
+            waiter.client.unblock();
+        }
+    }
+
+    /// How many clients wait.
+    pub fn blocked_clients(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// A replica asks to be fed. What it has is `request`: a history's name and an offset in it.
+    ///
+    /// # Errors
+    /// There is no room for a backlog.
+    pub fn attach(&mut self, session: &mut Session, request: Option<(&[u8], u64)>) -> Result<SyncAnswer, String> {
+        let answer = self.replication.answer(request);
+        let (ip, port) = feed_address(session);
+        match &answer {
+            SyncAnswer::Continue(from) => {
+                self.stats.sync_partial_ok += 1;
+                log!(
+                    Notice,
+                    "Partial resynchronization request from {ip}:{port} accepted. Sending {} bytes of backlog starting from offset {}.",
+                    self.replication.offset - from,
+                    from + 1
+                );
+            }
+            SyncAnswer::Full(reason) => {
+                if request.is_some() {
+                    self.stats.sync_partial_err += 1;
+                    log!(Notice, "Partial resynchronization not accepted: {reason}");
+                } else {
+                    log!(Notice, "{reason}: {ip}:{port}");
+                }
+                self.stats.sync_full += 1;
+                if self.replication.backlog.is_none() {
+                    self.begin_history()?;
+                }
+            }
+        }
+        let (state, cursor) = match answer {
+            SyncAnswer::Continue(from) => (FeedState::Online, from),
+            SyncAnswer::Full(_) => (FeedState::WaitsForSnapshot, self.replication.offset),
+        };
+        let feed = Rc::new(Feed {
+            client: Rc::clone(&session.client),
+            ip,
+            port,
+            eof: session.identity.eof,
+            old_sync: session.old_sync,
+            state: state.into(),
+            cursor: cursor.into(),
+            acknowledged: cursor.into(),
+            heard_ms: self.now_ms.into(),
+        });
+        session.client.kind.set(ClientKind::Replica);
+        session.feed = Some(Rc::clone(&feed));
+        self.replication.feeds.push(feed);
+        self.hold_for_slowest();
+        if state == FeedState::WaitsForSnapshot {
+            self.act(Action::Sync);
+        }
+        Ok(answer)
+    }
+
+    /// The first replica has come: from here on the stream is kept, under a new name, since nobody counted before.
+    fn begin_history(&mut self) -> Result<(), String> {
+        if self.replication.is_master() {
+            self.replication.history = History { replid: random_id(), previous: None };
+        }
+        self.create_backlog()?;
+        let History { replid, previous } = self.replication.history;
+        let previous = previous.map_or_else(|| "0".repeat(40), |(id, _)| id.to_string());
+        log!(Notice, "Replication backlog created, my new replication IDs are '{replid}' and '{previous}'");
+        Ok(())
+    }
+
+    /// A replica says that it has applied everything up to `offset`.
+    pub fn acknowledge(&mut self, feed: &Feed, offset: u64) {
+        if feed.state.get() == FeedState::AwaitsAcknowledgement {
+            self.bring_online(feed);
+        }
+        feed.acknowledged.set(feed.acknowledged.get().max(offset));
+        feed.heard_ms.set(self.now_ms);
+        self.release_waiters();
+    }
+
+    /// The snapshot has arrived: the stream may flow.
+    pub fn bring_online(&self, feed: &Feed) {
+        feed.state.set(FeedState::Online);
+        feed.heard_ms.set(self.now_ms);
+        log!(Notice, "Synchronization with replica {}:{} succeeded", feed.ip, feed.port);
+    }
+}
+
+/// The address that others can reach a replica at.
+fn feed_address(session: &Session) -> (String, u16) {
+    let (ip, port) = session.client.address.rsplit_once(':').unwrap_or((&session.client.address, "0"));
+    let ip = session.identity.announced_ip.clone().unwrap_or_else(|| ip.trim_matches(['[', ']']).to_owned());
+    let port = match session.identity.listening_port {
+        0 => port.parse().unwrap_or(0),
+        listening => listening,
+    };
+    (ip, port)
+}

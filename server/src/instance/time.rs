@@ -1,0 +1,150 @@
+//! What has to be done from time to time.
+
+use super::{Action, Instance, random_id};
+use crate::client::ClientKind;
+use crate::log::log;
+use crate::replication::{FeedState, History};
+use crate::resp::append_request;
+
+/// Expiry looks at so many segments of a database at a time.
+const EXPIRE_SEGMENTS: usize = 512;
+
+impl Instance {
+    /// When [`Instance::tick`] is due before its usual time, in milliseconds since the epoch.
+    pub fn next_deadline_ms(&self) -> Option<i64> {
+        let waiters = self.waiters.iter().filter_map(|waiter| waiter.deadline_ms);
+        waiters.chain(self.pause.map(|pause| pause.until_ms)).min()
+    }
+
+    /// What has to be done from time to time.
+    pub fn tick(&mut self) {
+        self.release_waiters();
+        if self.pause.is_some_and(|pause| pause.until_ms <= self.now_ms) && !self.shutting_down {
+            self.unpause();
+        }
+        self.expire_due_keys();
+        self.save_if_due();
+        if self.last_second != self.now_ms / 1000 {
+            self.last_second = self.now_ms / 1000;
+            self.every_second();
+        }
+        self.replication.wake_feeds();
+    }
+
+    fn every_second(&mut self) {
+        self.ping_feeds();
+        self.cut_silent_feeds();
+        self.close_idle_clients();
+        self.forget_unused_backlog();
+        if let Some(backlog) = &mut self.replication.backlog
+            && let Err(error) = backlog.shrink_to_configured()
+        {
+            log!(Warning, "Can't shrink the replication backlog: {error}");
+        }
+    }
+
+    /// Only a master decides that a key has expired, and says so in its stream.
+    fn expire_due_keys(&mut self) {
+        if !self.replication.is_master() || self.loading.is_some() || self.is_paused(true) {
+            return;
+        }
+        for db in 0..self.keyspace.databases() {
+            if self.keyspace.with_deadline(db) == 0 {
+                continue;
+            }
+            let mut requests = Vec::new();
+            let mut names: Vec<Box<[u8]>> = Vec::new();
+            let watched = !self.watchers.is_empty();
+            let count = self.keyspace.expire(db, self.now_ms, EXPIRE_SEGMENTS, |name| {
+                append_request(&mut requests, &[b"DEL", name]);
+                if watched {
+                    names.push(name.into());
+                }
+            });
+            if count > 0 {
+                self.stats.expired_keys += count as u64;
+                names.iter().for_each(|name| self.touch(db, name));
+                self.propagate(db, &requests, count);
+            }
+        }
+    }
+
+    fn save_if_due(&mut self) {
+        let persistence = &self.persistence;
+        if persistence.saving_since_ms.is_some() || self.loading.is_some() {
+            return;
+        }
+        let since = self.now_ms / 1000 - persistence.last_save_s;
+        let retry = !persistence.failed || self.now_ms - persistence.last_try_ms > 5000;
+        let due = |point: &&crate::config::SavePoint| {
+            persistence.dirty >= u64::from(point.changes) && since > i64::from(point.seconds) && retry
+        };
+        if let Some(point) = self.config.save.iter().find(due) {
+            log!(Notice, "{} changes in {} seconds. Saving...", point.changes, point.seconds);
+            self.act(Action::Save);
+        }
+    }
+
+    fn ping_feeds(&mut self) {
+        for feed in &self.replication.feeds {
+            if feed.state.get() == FeedState::WaitsForSnapshot {
+                // An empty line: we live.
+                feed.client.send(|mailbox| mailbox.push(b'\n'));
+            }
+        }
+        let period_ms = self.config.repl_ping_replica_period.as_millis() as i64;
+        let due = self.now_ms - self.last_ping_ms >= period_ms;
+        if due && self.replication.is_master() && !self.replication.feeds.is_empty() && !self.is_paused(true) {
+            self.last_ping_ms = self.now_ms;
+            self.propagate_request_anywhere(&[b"PING"]);
+        }
+    }
+
+    fn cut_silent_feeds(&mut self) {
+        let timeout_ms = self.config.repl_timeout.as_millis() as i64;
+        for feed in &self.replication.feeds {
+            if feed.state.get() == FeedState::Online && self.now_ms - feed.heard_ms.get() > timeout_ms {
+                log!(Warning, "Disconnecting timedout replica (streaming sync): {}:{}", feed.ip, feed.port);
+                feed.client.kill();
+            }
+        }
+    }
+
+    fn close_idle_clients(&mut self) {
+        let timeout_ms = self.config.timeout.as_millis() as i64;
+        let limits = self.config.client_output_buffer_limit;
+        for client in self.clients.values() {
+            let limit = match client.kind.get() {
+                ClientKind::Normal => limits.normal.hard_bytes,
+                ClientKind::Subscriber => limits.pubsub.hard_bytes,
+                ClientKind::Replica | ClientKind::Master => 0,
+            };
+            if limit > 0 && client.pending_bytes() as u64 > limit {
+                self.stats.client_output_buffer_limit_disconnections += 1;
+                log!(
+                    Warning,
+                    "Client id={} scheduled to be closed ASAP for overcoming of output buffer limits.",
+                    client.id
+                );
+                client.kill();
+            }
+            let idle = timeout_ms > 0 && self.now_ms - client.last_active_ms.get() > timeout_ms;
+            if idle && client.kind.get() == ClientKind::Normal && !client.blocked.get() {
+                log!(Verbose, "Closing idle client");
+                client.kill();
+            }
+        }
+    }
+
+    /// Who is gone for so long will need everything anyway; what follows is a history that nobody has part of.
+    fn forget_unused_backlog(&mut self) {
+        let ttl_ms = self.config.repl_backlog_ttl.as_millis() as i64;
+        let replication = &mut self.replication;
+        let unused = ttl_ms > 0 && replication.feeds.is_empty() && self.now_ms - replication.unfed_since_ms > ttl_ms;
+        if replication.backlog.is_some() && replication.is_master() && unused {
+            replication.backlog = None;
+            replication.history = History { replid: random_id(), previous: None };
+            log!(Notice, "Replication backlog freed after {} seconds without connected replicas.", ttl_ms / 1000);
+        }
+    }
+}
