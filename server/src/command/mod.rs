@@ -189,7 +189,7 @@ pub enum Effect {
     None,
     /// The request as it came.
     Verbatim,
-    /// The requests that were encoded into [`WriteContext::effect`] instead.
+    /// Other requests, which the handler has encoded.
     Rewritten,
 }
 

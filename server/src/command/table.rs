@@ -85,9 +85,9 @@ pub struct Command {
     pub name: &'static str,
     /// How many arguments it takes, its name included; at least so many if negative.
     pub arity: i32,
-    /// See [`Flags`].
+    /// What the gates must know of it.
     pub flags: Flags,
-    /// See [`Keys`].
+    /// Which of its arguments are keys.
     pub keys: Keys,
     /// What runs it.
     pub handler: Handler,
