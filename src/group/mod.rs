@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`diagnose`] and [`FailoverPlan::new`] are pure; [`up`], [`promote`], [`kill_master`] and [`down`] are where things
-//! happen. Nothing here prints: what happens goes out as [`Event`](crate::event::Event)s.
+//! happen. Nothing here prints: what happens goes out as [`Event`]s.
 
 mod bring_up;
 mod diagnosis;

@@ -4,7 +4,7 @@ use super::{Action, Instance, random_id};
 use crate::client::ClientKind;
 use crate::config::Upstream;
 use crate::log::{self, log};
-use crate::replication::{Following, Link, Role};
+use crate::replication::{Following, History, Link, Role};
 
 impl Instance {
     /// Follows `upstream` from now on, keeping the data until it has sent its own.
@@ -44,6 +44,21 @@ impl Instance {
             heard_ms: self.now_ms,
             synced: false,
         });
+    }
+
+    /// Makes room for an upstream's image that has come whole. Should it turn out to be none, there is nothing left that
+    /// could be continued by anybody, and no name of it must stay that says so.
+    pub fn discard_data(&mut self) {
+        self.keyspace.flush_all();
+        self.touch_database(None);
+        self.cut_feeds();
+        self.replication.backlog = None;
+        self.replication.set_history(History { replid: random_id(), previous: None });
+        self.replication.offset = 0;
+        self.replication.resumable = false;
+        if let Some(following) = self.replication.following_mut() {
+            following.synced = false;
+        }
     }
 
     /// The link's task was ended, wherever it was: nothing of it stays.

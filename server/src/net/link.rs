@@ -393,7 +393,7 @@ async fn load_through_file(server: &Rc<Server>, wire: &mut Wire, payload: Payloa
     let mut file = DumpFile::create(&snapshot::dump_path(&server.instance.borrow()))?;
     receive(server, wire, &payload, &mut file).await?;
     log!(Notice, "MASTER <-> REPLICA sync: Flushing old data");
-    server.instance.borrow_mut().keyspace.flush_all();
+    server.instance.borrow_mut().discard_data();
     let mut source = File::open(file.path())?;
     let total_bytes = source.metadata()?.len();
     log!(Notice, "MASTER <-> REPLICA sync: Loading DB in memory");

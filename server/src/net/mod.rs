@@ -48,6 +48,8 @@ pub(crate) struct Server {
     instance: RefCell<Instance>,
     /// Where every connection reads; what is left over is kept by the connection.
     read_buffer: RefCell<Vec<u8>>,
+    /// Database and hash of the key of a lone request that was read and not run yet: see [`connection`].
+    awaited: Cell<Option<(usize, u64)>>,
     /// Something is due earlier than the timer thinks.
     timer: Notify,
     /// When it will look without being told, in milliseconds since the epoch.
@@ -96,6 +98,7 @@ async fn run(config: Config) -> Result<(), String> {
     let server = Rc::new(Server {
         instance: RefCell::new(instance),
         read_buffer: RefCell::new(vec![0; READ_BYTES]),
+        awaited: Cell::new(None),
         timer: Notify::new(),
         timer_until_ms: Cell::new(0),
         snapshot: Notify::new(),

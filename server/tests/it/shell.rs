@@ -1,7 +1,7 @@
 //! What a server does with its sockets, files and signals.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
 use rustix::process::Signal;
@@ -55,6 +55,46 @@ fn an_upstream_that_never_ends_its_image_can_be_left() {
             .collect();
         assert!(left.is_empty(), "{left:?}");
     }
+}
+
+/// Reads until `end` has come.
+fn read_to(link: &mut TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    let mut byte = [0];
+    while !text.ends_with(end) {
+        link.read_exact(&mut byte).expect("a live server");
+        text.push(char::from(byte[0]));
+    }
+    text
+}
+
+#[test]
+fn after_an_image_that_is_none_nothing_is_said_to_be_there() {
+    let master = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = master.local_addr().expect("it is bound").port();
+    let server = Kind::Repld.server().expect("it is ours").start();
+    let mut client = server.connect();
+    client.ok("SET old data");
+    client.ok(&format!("REPLICAOF 127.0.0.1 {port}"));
+    let own = client.info("master_replid");
+    let greet = |link: &mut TcpStream| {
+        link.write_all(b"+PONG\r\n+OK\r\n+OK\r\n").expect("a live server");
+        read_to(link, "PSYNC\r\n");
+        let id = read_to(link, "\r\n") + &read_to(link, "\r\n");
+        id + &read_to(link, "\r\n") + &read_to(link, "\r\n")
+    };
+    let (mut link, _) = master.accept().expect("it connects");
+    assert!(greet(&mut link).contains(&own), "its own history first: it may be a part of the master's");
+    let id = "0123456789abcdef0123456789abcdef01234567";
+    let image = format!("+FULLRESYNC {id} 777\r\n$13\r\nREDIS0009 no!");
+    link.write_all(image.as_bytes()).expect("a live server");
+    let (mut link, _) = master.accept().expect("it connects again");
+    assert_eq!(greet(&mut link), "$1\r\n?\r\n$2\r\n-1\r\n");
+    assert_eq!(client.info("repld_first_sync_finished"), "0");
+    assert_ne!(client.info("master_replid"), own);
+    client.ok("REPLICAOF NO ONE");
+    assert_eq!(client.info("master_repl_offset"), "0");
+    assert_eq!(client.run("DBSIZE"), ":0\r\n");
 }
 
 #[test]
