@@ -206,9 +206,11 @@ fn upstream(instance: &Instance, text: &mut String) {
     field!(text, "master_last_io_seconds_ago", heard_s);
     let transfer = matches!(following.link, Link::Transfer { .. });
     field!(text, "master_sync_in_progress", u8::from(transfer));
-    // What was read of the stream, and what was applied of it: a request is applied as it is read.
-    field!(text, "slave_read_repl_offset", instance.replication.offset);
-    field!(text, "slave_repl_offset", instance.replication.offset);
+    // As in Redis, 1 stands for "nothing from which the stream could go on".
+    let resumable = following.synced || instance.replication.resumable;
+    let applied = if resumable { instance.replication.offset } else { 1 };
+    field!(text, "slave_read_repl_offset", applied + following.unapplied_bytes);
+    field!(text, "slave_repl_offset", applied);
     // No field of Redis says it: a replica whose first sync never finished has nothing that could be promoted.
     field!(text, "repld_first_sync_finished", u8::from(following.synced));
     if let Link::Transfer { total_bytes, read_bytes } = following.link {
@@ -218,7 +220,8 @@ fn upstream(instance: &Instance, text: &mut String) {
         field!(text, "master_sync_last_io_seconds_ago", (instance.now_ms - following.heard_ms).max(0) / 1000);
     }
     if !up {
-        field!(text, "master_link_down_since_seconds", (instance.now_ms - following.down_since_ms).max(0) / 1000);
+        let down_s = (instance.now_ms - following.down_since_ms).max(0) / 1000;
+        field!(text, "master_link_down_since_seconds", if following.synced { down_s } else { -1 });
     }
     field!(text, "slave_priority", instance.config.replica_priority);
     field!(text, "slave_read_only", u8::from(instance.config.replica_read_only));

@@ -16,6 +16,7 @@ impl Instance {
             link: Link::Down,
             down_since_ms: self.now_ms,
             heard_ms: self.now_ms,
+            unapplied_bytes: 0,
             synced: synced && self.replication.resumable,
         });
         self.announce_role();
@@ -42,6 +43,7 @@ impl Instance {
             link: Link::Down,
             down_since_ms: self.now_ms,
             heard_ms: self.now_ms,
+            unapplied_bytes: 0,
             synced: false,
         });
     }

@@ -534,6 +534,9 @@ fn poll_stream(
                 following.heard_ms = now_ms;
             }
             applier.apply(&mut instance, &mut wire.unread)?;
+            if let Some(following) = instance.replication.following_mut() {
+                following.unapplied_bytes = wire.unread.len() as u64;
+            }
         }
         server.settle();
         poll_acknowledge(context, server, wire, applier, out, timer)?;

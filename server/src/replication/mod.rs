@@ -116,6 +116,8 @@ pub struct Following {
     pub down_since_ms: i64,
     /// When the upstream was last heard, in milliseconds since the epoch.
     pub heard_ms: i64,
+    /// Bytes of the stream that were read and wait for the rest of their request or transaction.
+    pub unapplied_bytes: u64,
     /// The data are this upstream's: a first sync was finished, or this server's own history is asked to be continued.
     pub synced: bool,
 }

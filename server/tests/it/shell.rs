@@ -91,6 +91,9 @@ fn after_an_image_that_is_none_nothing_is_said_to_be_there() {
     let (mut link, _) = master.accept().expect("it connects again");
     assert_eq!(greet(&mut link), "$1\r\n?\r\n$2\r\n-1\r\n");
     assert_eq!(client.info("repld_first_sync_finished"), "0");
+    // What others read as "there is nothing here that could be promoted".
+    assert_eq!(client.info("master_link_down_since_seconds"), "-1");
+    assert_ne!(client.info("slave_repl_offset"), client.info("master_repl_offset"));
     assert_ne!(client.info("master_replid"), own);
     client.ok("REPLICAOF NO ONE");
     assert_eq!(client.info("master_repl_offset"), "0");
