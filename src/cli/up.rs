@@ -47,7 +47,12 @@ impl UpArgs {
             return Ok(ExitCode::Done);
         }
         let _lock = dir.lock("up")?;
-        let plan = context.block_on(async { Ok(LaunchPlan::new(&dir, &topology, self.force).await?) })?;
+        let plan = context.block_on(async {
+            for node in group::end_strays(&dir, self.timeout).await? {
+                context.printer.note(format_args!("{node} was left over by an interrupted up and was ended"));
+            }
+            Ok(LaunchPlan::new(&dir, &topology, self.force).await?)
+        })?;
         let mut progress = Progress::new(context.printer, &plan.actions);
         let result = context.record(
             &dir,

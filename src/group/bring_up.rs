@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -35,6 +35,9 @@ use crate::process::{
 };
 use crate::topology::{Engine, EngineFamily, Topology};
 use crate::wire::{NodeClient, WireError};
+
+/// A master that an interrupted `up` has started a moment ago gets so long to answer before it counts as hung.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// Between two attempts to connect to a server that starts.
 const CONNECT_EVERY: Duration = Duration::from_millis(2);
@@ -112,7 +115,12 @@ fn wished_state(group: &str, topology: &Topology) -> RunState {
 
 /// What a group that was started before goes on with: the processes that live, and the roles it had.
 async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, GroupError> {
-    let (view, _) = observe(&last).await?;
+    let (mut view, _) = observe(&last).await?;
+    let give_up = Instant::now() + FIRST_ANSWER;
+    while matches!(diagnose(&view), Diagnosis::MasterHung { .. }) && Instant::now() < give_up {
+        tokio::time::sleep(CONNECT_EVERY).await;
+        (view, _) = observe(&last).await?;
+    }
     let is_running = view.nodes.iter().any(|node| node.is_alive());
     if !is_same_wish(&last.run, &wished) {
         if is_running {

@@ -32,7 +32,7 @@ pub use journal::{Journal, JournalEntry, recent};
 pub use kill::{KillPlan, KillReport, kill_master};
 pub use plan::{FailoverPlan, Ineligible, LossEstimate, Policy, Ranked, Refusal, Rejected, Step};
 pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last};
-pub use stop::{DownReport, down, living};
+pub use stop::{DownReport, down, end_strays, living};
 pub use view::{Answer, Clients, GroupView, NodeView, observe};
 
 /// A group that was started once: its directory and what was launched.

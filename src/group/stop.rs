@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
-use crate::process::{Condition, Durability, GroupLock, LiveProcess, ProcessIdentity};
+use crate::process::{Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, launched};
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -43,6 +43,23 @@ pub fn living(group: &Group) -> Result<Vec<(String, ProcessIdentity)>, GroupErro
     Ok(living)
 }
 
+/// Ends the processes of a group that its run state does not know, if there are any: an `up` that was killed between
+/// starting a server and writing that down leaves such. Returns their nodes' names.
+///
+/// # Errors
+/// `/proc` or the run state cannot be read, or a process cannot be ended.
+pub async fn end_strays(dir: &GroupDir, patience: Duration) -> Result<Vec<String>, GroupError> {
+    let run = dir.run_state()?;
+    let known = |identity: &ProcessIdentity| {
+        let mut processes = run.iter().flat_map(|run| &run.nodes).filter_map(|node| node.process.as_ref());
+        processes.any(|process| process.identity == *identity)
+    };
+    let strays: Vec<_> = launched(dir)?.into_iter().filter(|(_, identity)| !known(identity)).collect();
+    let names = strays.iter().map(|(name, _)| name.clone()).collect();
+    end_processes(strays, Some(patience)).await?;
+    Ok(names)
+}
+
 /// Ends every process of the group: politely, and by force what has not ended within `patience`. With `wipe` there is
 /// nothing to save, so force comes first, and the group's directory is removed.
 ///
@@ -56,6 +73,7 @@ pub async fn down(
     recorder: &mut Recorder,
 ) -> Result<DownReport, GroupError> {
     recorder.record(Event::Began { command: "down".to_owned() })?;
+    end_strays(&group.dir, patience).await?;
     let living = living(&group)?;
     let ended: Vec<String> = living.iter().map(|(name, _)| name.clone()).collect();
     let master = group.run.master().name.clone();

@@ -23,6 +23,29 @@ use super::engine::Program;
 use super::identity::ProcessIdentity;
 use super::state::{GroupDir, RunNode, RunState};
 
+/// The processes that were started as nodes of a group, recorded or not, by the node's name: each works in a node's
+/// directory and writes that node's log. (A person who looks around there does the one, but not the other.)
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn launched(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
+    let Ok(nodes) = fs::canonicalize(dir.node_dir("")) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for pid in fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        // Processes of other users, and those that end just now, do not say.
+        let Ok(directory) = fs::read_link(format!("/proc/{pid}/cwd")) else { continue };
+        let Some(name) = directory.strip_prefix(&nodes).ok().and_then(Path::to_str).filter(|name| !name.is_empty())
+        else {
+            continue;
+        };
+        let writes_log = fs::read_link(format!("/proc/{pid}/fd/1")).is_ok_and(|file| file == directory.join("log"));
+        if let (true, Some(identity)) = (writes_log, ProcessIdentity::of(pid)?) {
+            found.push((name.to_owned(), identity));
+        }
+    }
+    Ok(found)
+}
+
 /// What the replication backlogs of a group may take together, in megabytes of disk (repld) or memory.
 const BACKLOGS_MB_MAX: usize = 256;
 

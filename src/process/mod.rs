@@ -11,6 +11,6 @@ pub mod state;
 
 pub use engine::{EngineError, Program};
 pub use identity::{Condition, LiveProcess, ProcessIdentity};
-pub use launch::{Started, log_tail, render_config, spawn};
+pub use launch::{Started, launched, log_tail, render_config, spawn};
 pub use port::{Listeners, Stranger, free_ports};
 pub use state::{Durability, GroupDir, GroupLock, RunNode, RunProcess, RunState, StateDir, StateError};

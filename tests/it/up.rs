@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
+use std::time::Duration;
 
 use crate::live::{Live, TRIO, engines, kill, on_path, topology};
 use crate::{Fixture, shipped};
@@ -276,4 +277,25 @@ fn a_group_that_does_not_exist_is_an_error() {
     here.run(&["-g", "../nope", "status"]).exits(2);
     here.run(&["status"]).exits(1);
     here.run(&["down"]).exits(1);
+}
+
+#[test]
+fn an_up_killed_at_any_point_leaves_nothing_that_the_next_one_does_not_find() {
+    for engine in engines() {
+        // From before the first process to after the last link: a whole run takes about this long.
+        for round in 0..12 {
+            let live = Live::prepared(&topology("trio", engine, &TRIO));
+            let mut up = live.here.command(&["up", "-q", "group.toml"]).stdout(Stdio::null()).spawn().expect("it runs");
+            std::thread::sleep(Duration::from_millis(3 * round));
+            up.kill().and_then(|()| up.wait()).expect("it is ours");
+
+            live.run(&["up", "group.toml"]).exits(0);
+            let known = ["n1", "n2", "n3"].map(|node| live.pid(node));
+            let mut processes = live.processes();
+            processes.sort_unstable_by_key(|pid| known.iter().position(|known| known == pid));
+            assert_eq!(processes, known, "{engine}, round {round}");
+            live.run(&["down"]).exits(0);
+            assert_eq!(live.processes(), [0_u32; 0], "{engine}, round {round}");
+        }
+    }
 }
