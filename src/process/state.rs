@@ -18,6 +18,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +124,15 @@ impl StateDir {
     }
 }
 
+/// How long a lock may outlive its holder: a fork of the holder has it until its exec.
+const HEIR_OF_LOCK: Duration = Duration::from_secs(1);
+
+/// Whether the process that a lock file names is gone.
+fn has_ended(holder: &str) -> bool {
+    let pid = holder.rsplit_once("(pid ").and_then(|(_, rest)| rest.trim_end().trim_end_matches(')').parse().ok());
+    pid.is_some_and(|pid| matches!(ProcessIdentity::of(pid), Ok(None)))
+}
+
 impl GroupDir {
     /// The group's name.
     pub fn name(&self) -> &str {
@@ -156,11 +166,13 @@ impl GroupDir {
     /// Makes the group's directory and takes the right to change the group. `command` names the holder to others.
     ///
     /// # Errors
-    /// [`StateError::Busy`] at once, without waiting, if another process has it.
+    /// [`StateError::Busy`] at once, without waiting, if another process has it. Only where that process has ended is the
+    /// lock waited for: a server that it was starting holds it for the moment before it is one.
     pub fn lock(&self, command: &str) -> Result<GroupLock, StateError> {
         create_private_dir(&self.path)?;
         let path = self.path.join("lock");
         let io_error = |source| StateError::Io { path: path.clone(), source };
+        let give_up = Instant::now() + HEIR_OF_LOCK;
         loop {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -175,6 +187,10 @@ impl GroupDir {
                 Err(TryLockError::WouldBlock) => {
                     let mut holder = String::new();
                     let _ = file.take(256).read_to_string(&mut holder);
+                    if has_ended(&holder) && Instant::now() < give_up {
+                        std::thread::sleep(Duration::from_millis(1));
+                        continue;
+                    }
                     let holder = if holder.trim().is_empty() { "just started" } else { holder.trim() };
                     return Err(StateError::Busy { group: self.name.clone(), holder: holder.to_owned() });
                 }
