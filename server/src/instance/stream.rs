@@ -134,7 +134,12 @@ impl Instance {
         // A replica forwards a stream that has its database selected already.
         let selected = (!self.replication.is_master()).then_some(self.replication.stream_db as u32);
         let backlog = Backlog::create(&self.backlog_path(), run_id, history, self.backlog_sizes(), offset, selected);
-        self.replication.backlog = Some(backlog.map_err(|error| error.to_string())?);
+        let backlog = backlog.map_err(|error| {
+            let text = format!("can't make the replication backlog {}: {error}", self.backlog_path().display());
+            log!(Warning, "{text}");
+            text
+        })?;
+        self.replication.backlog = Some(backlog);
         self.replication.unfed_since_ms = self.now_ms;
         Ok(())
     }
