@@ -8,6 +8,7 @@ mod connection;
 mod feed;
 mod link;
 mod persist;
+mod receive;
 mod stream;
 
 use std::cell::{Cell, RefCell};
