@@ -411,7 +411,9 @@ impl Instance {
                 self.keyspace.remove(db, key);
                 self.stats.expired_keys += 1;
                 self.touch(db, name);
-                self.propagate_request(db, &[b"DEL", name]);
+                if !planted!(ExpiryNotTold) {
+                    self.propagate_request(db, &[b"DEL", name]);
+                }
             }
         }
     }

@@ -23,7 +23,8 @@ use crate::config::{Config, ShutdownOptions};
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::pubsub::PubSub;
-use crate::replication::{Feed, Replication, ReplicationId};
+use crate::replication::{Feed, History, Replication, ReplicationId};
+use crate::snapshot::Loaded;
 
 /// The version of Redis whose behaviour clients may expect.
 pub const REDIS_VERSION: &str = "7.0.15";
@@ -234,6 +235,26 @@ impl Instance {
         self.persistence.last_load_keys_loaded = keys_loaded;
         self.persistence.last_load_keys_expired = keys_expired;
         self.touch_database(None);
+    }
+
+    /// Takes the data that were found at the start. Where they are a point of a known history, those who know it may
+    /// continue.
+    ///
+    /// # Errors
+    /// There is no room for a backlog.
+    pub fn install_dump(&mut self, loaded: Loaded) -> Result<(), String> {
+        self.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
+        let Some(point) = loaded.point else { return Ok(()) };
+        let replication = &mut self.replication;
+        replication.offset = point.offset;
+        replication.stream_db = point.db;
+        if !replication.is_master() {
+            replication.history = History { replid: point.id, previous: None };
+            replication.resumable = true;
+            return Ok(());
+        }
+        replication.history.previous = Some((point.id, point.offset));
+        self.create_backlog()
     }
 
     // --- Clients ---

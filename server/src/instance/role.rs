@@ -4,7 +4,7 @@ use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::config::Upstream;
 use crate::log::{self, log};
-use crate::replication::{Following, History, Link, Role};
+use crate::replication::{Backlog, Following, History, Link, Role};
 
 impl Instance {
     /// Follows `upstream` from now on, keeping the data until it has sent its own.
@@ -27,6 +27,9 @@ impl Instance {
                  able to synchronize with the new master with just a partial transfer."
             );
             self.replication.resumable = true;
+            if let Some(db) = self.replication.backlog.as_ref().and_then(Backlog::selected_db) {
+                self.replication.stream_db = db as usize;
+            }
             self.unblock_waiters(
                 "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n",
             );
@@ -87,10 +90,8 @@ impl Instance {
         self.config.replicaof = None;
         self.persistence.dirty += 1;
         self.cut_feeds();
-        if let Some(backlog) = &mut self.replication.backlog {
-            // Who continues may be in any database: the next write says in which it is made.
-            backlog.select_with_next(None);
-        }
+        // Who continues may be in any database: the next write says in which it is made.
+        self.replication.reselects = true;
         self.replication.unfed_since_ms = self.now_ms;
         self.last_ping_ms = self.now_ms;
         self.act(Action::Relink);

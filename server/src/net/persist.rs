@@ -18,7 +18,7 @@ use crate::instance::{Instance, Loading};
 use crate::keyspace::Chunk;
 use crate::log::log;
 use crate::rdb::Encoder;
-use crate::replication::{Feed, FeedState, History};
+use crate::replication::{Feed, FeedState};
 use crate::snapshot::{self, DumpFile, Image, Loader, Point, SLICE_BYTES};
 
 /// Chunks that wait to be encoded before the walk waits.
@@ -279,30 +279,9 @@ pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
     let mut loader = begin_loading(server, total_bytes, false);
     load_file(server, &mut loader, &mut file).await.map_err(|error| format!("{}: {error}", path.display()))?;
     let loaded = loader.finish().map_err(|error| format!("{}: {error}", path.display()))?;
-    {
-        let mut instance = server.instance.borrow_mut();
-        instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
-        if let Some(point) = loaded.point {
-            resume_history(&mut instance, point)?;
-        }
-    }
+    server.instance.borrow_mut().install_dump(loaded)?;
     log!(Notice, "DB loaded from disk: {:.3} seconds", started.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// What was loaded is a point of a known history, and those who know it may continue.
-fn resume_history(instance: &mut Instance, point: Point) -> Result<(), String> {
-    let replication = &mut instance.replication;
-    replication.offset = point.offset;
-    replication.stream_db = point.db;
-    if !replication.is_master() {
-        replication.history = History { replid: point.id, previous: None };
-        replication.resumable = true;
-        return Ok(());
-    }
-    let previous = Some((point.id, point.offset));
-    replication.history = History { replid: replication.history.replid, previous };
-    instance.create_backlog()
 }
 
 /// Says that a data set is being loaded, and makes what loads it.

@@ -158,6 +158,9 @@ pub struct Replication {
     pub resumable: bool,
     /// The database that the upstream's stream has selected at `offset`; it outlives the link, as the stream does.
     pub stream_db: usize,
+    /// The next write is preceded by its database whatever the stream has selected: somebody who continues here may not
+    /// know that.
+    pub reselects: bool,
     /// Since when nobody is fed, in milliseconds since the epoch.
     pub unfed_since_ms: i64,
 }
@@ -173,6 +176,7 @@ impl Replication {
             feeds: Vec::new(),
             resumable: false,
             stream_db: 0,
+            reselects: false,
             unfed_since_ms: 0,
         }
     }
@@ -212,10 +216,10 @@ impl Replication {
     pub fn answer(&self, request: Option<(&[u8], u64)>) -> SyncAnswer {
         let Some((id, offset)) = request else { return SyncAnswer::Full("Full resync requested by replica".into()) };
         let replid = &self.history.replid;
-        if id != replid.as_str().as_bytes() {
+        if id != replid.as_str().as_bytes() && !planted!(ReplidIgnored) {
             match &self.history.previous {
                 Some((previous, valid_to)) if id == previous.as_str().as_bytes() => {
-                    if offset > *valid_to {
+                    if offset + u64::from(planted!(SecondOffsetOffByOne)) > *valid_to {
                         return SyncAnswer::Full(format!(
                             "Requested offset for second ID was {}, but I can reply up to {}",
                             offset + 1,

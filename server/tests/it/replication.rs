@@ -17,6 +17,7 @@ macro_rules! between {
                 a_link_that_was_down_too_long_is_synced_in_full,
                 a_chain_shares_data_and_offsets,
                 others_follow_a_promoted_replica_by_partial_resync,
+                an_old_master_learns_the_database_of_its_successors_writes,
                 a_replica_that_becomes_one_of_another_master_loses_its_data,
                 a_replica_refuses_writes,
                 what_a_replica_is_told_by_others_is_no_part_of_its_history,
@@ -218,6 +219,25 @@ fn others_follow_a_promoted_replica_by_partial_resync(master: Launcher, replica:
     master.restart();
     master.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", promoted.port()));
     wait_until_equal(&promoted, &master);
+}
+
+/// The old master never had its own stream's database told by anybody.
+fn an_old_master_learns_the_database_of_its_successors_writes(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    let successor = replica.replica_of(&master).start();
+    wait_for_link(&successor);
+    let mut client = master.connect();
+    client.ok("SELECT 1");
+    client.ok("SET before promotion");
+    wait_until_equal(&master, &successor);
+    let mut client = successor.connect();
+    client.ok("REPLICAOF NO ONE");
+    master.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", successor.port()));
+    wait_for_link(&master);
+    client.ok("SELECT 1");
+    client.ok("SET after promotion");
+    wait_until_equal(&successor, &master);
+    assert_eq!((number(&successor, "sync_full"), number(&successor, "sync_partial_ok")), (0, 1));
 }
 
 fn a_replica_that_becomes_one_of_another_master_loses_its_data(master: Launcher, replica: Launcher) {
