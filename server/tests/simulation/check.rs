@@ -150,13 +150,16 @@ pub fn check_equal(one: &Node, other: &Node) -> Checked<()> {
         let differs = differs.or_else(|| theirs.iter().find(|(place, _)| !ours.contains_key(*place)));
         let ((db, key), _) = differs.expect("they differ");
         let place = (*db, key.clone());
+        let shown = |data: &Data| {
+            data.get(&place).map(|(value, deadline_ms)| (String::from_utf8_lossy(value).into_owned(), *deadline_ms))
+        };
         return Err(format!(
             "nodes {} and {} differ in database {db} at key {}: {:?} and {:?}",
             one.index,
             other.index,
             String::from_utf8_lossy(key),
-            ours.get(&place),
-            theirs.get(&place)
+            shown(&ours),
+            shown(&theirs)
         ));
     }
     Ok(())

@@ -55,28 +55,30 @@ enum Event {
     Lose,
     Redirect,
     Promote,
+    Failover,
     Kill,
 }
 
 /// How often each event happens, as shares of their sum. They differ from seed to seed, and what goes wrong may not at
 /// all: where everything goes wrong all the time, nothing ever gets far.
-struct Rates([(Event, usize); 12]);
+struct Rates([(Event, usize); 13]);
 
 impl Rates {
     fn new(random: &mut Random) -> Rates {
         let mut up_to = |most: usize| if random.chance(40) { 0 } else { 1 + random.below(most) };
         Rates([
-            (Event::Network, 500 + up_to(1000)),
+            (Event::Network, 1000 + up_to(1000)),
             (Event::Client, 50 + up_to(200)),
             (Event::Walk, 50 + up_to(50)),
             (Event::Save, up_to(5)),
             (Event::Leap, up_to(8)),
             (Event::Start, 8),
-            (Event::Hold, up_to(15)),
-            (Event::Cut, up_to(12)),
-            (Event::Lose, up_to(4)),
+            (Event::Hold, up_to(10)),
+            (Event::Cut, up_to(30)),
+            (Event::Lose, up_to(2)),
             (Event::Redirect, up_to(8)),
-            (Event::Promote, up_to(6)),
+            (Event::Promote, up_to(4)),
+            (Event::Failover, up_to(6)),
             (Event::Kill, up_to(4)),
         ])
     }
@@ -98,6 +100,8 @@ pub struct World {
     random: Random,
     rates: Rates,
     now_ms: i64,
+    /// Less than so much time passes from one event to the next, in milliseconds.
+    step_ms: usize,
     nodes: Vec<Node>,
     wires: Wires,
     wires_made: usize,
@@ -139,11 +143,13 @@ impl World {
         };
         let nodes = (0..count).map(node).collect();
         let rates = Rates::new(&mut random);
+        let step_ms = random.pick(&[2, 5, 20]);
         World {
             seed,
             nodes,
             random,
             rates,
+            step_ms,
             now_ms: 1_700_000_000_000,
             wires: Wires::new(),
             wires_made: 0,
@@ -164,6 +170,10 @@ impl World {
             };
         }
         (0..self.nodes.len()).try_for_each(|index| self.start(index))?;
+        // Sometimes all links are up before anything goes wrong.
+        for _ in 0..self.random.pick(&[0, 10, 40]) {
+            self.quiet_turn()?;
+        }
         for _ in 0..400 + self.random.below(2000) {
             self.event()?;
         }
@@ -182,7 +192,7 @@ impl World {
     // --- What happens ---
 
     fn event(&mut self) -> Checked<()> {
-        self.now_ms += self.random.below(3) as i64;
+        self.now_ms += self.random.below(self.step_ms) as i64;
         let node = self.random.below(self.nodes.len());
         match self.rates.choose(&mut self.random) {
             Event::Network => self.network_turn()?,
@@ -199,6 +209,7 @@ impl World {
             Event::Lose => self.lose(),
             Event::Redirect => self.redirect(node)?,
             Event::Promote => self.promote(node)?,
+            Event::Failover => self.fail_over_to(node)?,
             Event::Kill => self.kill(node)?,
         }
         self.pass_time()
@@ -406,7 +417,7 @@ impl World {
 
     /// One direction of a connection is slow.
     fn hold(&mut self) {
-        let until_ms = self.now_ms + self.random.below(2500) as i64;
+        let until_ms = self.now_ms + self.random.mostly_small(1, 600) as i64;
         self.with_a_wire(
             "is held",
             |wire, random| {
@@ -533,6 +544,27 @@ impl World {
             return Err(format!("node {index} was promoted at {offset} and says {:?}", instance.replication.history));
         }
         self.after(index)
+    }
+
+    /// Promotes a node and lets most of its tree follow it, at once or one below the other.
+    fn fail_over_to(&mut self, index: usize) -> Checked<()> {
+        let root = self.root_of(index);
+        let tree: Vec<usize> = (0..self.nodes.len()).filter(|node| self.root_of(*node) == root).collect();
+        if root == index || self.nodes[index].instance.is_none() {
+            return Ok(());
+        }
+        self.promote(index)?;
+        let mut placed = vec![index];
+        for node in tree {
+            if node != index && self.random.chance(80) {
+                let above = self.random.pick(&placed);
+                if !self.follows(above, node) {
+                    self.follow(node, above)?;
+                    placed.push(node);
+                }
+            }
+        }
+        Ok(())
     }
 
     // --- Quiet ---
