@@ -16,13 +16,14 @@ pub mod ls;
 pub mod promote;
 pub mod serve;
 pub mod status;
+pub mod switchover;
 pub mod up;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use replctl::group::{GroupError, Refusal};
+use replctl::group::{GroupError, Refusal, Step};
 use replctl::process::StateError;
 use replctl::topology::TopologyError;
 use serde_json::json;
@@ -97,6 +98,8 @@ enum Command {
     KillMaster(kill_master::KillMasterArgs),
     /// Replace a lost master by its best replica and let the others follow
     Promote(promote::PromoteArgs),
+    /// Let a master hand over to a replica without losing a write
+    Switchover(switchover::SwitchoverArgs),
     /// End every process of a group
     Down(down::DownArgs),
     /// List the groups
@@ -133,6 +136,7 @@ impl Cli {
             Command::Status(args) => args.run(&context),
             Command::KillMaster(args) => args.run(&context),
             Command::Promote(args) => args.run(&context),
+            Command::Switchover(args) => args.run(&context),
             Command::Down(args) => args.run(&context),
             Command::Ls(args) => args.run(&context),
             Command::Logs(args) => args.run(&context),
@@ -241,6 +245,9 @@ impl Failure {
             GroupError::UnsafeUp { hint, .. } => (ExitCode::Refused, Some(hint.clone())),
             GroupError::PortTaken { .. } => {
                 (ExitCode::Failed, Some("end it, or give the node another port, or none".to_owned()))
+            }
+            GroupError::StepFailed { step: Step::HandOver { .. }, .. } => {
+                (ExitCode::Failed, Some("replctl status; replctl promote, if nobody is the master".to_owned()))
             }
             GroupError::StepFailed { .. } => {
                 (ExitCode::Failed, Some("replctl promote again goes on from what is there".to_owned()))

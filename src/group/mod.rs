@@ -6,7 +6,8 @@
 //!                                                     FailoverPlan::new --promote--> FailoverReport
 //! ```
 //!
-//! [`diagnose`] and [`FailoverPlan::new`] are pure; [`up`], [`promote`], [`kill_master`] and [`down`] are where things
+//! [`diagnose`], [`FailoverPlan::new`] and [`FailoverPlan::switchover`] are pure; [`up`], [`promote`], [`switchover`],
+//! [`kill_master`] and [`down`] are where things
 //! happen. Nothing here prints: what happens goes out as [`Event`]s.
 
 mod bring_up;
@@ -31,7 +32,7 @@ pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use journal::{Journal, JournalEntry, recent};
 pub use kill::{KillPlan, KillReport, kill_master};
 pub use plan::{FailoverPlan, Ineligible, LossEstimate, Policy, Ranked, Refusal, Rejected, Step};
-pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last};
+pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
 pub use stop::{DownReport, down, end_strays, living};
 pub use view::{Answer, Clients, GroupView, NodeView, observe};
 
