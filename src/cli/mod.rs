@@ -15,6 +15,8 @@ pub mod logs;
 pub mod ls;
 pub mod promote;
 pub mod serve;
+pub mod signal;
+pub mod start;
 pub mod status;
 pub mod switchover;
 pub mod up;
@@ -23,7 +25,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use replctl::group::{GroupError, Refusal, Step};
+use replctl::group::{GroupError, NodeSignal, Refusal, Step};
 use replctl::process::StateError;
 use replctl::topology::TopologyError;
 use serde_json::json;
@@ -96,6 +98,16 @@ enum Command {
     Status(status::StatusArgs),
     /// Kill the master's process, as a failing machine would
     KillMaster(kill_master::KillMasterArgs),
+    /// Kill nodes' processes, as failing machines would
+    Kill(signal::SignalArgs),
+    /// Let nodes' processes hang
+    Pause(signal::SignalArgs),
+    /// Let nodes that hang go on
+    Resume(signal::SignalArgs),
+    /// Start nodes that do not run, in the roles that they have now
+    Start(start::StartArgs),
+    /// End nodes and start them again, one at a time
+    Restart(start::RestartArgs),
     /// Replace a lost master by its best replica and let the others follow
     Promote(promote::PromoteArgs),
     /// Let a master hand over to a replica without losing a write
@@ -135,6 +147,11 @@ impl Cli {
             Command::Up(args) => args.run(&context),
             Command::Status(args) => args.run(&context),
             Command::KillMaster(args) => args.run(&context),
+            Command::Kill(args) => args.run(NodeSignal::Kill, &context),
+            Command::Pause(args) => args.run(NodeSignal::Pause, &context),
+            Command::Resume(args) => args.run(NodeSignal::Resume, &context),
+            Command::Start(args) => args.run(&context),
+            Command::Restart(args) => args.run(&context),
             Command::Promote(args) => args.run(&context),
             Command::Switchover(args) => args.run(&context),
             Command::Down(args) => args.run(&context),
@@ -252,6 +269,7 @@ impl Failure {
             GroupError::StepFailed { .. } => {
                 (ExitCode::Failed, Some("replctl promote again goes on from what is there".to_owned()))
             }
+            GroupError::NotRunning { node } => (ExitCode::Failed, Some(format!("replctl start {node}"))),
             GroupError::NoLivingMaster(diagnosis) => (ExitCode::Failed, diagnosis.hint()),
             GroupError::State(_)
             | GroupError::Io(_)

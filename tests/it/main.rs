@@ -4,6 +4,7 @@ mod by_hand;
 mod check;
 mod cli;
 mod live;
+mod nodes;
 mod promote;
 mod switchover;
 mod up;
