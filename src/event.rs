@@ -85,6 +85,15 @@ pub enum Event {
         /// The one it replaced.
         old_master: String,
     },
+    /// A replica follows another node from now on.
+    Repointed {
+        /// The replica.
+        node: String,
+        /// The node that it followed.
+        from: String,
+        /// The one that it follows.
+        to: String,
+    },
     /// The master was killed on purpose.
     MasterKilled {
         /// The master.

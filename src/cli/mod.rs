@@ -14,6 +14,7 @@ pub mod kill_master;
 pub mod logs;
 pub mod ls;
 pub mod promote;
+pub mod repoint;
 pub mod serve;
 pub mod signal;
 pub mod start;
@@ -112,6 +113,8 @@ enum Command {
     Promote(promote::PromoteArgs),
     /// Let a master hand over to a replica without losing a write
     Switchover(switchover::SwitchoverArgs),
+    /// Let a replica follow another node
+    Repoint(repoint::RepointArgs),
     /// End every process of a group
     Down(down::DownArgs),
     /// List the groups
@@ -154,6 +157,7 @@ impl Cli {
             Command::Restart(args) => args.run(&context),
             Command::Promote(args) => args.run(&context),
             Command::Switchover(args) => args.run(&context),
+            Command::Repoint(args) => args.run(&context),
             Command::Down(args) => args.run(&context),
             Command::Ls(args) => args.run(&context),
             Command::Logs(args) => args.run(&context),
@@ -259,7 +263,7 @@ impl Failure {
             GroupError::Engine { source, .. } => (ExitCode::Failed, source.hint().map(str::to_owned)),
             GroupError::Refused(refusal @ Refusal::NoSuchNode(_)) => (ExitCode::Usage, Some(refusal.hint())),
             GroupError::Refused(refusal) => (ExitCode::Refused, Some(refusal.hint())),
-            GroupError::UnsafeUp { hint, .. } => (ExitCode::Refused, Some(hint.clone())),
+            GroupError::Unsafe { hint, .. } => (ExitCode::Refused, Some(hint.clone())),
             GroupError::PortTaken { .. } => {
                 (ExitCode::Failed, Some("end it, or give the node another port, or none".to_owned()))
             }

@@ -118,7 +118,7 @@ impl LaunchPlan {
             run.nodes.iter().filter(|node| is_alive(&node.name)).map(|node| node.name.clone()).collect();
         let master = run.master().name.clone();
         if nodes.contains(&master) && !alive.is_empty() && !alive.contains(&master) && !force {
-            return Err(GroupError::UnsafeUp {
+            return Err(GroupError::Unsafe {
                 reason: format!(
                     "{master} is the master and its replicas live: if it came back with less than they have, they would lose it"
                 ),
@@ -181,7 +181,7 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
     let is_running = view.nodes.iter().any(|node| node.is_alive());
     if !is_same_wish(&last.run, &wished) {
         if is_running {
-            return Err(GroupError::UnsafeUp {
+            return Err(GroupError::Unsafe {
                 reason: format!("a group {} runs that was started from another topology", wished.group),
                 hint: "replctl down ends it; or give this topology another name".to_owned(),
             });
@@ -216,7 +216,7 @@ fn is_same_wish(last: &RunState, wished: &RunState) -> bool {
 fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result<RunState, GroupError> {
     let (was, becomes) = (&last.master().name, &wished.master().name);
     if was != becomes && !force {
-        return Err(GroupError::UnsafeUp {
+        return Err(GroupError::Unsafe {
             reason: format!(
                 "{was} was the master last, and the topology makes {becomes} the master: its older data would replace {was}'s"
             ),
@@ -240,7 +240,7 @@ fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
         | Diagnosis::ReplicasUnreachable { .. }
         | Diagnosis::ReplicasNeverSynced { .. }
         | Diagnosis::LinksDown { .. } => Ok(()),
-        _ => Err(GroupError::UnsafeUp {
+        _ => Err(GroupError::Unsafe {
             reason: diagnosis.to_string(),
             hint: diagnosis.hint().unwrap_or_else(|| "replctl status".to_owned()),
         }),

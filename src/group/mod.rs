@@ -17,6 +17,7 @@ mod kill;
 mod links;
 mod plan;
 mod promotion;
+mod repoint;
 mod restart;
 mod signal;
 mod stop;
@@ -35,6 +36,7 @@ pub use journal::{Journal, JournalEntry, recent};
 pub use kill::{KillPlan, KillReport, kill_master};
 pub use plan::{FailoverPlan, Ineligible, LossEstimate, Policy, Ranked, Refusal, Rejected, Step};
 pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
+pub use repoint::{RepointPlan, RepointReport, repoint};
 pub use restart::{end_nodes, restart_order};
 pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_strays, living};
@@ -71,7 +73,7 @@ pub enum GroupError {
     Refused(#[from] Refusal),
     /// Starting a node or the group could do harm.
     #[error("{reason}")]
-    UnsafeUp {
+    Unsafe {
         /// What could happen.
         reason: String,
         /// What to do instead.

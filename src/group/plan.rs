@@ -661,4 +661,4 @@ fn names(view: &GroupView, is_meant: impl Fn(&NodeView) -> bool) -> Vec<String> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

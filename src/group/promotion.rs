@@ -5,6 +5,7 @@
 //! the plan only completes what is missing. The run state names the new master as soon as it is one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -512,27 +513,30 @@ impl<'a> Promotion<'a> {
             .map(|(name, upstream)| {
                 let resync = match served_full(upstream) {
                     Some(false) => Resync::Partial,
-                    _ => self.resync_by_log(name),
+                    _ => self
+                        .log_marks
+                        .get(name)
+                        .map_or(Resync::Unknown, |mark| resync_by_log(&self.group.dir.log_file(name), *mark)),
                 };
                 (name.clone(), resync)
             })
             .collect()
     }
 
-    fn resync_by_log(&self, name: &str) -> Resync {
-        let Some(mark) = self.log_marks.get(name) else { return Resync::Unknown };
-        let text = text_since(&self.group.dir.log_file(name), *mark).to_lowercase();
-        if text.contains("full resync from") {
-            Resync::Full
-        } else if text.contains("partial resynchronization") {
-            Resync::Partial
-        } else {
-            Resync::Unknown
-        }
-    }
-
     fn client(&self, node: &str) -> Result<&NodeClient, GroupError> {
         self.clients.get(node).ok_or_else(|| wire(node, WireError::Closed))
+    }
+}
+
+/// How a replica came to its upstream, by what its log says after `mark`.
+pub fn resync_by_log(log: &Path, mark: u64) -> Resync {
+    let text = text_since(log, mark).to_lowercase();
+    if text.contains("full resync from") {
+        Resync::Full
+    } else if text.contains("partial resynchronization") {
+        Resync::Partial
+    } else {
+        Resync::Unknown
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::live::{Live, Writers, engines};
+use crate::live::{Live, Writers, engines, topology};
 
 #[test]
 fn a_paused_node_hangs_and_goes_on_when_it_is_resumed() {
@@ -99,5 +99,27 @@ fn a_rolling_restart_loses_no_write() {
         let mut count = vec!["EXISTS"];
         count.extend(acknowledged.iter().map(String::as_str));
         assert_eq!(live.ask(master, &count), acknowledged.len(), "{engine}");
+    }
+}
+
+#[test]
+fn a_replica_is_moved_below_another_node_and_stays_there() {
+    for engine in engines() {
+        let live = Live::up(&topology("tree", engine, &[("n1", ""), ("n2<n1", ""), ("n3<n1", "")]));
+        live.ask("n1", &["SET", "k", "v"]);
+        live.arrives("n3", "k", "v");
+        live.run(&["repoint", "n3", "--to", "n2", "--dry-run"]).exits(0);
+        assert_eq!(live.role("n3").1, Some(live.port("n1")));
+        let report = live.json(&["repoint", "n3", "--to", "n2"], 0);
+        assert_eq!(report["resync"], "partial", "{engine}: {report}");
+        assert_eq!(live.role("n3").1, Some(live.port("n2")));
+        assert_eq!(live.status()["diagnosis"]["name"], "healthy", "it is meant to be so now");
+        let run = live.run(&["repoint", "n2", "--to", "n3"]).exits(3);
+        assert!(run.stderr.contains("n2 would follow itself: n2 -> n3 -> n2"), "{}", run.stderr);
+        live.run(&["repoint", "n1", "--to", "n3"]).exits(3);
+        live.run(&["repoint", "n2", "--to", "n9"]).exits(2);
+        live.run(&["down"]).exits(0);
+        live.run(&["up", "group.toml"]).exits(0);
+        assert_eq!(live.role("n3").1, Some(live.port("n2")), "{engine}: the new place is kept");
     }
 }

@@ -7,7 +7,7 @@ use crate::wire::{Link, NodeReport, Role, Upstream};
 
 const BASE_PORT: u16 = 7000;
 
-fn id(digit: char) -> ReplicationId {
+pub fn id(digit: char) -> ReplicationId {
     ReplicationId::parse(&String::from(digit).repeat(40)).expect("forty hexadecimal digits")
 }
 
@@ -48,7 +48,7 @@ fn node(number: u16, meant_upstream: Option<u16>, answer: Answer, condition: Con
     }
 }
 
-fn dead(number: u16, meant_upstream: Option<u16>) -> NodeView {
+pub fn dead(number: u16, meant_upstream: Option<u16>) -> NodeView {
     node(number, meant_upstream, Answer::NotListening, Condition::Dead)
 }
 
@@ -57,12 +57,12 @@ fn replica(number: u16, of: u16, offset: u64) -> NodeView {
     node(number, Some(of), Answer::Report(Box::new(report(role, offset))), Condition::Running)
 }
 
-fn master(number: u16, offset: u64) -> NodeView {
+pub fn master(number: u16, offset: u64) -> NodeView {
     node(number, None, Answer::Report(Box::new(report(Role::Master, offset))), Condition::Running)
 }
 
 /// Changes the report of a node that has one.
-fn with(mut node: NodeView, change: impl FnOnce(&mut NodeReport)) -> NodeView {
+pub fn with(mut node: NodeView, change: impl FnOnce(&mut NodeReport)) -> NodeView {
     match &mut node.answer {
         Answer::Report(report) => change(report),
         _ => panic!("{} has no report", node.name),
@@ -77,7 +77,7 @@ fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
     }
 }
 
-fn view(nodes: Vec<NodeView>) -> GroupView {
+pub fn view(nodes: Vec<NodeView>) -> GroupView {
     GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), offset_before_kill: None, nodes }
 }
 
@@ -456,7 +456,7 @@ fn a_refusal_means_that_nobody_was_fit() {
 }
 
 /// A replica whose link is up.
-fn linked(number: u16, of: u16, offset: u64) -> NodeView {
+pub fn linked(number: u16, of: u16, offset: u64) -> NodeView {
     with(replica(number, of, offset), |report| upstream_of(report).link = Link::Up)
 }
 
