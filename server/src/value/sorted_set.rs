@@ -64,12 +64,13 @@ impl SortedSet {
 
     /// The score of a member.
     pub fn score(&self, member: &[u8]) -> Option<f64> {
-        self.scores.get(member).copied()
+        self.scores.get(member)
     }
 
     /// Sets a member's score, which is a number; true if the member is new.
     pub fn insert(&mut self, member: &[u8], score: f64) -> bool {
-        let old = self.scores.insert(member, score);
+        let old = self.scores.get(member);
+        self.scores.insert(member, score);
         let order = Arc::make_mut(&mut self.order);
         if let Some(old) = old {
             order.remove(&(rank_bits(old), member.into()));
@@ -81,7 +82,8 @@ impl SortedSet {
 
     /// Removes a member; false if it was not there.
     pub fn remove(&mut self, member: &[u8]) -> bool {
-        let Some(old) = self.scores.remove(member) else { return false };
+        let Some(old) = self.scores.get(member) else { return false };
+        self.scores.remove(member);
         Arc::make_mut(&mut self.order).remove(&(rank_bits(old), member.into()));
         true
     }
