@@ -116,7 +116,7 @@ impl Command {
     /// Whether it changes keys.
     #[inline]
     pub fn is_write(&self) -> bool {
-        matches!(self.handler, Handler::Write(_))
+        matches!(self.handler, Handler::Write(_) | Handler::Blocking(_))
     }
 
     /// Whether replicas may be told of it.
@@ -134,10 +134,11 @@ impl Command {
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
         let kind = match self.handler {
             Handler::Read(_) => Some("readonly"),
-            Handler::Write(_) => Some("write"),
+            Handler::Write(_) | Handler::Blocking(_) => Some("write"),
             Handler::Server(_) => None,
         };
-        kind.into_iter().chain(NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name))
+        let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
+        kind.into_iter().chain(blocking).chain(NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name))
     }
 }
 
@@ -150,7 +151,7 @@ const fn container(name: &'static str, subcommands: &'static [Command]) -> Comma
     Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(server::help)) }
 }
 
-use Handler::{Read, Server, Write};
+use Handler::{Blocking, Read, Server, Write};
 
 const CONNECTION: Flags = LOADING | STALE | NO_SCRIPT | FAST;
 const OPERATOR: Flags = LOADING | STALE | NO_SCRIPT | ADMIN;
