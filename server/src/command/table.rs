@@ -132,7 +132,7 @@ impl Command {
     /// Whether it changes keys.
     #[inline]
     pub fn is_write(&self) -> bool {
-        matches!(self.handler, Handler::Write(_))
+        matches!(self.handler, Handler::Write(_) | Handler::Blocking(_))
     }
 
     /// Whether replicas may be told of it.
@@ -150,11 +150,13 @@ impl Command {
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
         let kind = match self.handler {
             Handler::Read(_) => Some("readonly"),
-            Handler::Write(_) => Some("write"),
+            Handler::Write(_) | Handler::Blocking(_) => Some("write"),
             Handler::Server(_) => None,
         };
+        let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
+        let counted = (self.keys.count > 0).then_some("movablekeys");
         let own = NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name);
-        kind.into_iter().chain(own).chain((self.keys.count > 0).then_some("movablekeys"))
+        kind.into_iter().chain(blocking).chain(own).chain(counted)
     }
 }
 
@@ -167,7 +169,7 @@ const fn container(name: &'static str, subcommands: &'static [Command]) -> Comma
     Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(server::help)) }
 }
 
-use Handler::{Read, Server, Write};
+use Handler::{Blocking, Read, Server, Write};
 
 const CONNECTION: Flags = LOADING | STALE | NO_SCRIPT | FAST;
 const OPERATOR: Flags = LOADING | STALE | NO_SCRIPT | ADMIN;

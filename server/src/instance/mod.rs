@@ -4,12 +4,16 @@
 //! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
 //! backlog, which is memory that happens to have a name.
 
+mod blocking;
 mod role;
 mod stream;
 mod time;
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+
+pub(crate) use blocking::Awaited;
+use blocking::Waiters;
 
 use crate::client::{Client, ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};
@@ -47,16 +51,7 @@ pub struct Pause {
 }
 
 /// A key and its database.
-type Place = (usize, Box<[u8]>);
-
-/// Someone waits for replicas to acknowledge.
-struct Waiter {
-    client: Rc<Client>,
-    offset: u64,
-    replicas: usize,
-    /// In milliseconds since the epoch; none: for ever.
-    deadline_ms: Option<i64>,
-}
+pub(crate) type Place = (usize, Box<[u8]>);
 
 /// A data set that is being loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +149,7 @@ pub struct Instance {
     /// The server will end as soon as its replicas have caught up.
     pub shutting_down: bool,
     actions: Vec<Action>,
-    waiters: Vec<Waiter>,
+    pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
     pub(crate) effect: Vec<u8>,
     pub(crate) transaction_stream: Option<TransactionStream>,
@@ -183,7 +178,7 @@ impl Instance {
             pause: None,
             shutting_down: false,
             actions: Vec::new(),
-            waiters: Vec::new(),
+            waiters: Waiters::default(),
             watchers: HashMap::new(),
             effect: Vec::new(),
             transaction_stream: None,
@@ -247,7 +242,7 @@ impl Instance {
         let client = &session.client;
         client.clear_waker();
         self.clients.remove(&client.id);
-        self.waiters.retain(|waiter| waiter.client.id != client.id);
+        self.forget_waiter(client);
         if client.subscriptions.get() != (0, 0) {
             self.pubsub.forget(client.id);
         }
