@@ -158,7 +158,7 @@ impl Encoder {
                 self.emit_full(emit)
             }
             ValueRef::List(list) => self.elements(list.len(), list.iter(), emit, Self::string),
-            ValueRef::Set(set) => self.elements(set.len(), set.iter(), emit, Self::string),
+            ValueRef::Set(set) => self.elements(set.len(), set.iter(), emit, |encoder, member| encoder.string(&member)),
             ValueRef::Hash(hash) => self.elements(hash.len(), hash.iter(), emit, |encoder, (field, value)| {
                 encoder.string(field);
                 encoder.string(value);

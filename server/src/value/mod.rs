@@ -8,17 +8,36 @@
 //! - `heap_bytes` and `clone_bytes` are known, not counted.
 //! - An empty one is never stored: a key whose last element goes, goes with it.
 
+mod flat;
 mod hash;
 mod list;
 mod map;
+mod random;
+mod record;
 mod set;
 pub mod sorted_set;
 
 pub use hash::Hash;
 pub use list::List;
 pub use map::Map;
-pub use set::Set;
+pub use random::Random;
+pub use set::{Member, Set};
 pub use sorted_set::SortedSet;
+
+/// Up to which size a value keeps the form that takes least memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmallForm {
+    /// So many elements.
+    pub len_max: usize,
+    /// So many bytes in each string.
+    pub string_bytes_max: usize,
+}
+
+impl SmallForm {
+    fn takes(self, string: &[u8]) -> bool {
+        string.len() <= self.string_bytes_max
+    }
+}
 
 /// An owned value; every data type is a variant.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,3 +186,10 @@ aggregate!(List);
 aggregate!(Hash);
 aggregate!(Set);
 aggregate!(SortedSet);
+
+/// Makes room by less than a doubling: what grows a few dozen times is then there for long.
+fn reserve<T>(list: &mut Vec<T>, added: usize) {
+    if list.capacity() - list.len() < added {
+        list.reserve_exact(added.max(list.len() / 4).max(4));
+    }
+}

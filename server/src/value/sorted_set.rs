@@ -14,7 +14,8 @@ mod run;
 mod tests;
 mod tree;
 
-use super::map::Map;
+use super::map::{Map, select};
+use super::{Random, SmallForm};
 use run::Run;
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -53,21 +54,6 @@ impl PartialOrd for Entry<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         let by_score = self.score.partial_cmp(&other.score)?;
         Some(by_score.then_with(|| self.member.cmp(other.member)))
-    }
-}
-
-/// What a sorted set may hold and still be a small one; it never becomes small again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// How many members (`zset-max-listpack-entries`).
-    pub entries: usize,
-    /// The length of the longest member, in bytes (`zset-max-listpack-value`).
-    pub member_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { entries: 128, member_bytes: 64 }
     }
 }
 
@@ -124,7 +110,7 @@ impl SortedSet {
     pub fn score(&self, member: &[u8]) -> Option<f64> {
         match &self.0 {
             Form::Small(run) => run.find(member).map(|(_, score)| score),
-            Form::Big(big) => big.scores.get(member).copied(),
+            Form::Big(big) => big.scores.get(member),
         }
     }
 
@@ -133,7 +119,7 @@ impl SortedSet {
         match &self.0 {
             Form::Small(run) => run.find(member).map(|(place, _)| place.index),
             Form::Big(big) => {
-                let entry = Entry { score: *big.scores.get(member)?, member };
+                let entry = Entry { score: big.scores.get(member)?, member };
                 Some(big.order.rank(&|other| other < entry))
             }
         }
@@ -158,29 +144,43 @@ impl SortedSet {
         Entries { set: self, front: run::Entries::default(), ranks, back: VecDeque::new() }
     }
 
-    /// Visits some of the entries, in no order that matters, and returns the cursor of those that come next: 0 starts, and
-    /// a returned 0 ends. What is there from the first step to the last is visited; a small one is visited in one step.
+    /// One step of a scan, as [`Map::scan`] makes it; a small sorted set is visited in a single one.
     pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(Entry)) -> u64 {
         match &self.0 {
             Form::Small(run) => {
-                run.iter().for_each(&mut visit);
+                run.iter().for_each(visit);
                 0
             }
+            Form::Big(big) => big.scores.scan(cursor, count, |member, score| visit(Entry { score, member })),
+        }
+    }
+
+    /// Visits `count` entries, each chosen from all of them.
+    pub fn choose(&self, count: usize, random: &mut Random, visit: impl FnMut(Entry<'_>)) {
+        if !self.is_empty() {
+            let ranks = (0..count).map(|_| random.below(self.len()));
+            ranks.filter_map(|rank| self.range(rank..rank + 1).next()).for_each(visit);
+        }
+    }
+
+    /// Chooses `count` different entries, or all if there are not more.
+    pub fn choose_distinct(&self, count: usize, random: &mut Random) -> Vec<Entry<'_>> {
+        match &self.0 {
+            Form::Small(run) => select(run.iter(), run.len(), count, random).collect(),
             Form::Big(big) => {
-                let _ = (cursor, count);
-                big.scores.iter().for_each(|(member, score)| visit(Entry { score: *score, member }));
-                0
+                let chosen = big.scores.choose_distinct(count, random).into_iter();
+                chosen.map(|(member, score)| Entry { score, member }).collect()
             }
         }
     }
 
     /// Sets a member's score, which is a number; true if the member is new.
-    pub fn insert(&mut self, member: &[u8], score: f64, limits: Limits) -> bool {
+    pub fn insert(&mut self, member: &[u8], score: f64, small: SmallForm) -> bool {
         if let Form::Small(run) = &mut self.0 {
             // Redis keeps integers as such in its small form, so that -0 is 0.
             let entry = Entry { score: score + 0.0, member };
             let old = run.find(member);
-            if old.is_some() || run.len() < limits.entries && member.len() <= limits.member_bytes {
+            if old.is_some() || run.len() < small.len_max && small.takes(member) {
                 if let Some((place, _)) = old {
                     run.remove_at(place);
                 }
@@ -260,17 +260,19 @@ impl From<Run> for Big {
 
 impl Big {
     fn insert(&mut self, entry: Entry) -> bool {
-        let old = self.scores.insert(entry.member, entry.score);
+        let old = self.scores.get(entry.member);
         match old {
             Some(score) => self.order.remove(Entry { score, ..entry }),
             None => self.member_bytes += entry.member.len(),
         }
+        self.scores.insert(entry.member, entry.score);
         self.order.insert(entry);
         old.is_none()
     }
 
     fn remove(&mut self, member: &[u8]) -> bool {
-        let Some(score) = self.scores.remove(member) else { return false };
+        let Some(score) = self.scores.get(member) else { return false };
+        self.scores.remove(member);
         self.order.remove(Entry { score, member });
         self.member_bytes -= member.len();
         true

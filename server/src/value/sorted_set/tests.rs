@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 
 const ONE_IN: u32 = 8;
+/// As it is configured unless told otherwise.
+const SMALL: SmallForm = SmallForm { len_max: 128, string_bytes_max: 64 };
 
 /// What a sorted set is, said simply.
 #[derive(Clone, Debug, Default)]
@@ -60,10 +62,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn apply(set: &mut SortedSet, model: &mut Model, step: &Step, limits: Limits) {
+fn apply(set: &mut SortedSet, model: &mut Model, step: &Step, small: SmallForm) {
     let insert = |set: &mut SortedSet, model: &mut Model, member: &[u8], score: f64| {
         let is_new = model.0.insert(member.to_vec(), score).is_none();
-        assert_eq!(set.insert(member, score, limits), is_new);
+        assert_eq!(set.insert(member, score, small), is_new);
     };
     match step {
         Step::Insert(member, score) => insert(set, model, member, *score),
@@ -123,16 +125,16 @@ proptest! {
     #[test]
     fn a_sorted_set_does_as_its_model_and_its_clones_stay(
         steps in prop::collection::vec(step(), 1..60),
-        entries in prop_oneof![Just(0), Just(128)],
+        len_max in prop_oneof![Just(0), Just(128)],
     ) {
-        let limits = Limits { entries, ..Limits::default() };
+        let small = SmallForm { len_max, ..SMALL };
         let (mut set, mut model) = (SortedSet::new(), Model::default());
         let mut kept = Vec::new();
         for step in &steps {
             if let Step::Keep = step {
                 kept.push((set.clone(), model.clone()));
             }
-            apply(&mut set, &mut model, step, limits);
+            apply(&mut set, &mut model, step, small);
         }
         kept.push((set, model));
         kept.iter().for_each(|(set, model)| check(set, model));
@@ -151,7 +153,7 @@ fn a_scan_sees_what_stays_though_others_come_and_go() {
     let mut set = SortedSet::new();
     let name = |number: u32| format!("member-{number}");
     for number in 0..1_000 {
-        set.insert(name(number).as_bytes(), f64::from(number), Limits::default());
+        set.insert(name(number).as_bytes(), f64::from(number), SMALL);
     }
     let mut seen = HashSet::new();
     let mut cursor = 0;
@@ -162,7 +164,7 @@ fn a_scan_sees_what_stays_though_others_come_and_go() {
         if cursor == 0 {
             break;
         }
-        set.insert(name(1_000 + step).as_bytes(), 0.0, Limits::default());
+        set.insert(name(1_000 + step).as_bytes(), 0.0, SMALL);
         let number = step * ONE_IN;
         set.remove(name(number).as_bytes());
     }
@@ -176,7 +178,7 @@ fn members_added_at_an_end_fill_the_tree() {
         let mut set = SortedSet::new();
         for number in 0..100_000_u32 {
             let score = sign * f64::from(number);
-            set.insert(format!("member-{number:06}").as_bytes(), score, Limits::default());
+            set.insert(format!("member-{number:06}").as_bytes(), score, SMALL);
         }
         let Form::Big(big) = &set.0 else { panic!("100,000 members are many") };
         big.order.check();
@@ -189,7 +191,7 @@ fn members_added_at_an_end_fill_the_tree() {
 fn a_small_one_takes_less_than_a_listpack() {
     let mut set = SortedSet::new();
     for number in 0..100 {
-        set.insert(format!("user:{number:04}").as_bytes(), f64::from(number * 100), Limits::default());
+        set.insert(format!("user:{number:04}").as_bytes(), f64::from(number * 100), SMALL);
     }
     // A listpack: a byte before and one behind each string, four for each such integer, seven for all.
     assert!(set.heap_bytes() < 100 * (9 + 2 + 4) + 7, "{}", set.heap_bytes());
