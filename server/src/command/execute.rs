@@ -368,13 +368,12 @@ impl Instance {
         handler: fn(&mut ReadContext, Args) -> super::Result<()>,
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
-        let random = if call.command.name == "randomkey" { self.random() } else { 0 };
         let mut context = ReadContext {
             keyspace: &self.keyspace,
             db: caller.db,
             now_ms: self.now_ms,
             expiry_ms: self.expiry_ms(caller),
-            random,
+            random: &mut self.random,
             reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
@@ -401,7 +400,8 @@ impl Instance {
             db,
             now_ms: self.now_ms,
             expiry_ms,
-            string_bytes_max: self.config.proto_max_bulk_len,
+            random: &mut self.random,
+            config: &self.config,
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),
             effect: &mut self.effect,

@@ -21,11 +21,12 @@ pub use execute::{Flow, Planned};
 pub use table::Command;
 
 use crate::client::Session;
+use crate::config::Config;
 use crate::instance::Instance;
 use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
 use crate::long_double::LongDouble;
 use crate::resp::{Reply, Span};
-use crate::value::{Aggregate, ValueRef};
+use crate::value::{Aggregate, Random, ValueRef};
 
 /// The error reply of a command, its code first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +175,7 @@ pub struct ReadContext<'a> {
     now_ms: i64,
     /// Keys whose deadline is not later are absent. A replica applying its upstream's stream sees none as expired.
     expiry_ms: i64,
-    random: u64,
+    random: &'a mut Random,
     reply: Reply<'a>,
 }
 
@@ -211,7 +212,8 @@ pub struct WriteContext<'a> {
     db: usize,
     now_ms: i64,
     expiry_ms: i64,
-    string_bytes_max: u64,
+    random: &'a mut Random,
+    config: &'a Config,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.
     effect: &'a mut Vec<u8>,
@@ -249,7 +251,7 @@ impl WriteContext<'_> {
     }
 
     fn check_string_len(&self, len: u64) -> Result<()> {
-        if len > self.string_bytes_max {
+        if len > self.config.proto_max_bulk_len {
             return Err(ErrorReply::new("ERR string exceeds maximum allowed size (proto-max-bulk-len)"));
         }
         Ok(())

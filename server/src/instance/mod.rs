@@ -21,6 +21,7 @@ use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, Replication, ReplicationId};
+use crate::value::Random;
 
 /// The version of Redis whose behaviour clients may expect.
 pub const REDIS_VERSION: &str = "7.0.15";
@@ -154,7 +155,8 @@ pub struct Instance {
     pub(crate) effect: Vec<u8>,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
-    random: u64,
+    /// Nobody can mistake its numbers for a secret.
+    pub(crate) random: Random,
     last_ping_ms: i64,
     last_second: i64,
 }
@@ -183,7 +185,7 @@ impl Instance {
             effect: Vec::new(),
             transaction_stream: None,
             next_client_id: 1,
-            random: random_u64() | 1,
+            random: Random::new(random_u64()),
             last_ping_ms: now_ms,
             last_second: 0,
             config,
@@ -203,15 +205,6 @@ impl Instance {
     /// What the shell has been asked for since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
-    }
-
-    /// The next of a sequence of numbers that nobody can mistake for a secret.
-    pub fn random(&mut self) -> u64 {
-        // Marsaglia's xorshift64.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
     }
 
     /// Takes data that were loaded in place of those that were here.
