@@ -15,7 +15,7 @@ mod map;
 mod random;
 mod record;
 mod set;
-mod sorted_set;
+pub mod sorted_set;
 
 pub use hash::Hash;
 pub use list::List;
