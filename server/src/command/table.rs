@@ -1,12 +1,14 @@
 //! The table of commands: the one source of arity, flags, key positions and handlers.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
     Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, key, pubsub, quotable, replication, server, string,
     transaction,
 };
+use crate::number::parse_i64;
 
 /// What the gates must know of a command; `WRITE` and `READONLY` follow from its handler.
 pub type Flags = u32;
@@ -61,21 +63,35 @@ pub struct Keys {
     pub last: isize,
     /// From one to the next.
     pub step: usize,
+    /// The argument that says how many more keys follow it, 0 for none.
+    pub count: usize,
 }
 
 impl Keys {
-    pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0 };
-    const ONE: Keys = Keys { first: 1, last: 1, step: 1 };
-    const TWO: Keys = Keys { first: 1, last: 2, step: 1 };
-    const ALL: Keys = Keys { first: 1, last: -1, step: 1 };
-    const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
+    pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0, count: 0 };
+    const ONE: Keys = Keys { first: 1, last: 1, step: 1, count: 0 };
+    const TWO: Keys = Keys { first: 1, last: 2, step: 1, count: 0 };
+    const ALL: Keys = Keys { first: 1, last: -1, step: 1, count: 0 };
+    const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, count: 0 };
+    /// So many as the first argument says.
+    const COUNTED: Keys = Keys { count: 1, ..Keys::NONE };
+    /// One, and so many as the second argument says.
+    const ONE_AND_COUNTED: Keys = Keys { count: 2, ..Keys::ONE };
 
     /// The keys among `args`.
     pub fn of(self, args: Args<'_>) -> impl Iterator<Item = &'_ [u8]> {
         let len = args.len();
         let last = if self.last < 0 { len.saturating_add_signed(self.last) } else { (self.last as usize).min(len - 1) };
         let first = if self.first == 0 { last + 1 } else { self.first };
-        (first..=last).step_by(self.step.max(1)).map(move |index| args.get(index))
+        (first..=last).step_by(self.step.max(1)).chain(self.counted(args)).map(move |index| args.get(index))
+    }
+
+    /// Where those are whose number is an argument.
+    fn counted(self, args: Args) -> Range<usize> {
+        let start = (self.count + 1).min(args.len());
+        let count = if self.count == 0 { None } else { args.maybe(self.count).and_then(parse_i64) };
+        let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        start..start.saturating_add(count).min(args.len())
     }
 }
 
@@ -138,7 +154,9 @@ impl Command {
             Handler::Server(_) => None,
         };
         let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
-        kind.into_iter().chain(blocking).chain(NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name))
+        let counted = (self.keys.count > 0).then_some("movablekeys");
+        let own = NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name);
+        kind.into_iter().chain(blocking).chain(own).chain(counted)
     }
 }
 
@@ -354,6 +372,7 @@ mod tests {
             let least = command.arity.unsigned_abs() as usize;
             assert!(command.keys.first < least.max(1), "{}", command.name);
             assert!(command.keys.last < least as isize, "{}", command.name);
+            assert!(command.keys.count < least, "{}", command.name);
         }
     }
 }

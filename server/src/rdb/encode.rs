@@ -163,9 +163,9 @@ impl Encoder {
                 encoder.string(field);
                 encoder.string(value);
             }),
-            ValueRef::SortedSet(set) => self.elements(set.len(), set.iter(), emit, |encoder, (member, score)| {
-                encoder.string(member);
-                encoder.pending.extend_from_slice(&score.to_le_bytes());
+            ValueRef::SortedSet(set) => self.elements(set.len(), set.iter(), emit, |encoder, entry| {
+                encoder.string(entry.member);
+                encoder.pending.extend_from_slice(&entry.score.to_le_bytes());
             }),
         }
     }

@@ -12,7 +12,7 @@ mod hash;
 mod list;
 mod map;
 mod set;
-mod sorted_set;
+pub mod sorted_set;
 
 pub use hash::Hash;
 pub use list::{End, List};
