@@ -5,8 +5,10 @@
 //! [`Handler::Server`].
 
 mod connection;
+mod debug;
 mod execute;
 mod key;
+mod object;
 mod pubsub;
 mod replication;
 mod server;
@@ -48,6 +50,9 @@ impl ErrorReply {
     const SAVE_IN_PROGRESS: ErrorReply = ErrorReply::new("ERR Background save already in progress");
 
     const WRONG_TYPE: ErrorReply = ErrorReply::new("WRONGTYPE Operation against a key holding the wrong kind of value");
+
+    const NO_SUCH_KEY: ErrorReply = ErrorReply::new("ERR no such key");
+    const SAME_OBJECT: ErrorReply = ErrorReply::new("ERR source and destination objects are the same");
 
     const fn new(text: &'static str) -> Self {
         ErrorReply(Cow::Borrowed(text.as_bytes()))

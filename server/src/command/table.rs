@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, key, pubsub, quotable, replication, server, string,
-    transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, debug, key, object, pubsub, quotable, replication, server,
+    string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -70,6 +70,7 @@ pub struct Keys {
 impl Keys {
     pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0, count: 0 };
     const ONE: Keys = Keys { first: 1, last: 1, step: 1, count: 0 };
+    const SECOND: Keys = Keys { first: 2, last: 2, step: 1, count: 0 };
     const TWO: Keys = Keys { first: 1, last: 2, step: 1, count: 0 };
     const ALL: Keys = Keys { first: 1, last: -1, step: 1, count: 0 };
     const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, count: 0 };
@@ -203,8 +204,10 @@ pub static COMMANDS: &[Command] = &[
     command("strlen", 2, FAST, Keys::ONE, Read(string::strlen)),
     command("substr", 4, 0, Keys::ONE, Read(string::getrange)),
     // Keys and databases.
+    command("copy", -3, DENY_OOM, Keys::TWO, Write(object::copy)),
     command("dbsize", 1, FAST, Keys::NONE, Read(key::dbsize)),
     command("del", -2, 0, Keys::ALL, Write(key::del)),
+    command("dump", 2, 0, Keys::ONE, Read(object::dump)),
     command("exists", -2, FAST, Keys::ALL, Read(key::exists)),
     command("expire", -3, FAST, Keys::ONE, Write(key::expire)),
     command("expireat", -3, FAST, Keys::ONE, Write(key::expireat)),
@@ -212,7 +215,16 @@ pub static COMMANDS: &[Command] = &[
     command("flushall", -1, 0, Keys::NONE, Write(key::flushall)),
     command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
     command("keys", 2, 0, Keys::NONE, Read(key::keys)),
+    container("memory", &[
+        command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
+    ]),
     command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
+    container("object", &[
+        command("object|encoding", 3, 0, Keys::SECOND, Read(object::encoding)),
+        command("object|freq", 3, 0, Keys::SECOND, Read(object::freq)),
+        command("object|idletime", 3, 0, Keys::SECOND, Read(object::idletime)),
+        command("object|refcount", 3, 0, Keys::SECOND, Read(object::refcount)),
+    ]),
     command("persist", 2, FAST, Keys::ONE, Write(key::persist)),
     command("pexpire", -3, FAST, Keys::ONE, Write(key::pexpire)),
     command("pexpireat", -3, FAST, Keys::ONE, Write(key::pexpireat)),
@@ -221,6 +233,7 @@ pub static COMMANDS: &[Command] = &[
     command("randomkey", 1, 0, Keys::NONE, Read(key::randomkey)),
     command("rename", 3, 0, Keys::TWO, Write(key::rename)),
     command("renamenx", 3, FAST, Keys::TWO, Write(key::renamenx)),
+    command("restore", -4, DENY_OOM, Keys::ONE, Write(object::restore)),
     command("scan", -2, 0, Keys::NONE, Read(key::scan)),
     command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
     command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
@@ -281,7 +294,7 @@ pub static COMMANDS: &[Command] = &[
         command("config|rewrite", 2, OPERATOR, Keys::NONE, Server(server::config_rewrite)),
         command("config|set", -4, OPERATOR, Keys::NONE, Server(server::config_set)),
     ]),
-    command("debug", -2, OPERATOR, Keys::NONE, Server(server::debug)),
+    command("debug", -2, OPERATOR, Keys::NONE, Server(debug::debug)),
     command("info", -1, LOADING | STALE, Keys::NONE, Server(server::info)),
     command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
