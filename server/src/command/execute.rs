@@ -9,6 +9,7 @@ use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::number::parse_i64;
 use crate::resp::{Reply, Request, Span, append_request};
+use crate::value::Random;
 
 /// What the connection does after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,7 +303,7 @@ impl Instance {
         handler: fn(&mut ReadContext, Args) -> super::Result<()>,
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
-        let random = if call.command.name == "randomkey" { self.random() } else { 0 };
+        let random = Random::new(self.random());
         let mut context = ReadContext {
             keyspace: &self.keyspace,
             db: session.db(),
@@ -329,12 +330,14 @@ impl Instance {
         self.expire_keys_of(session, call);
         let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
         let expiry_ms = self.expiry_ms(session);
+        let random = Random::new(self.random());
         self.effect.clear();
         let mut context = WriteContext {
             db,
             now_ms: self.now_ms,
             expiry_ms,
-            string_bytes_max: self.config.proto_max_bulk_len,
+            config: &self.config,
+            random,
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, session.protocol),
             effect: &mut self.effect,

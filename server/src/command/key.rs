@@ -47,39 +47,8 @@ fn is_due(entry: &EntryRef, expiry_ms: i64) -> bool {
     entry.deadline_ms().is_some_and(|deadline| deadline <= expiry_ms)
 }
 
-pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
-    let invalid = ErrorReply::new("ERR invalid cursor");
-    let cursor = std::str::from_utf8(args.get(1)).ok().and_then(|text| text.parse::<u64>().ok()).ok_or(invalid)?;
-    let (mut pattern, mut kind, mut count) = (None, None, 10);
-    for index in (2..args.len()).step_by(2) {
-        let Some(value) = args.maybe(index + 1) else { return Err(ErrorReply::SYNTAX) };
-        match args.get(index).to_ascii_lowercase().as_slice() {
-            b"match" => pattern = Some(value),
-            b"type" => kind = Some(value),
-            b"count" => count = usize::try_from(parse_integer(value)?).map_err(|_| ErrorReply::SYNTAX)?,
-            _ => return Err(ErrorReply::SYNTAX),
-        }
-    }
-    if count == 0 {
-        return Err(ErrorReply::SYNTAX);
-    }
-    let mut found = Vec::new();
-    let next = context.keyspace.scan(context.db, cursor, count, context.expiry_ms, |entry| {
-        let wanted = pattern.is_none_or(|pattern| glob::matches(pattern, entry.key(), glob::Case::Sensitive))
-            && kind.is_none_or(|kind| entry.type_name().as_bytes().eq_ignore_ascii_case(kind));
-        if wanted {
-            found.push(entry.key().to_vec());
-        }
-    });
-    context.reply.array(2);
-    context.reply.bulk(next.to_string().as_bytes());
-    context.reply.array(found.len());
-    found.iter().for_each(|key| context.reply.bulk(key));
-    Ok(())
-}
-
 pub(super) fn randomkey(context: &mut ReadContext, _args: Args) -> Result<()> {
-    let entry = context.keyspace.random(context.db, context.random, context.expiry_ms);
+    let entry = context.keyspace.random(context.db, context.random.next(), context.expiry_ms);
     context.reply.bulk_or_null(entry.as_ref().map(|entry| entry.key()));
     Ok(())
 }

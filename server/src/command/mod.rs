@@ -6,10 +6,13 @@
 
 mod connection;
 mod execute;
+mod hash;
 mod key;
 mod pubsub;
 mod replication;
+mod scan;
 mod server;
+mod set;
 mod string;
 mod table;
 mod transaction;
@@ -20,10 +23,11 @@ pub use execute::{Flow, Planned};
 pub use table::Command;
 
 use crate::client::Session;
+use crate::config::Config;
 use crate::instance::Instance;
 use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
 use crate::resp::{Reply, Span};
-use crate::value::{Aggregate, ValueRef};
+use crate::value::{Aggregate, Random, ValueRef};
 
 /// The error reply of a command, its code first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,8 @@ impl ErrorReply {
     const SYNTAX: ErrorReply = ErrorReply::new("ERR syntax error");
     const NOT_AN_INTEGER: ErrorReply = ErrorReply::new("ERR value is not an integer or out of range");
     const NOT_A_FLOAT: ErrorReply = ErrorReply::new("ERR value is not a valid float");
+    const OUT_OF_RANGE: ErrorReply = ErrorReply::new("ERR value is out of range");
+    const NOT_POSITIVE: ErrorReply = ErrorReply::new("ERR value is out of range, must be positive");
     const DB_OUT_OF_RANGE: ErrorReply = ErrorReply::new("ERR DB index is out of range");
     const BAD_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is not an integer or out of range");
     const NEGATIVE_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is negative");
@@ -160,7 +166,7 @@ pub struct ReadContext<'a> {
     now_ms: i64,
     /// Keys whose deadline is not later are absent. A replica applying its upstream's stream sees none as expired.
     expiry_ms: i64,
-    random: u64,
+    random: Random,
     reply: Reply<'a>,
 }
 
@@ -197,7 +203,8 @@ pub struct WriteContext<'a> {
     db: usize,
     now_ms: i64,
     expiry_ms: i64,
-    string_bytes_max: u64,
+    config: &'a Config,
+    random: Random,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.
     effect: &'a mut Vec<u8>,
@@ -235,7 +242,7 @@ impl WriteContext<'_> {
     }
 
     fn check_string_len(&self, len: u64) -> Result<()> {
-        if len > self.string_bytes_max {
+        if len > self.config.proto_max_bulk_len {
             return Err(ErrorReply::new("ERR string exceeds maximum allowed size (proto-max-bulk-len)"));
         }
         Ok(())

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use crate::number::parse_i64;
+
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, key, pubsub, quotable, replication, server, string,
-    transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, hash, key, pubsub, quotable, replication, scan, server,
+    set, string, transaction,
 };
 
 /// What the gates must know of a command; `WRITE` and `READONLY` follow from its handler.
@@ -61,21 +63,32 @@ pub struct Keys {
     pub last: isize,
     /// From one to the next.
     pub step: usize,
+    /// The argument that says how many more keys follow it, 0 for none.
+    pub count: usize,
 }
 
 impl Keys {
-    pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0 };
-    const ONE: Keys = Keys { first: 1, last: 1, step: 1 };
-    const TWO: Keys = Keys { first: 1, last: 2, step: 1 };
-    const ALL: Keys = Keys { first: 1, last: -1, step: 1 };
-    const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
+    pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0, count: 0 };
+    const ONE: Keys = Keys { first: 1, last: 1, step: 1, count: 0 };
+    const TWO: Keys = Keys { first: 1, last: 2, step: 1, count: 0 };
+    const ALL: Keys = Keys { first: 1, last: -1, step: 1, count: 0 };
+    const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, count: 0 };
+    const COUNTED: Keys = Keys { count: 1, ..Keys::NONE };
 
     /// The keys among `args`.
     pub fn of(self, args: Args<'_>) -> impl Iterator<Item = &'_ [u8]> {
         let len = args.len();
         let last = if self.last < 0 { len.saturating_add_signed(self.last) } else { (self.last as usize).min(len - 1) };
         let first = if self.first == 0 { last + 1 } else { self.first };
-        (first..=last).step_by(self.step.max(1)).map(move |index| args.get(index))
+        let counted = if self.count == 0 { 0..0 } else { self.counted(args) };
+        (first..=last).step_by(self.step.max(1)).chain(counted).map(move |index| args.get(index))
+    }
+
+    /// The keys that follow their number, as far as they are there.
+    fn counted(self, args: Args) -> std::ops::Range<usize> {
+        let first = self.count + 1;
+        let count = args.maybe(self.count).and_then(parse_i64).and_then(|count| usize::try_from(count).ok());
+        first..first.saturating_add(count.unwrap_or(0)).min(args.len()).max(first)
     }
 }
 
@@ -183,6 +196,41 @@ pub static COMMANDS: &[Command] = &[
     command("setrange", 4, DENY_OOM, Keys::ONE, Write(string::setrange)),
     command("strlen", 2, FAST, Keys::ONE, Read(string::strlen)),
     command("substr", 4, 0, Keys::ONE, Read(string::getrange)),
+    // Hashes.
+    command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
+    command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
+    command("hget", 3, FAST, Keys::ONE, Read(hash::hget)),
+    command("hgetall", 2, 0, Keys::ONE, Read(hash::hgetall)),
+    command("hincrby", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrby)),
+    command("hincrbyfloat", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrbyfloat)),
+    command("hkeys", 2, 0, Keys::ONE, Read(hash::hkeys)),
+    command("hlen", 2, FAST, Keys::ONE, Read(hash::hlen)),
+    command("hmget", -3, FAST, Keys::ONE, Read(hash::hmget)),
+    command("hmset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hmset)),
+    command("hrandfield", -2, 0, Keys::ONE, Read(hash::hrandfield)),
+    command("hscan", -3, 0, Keys::ONE, Read(hash::hscan)),
+    command("hset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hset)),
+    command("hsetnx", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hsetnx)),
+    command("hstrlen", 3, FAST, Keys::ONE, Read(hash::hstrlen)),
+    command("hvals", 2, 0, Keys::ONE, Read(hash::hvals)),
+    // Sets.
+    command("sadd", -3, FAST | DENY_OOM, Keys::ONE, Write(set::sadd)),
+    command("scard", 2, FAST, Keys::ONE, Read(set::scard)),
+    command("sdiff", -2, 0, Keys::ALL, Read(set::sdiff)),
+    command("sdiffstore", -3, DENY_OOM, Keys::ALL, Write(set::sdiffstore)),
+    command("sinter", -2, 0, Keys::ALL, Read(set::sinter)),
+    command("sintercard", -3, 0, Keys::COUNTED, Read(set::sintercard)),
+    command("sinterstore", -3, DENY_OOM, Keys::ALL, Write(set::sinterstore)),
+    command("sismember", 3, FAST, Keys::ONE, Read(set::sismember)),
+    command("smembers", 2, 0, Keys::ONE, Read(set::smembers)),
+    command("smismember", -3, FAST, Keys::ONE, Read(set::smismember)),
+    command("smove", 4, FAST, Keys::TWO, Write(set::smove)),
+    command("spop", -2, FAST, Keys::ONE, Write(set::spop)),
+    command("srandmember", -2, 0, Keys::ONE, Read(set::srandmember)),
+    command("srem", -3, FAST, Keys::ONE, Write(set::srem)),
+    command("sscan", -3, 0, Keys::ONE, Read(set::sscan)),
+    command("sunion", -2, 0, Keys::ALL, Read(set::sunion)),
+    command("sunionstore", -3, DENY_OOM, Keys::ALL, Write(set::sunionstore)),
     // Keys and databases.
     command("dbsize", 1, FAST, Keys::NONE, Read(key::dbsize)),
     command("del", -2, 0, Keys::ALL, Write(key::del)),
@@ -202,7 +250,7 @@ pub static COMMANDS: &[Command] = &[
     command("randomkey", 1, 0, Keys::NONE, Read(key::randomkey)),
     command("rename", 3, 0, Keys::TWO, Write(key::rename)),
     command("renamenx", 3, FAST, Keys::TWO, Write(key::renamenx)),
-    command("scan", -2, 0, Keys::NONE, Read(key::scan)),
+    command("scan", -2, 0, Keys::NONE, Read(scan::scan)),
     command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
     command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
     command("ttl", 2, FAST, Keys::ONE, Read(key::ttl)),

@@ -157,6 +157,14 @@ directives! {
     /// The longest argument of a request, in bytes.
     proto_max_bulk_len: u64 = 512 << 20, ["proto-max-bulk-len"], Memory(1 << 20, MAX_MEMORY), Live;
 
+    // Values.
+    /// A hash of up to so many fields is one buffer.
+    hash_max_listpack_entries: u64 = 512, ["hash-max-listpack-entries", "hash-max-ziplist-entries"], Integer(0, i64::MAX), Live;
+    /// In a hash that is one buffer, strings have up to so many bytes.
+    hash_max_listpack_value: u64 = 64, ["hash-max-listpack-value", "hash-max-ziplist-value"], Memory(0, MAX_MEMORY), Live;
+    /// A set of up to so many members that are all integers is an array.
+    set_max_intset_entries: u64 = 512, ["set-max-intset-entries"], Integer(0, i64::MAX), Live;
+
     // The process.
     /// How many databases there are to `SELECT`.
     databases: u32 = 16, ["databases"], Integer(1, MAX_I32), AtStart;
@@ -366,11 +374,8 @@ static KEPT: &[Directive] = &[
     kept(&["active-defrag-cycle-min"], Check::Integer(1, 99), "1", Live),
     kept(&["active-defrag-cycle-max"], Check::Integer(1, 99), "25", Live),
     kept(&["active-defrag-max-scan-fields"], Check::Integer(1, i64::MAX), "1000", Live),
-    kept(&["hash-max-listpack-entries", "hash-max-ziplist-entries"], Check::Integer(0, i64::MAX), "512", Live),
-    kept(&["hash-max-listpack-value", "hash-max-ziplist-value"], Check::Memory, "64", Live),
     kept(&["list-max-listpack-size", "list-max-ziplist-size"], Check::Integer(i32::MIN as i64, MAX_I32), "-2", Live),
     kept(&["list-compress-depth"], Check::Integer(0, MAX_I32), "0", Live),
-    kept(&["set-max-intset-entries"], Check::Integer(0, i64::MAX), "512", Live),
     kept(&["zset-max-listpack-entries", "zset-max-ziplist-entries"], Check::Integer(0, i64::MAX), "128", Live),
     kept(&["zset-max-listpack-value", "zset-max-ziplist-value"], Check::Memory, "64", Live),
     kept(&["hll-sparse-max-bytes"], Check::Memory, "3000", Live),

@@ -17,7 +17,7 @@ mod record;
 mod set;
 mod sorted_set;
 
-pub use hash::Hash;
+pub use hash::{Field, Hash};
 pub use list::List;
 pub use map::Map;
 pub use random::Random;
