@@ -36,6 +36,15 @@ struct Finite {
 }
 
 impl LongDouble {
+    /// The nearest `f64`, or one of the two that are next to it; infinity for either.
+    pub fn to_f64(self) -> f64 {
+        let Some(Finite { negative, mantissa, exponent }) = self.0 else { return f64::INFINITY };
+        // In two steps: neither power need be representable where their product is.
+        let half = exponent / 2;
+        let magnitude = mantissa as f64 * 2f64.powi(half) * 2f64.powi(exponent - half);
+        if negative { -magnitude } else { magnitude }
+    }
+
     /// Reads a whole text as C's `strtold` does: decimal or hexadecimal (`0x1.8p3`), `inf`, `infinity`, in any case.
     ///
     /// `None` for anything else, blanks and `nan` included, for finite numbers too large to be represented, for

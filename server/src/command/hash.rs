@@ -1,6 +1,7 @@
 //! Hashes: <https://redis.io/docs/latest/commands/?group=hash>.
 
-use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer, scan};
+use super::key::{ScanOptions, parse_cursor, reply_scan};
+use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::Absent;
 use crate::long_double::LongDouble;
 use crate::number::parse_i64;
@@ -9,7 +10,7 @@ use crate::value::{Field, Hash, SmallForm};
 
 fn small(context: &WriteContext) -> SmallForm {
     SmallForm {
-        len_max: context.config.hash_max_listpack_entries as usize,
+        len_max: context.config.hash_max_listpack_entries,
         string_bytes_max: context.config.hash_max_listpack_value as usize,
     }
 }
@@ -159,7 +160,7 @@ pub(super) fn hrandfield(context: &mut ReadContext, args: Args) -> Result<()> {
     if args.len() > 2 {
         return several_fields(context, args);
     }
-    let field = read(context, args)?.and_then(|hash| hash.choose_distinct(1, &mut context.random).pop());
+    let field = read(context, args)?.and_then(|hash| hash.choose_distinct(1, context.random).pop());
     context.reply.bulk_or_null(field.map(|(field, _)| field));
     Ok(())
 }
@@ -204,13 +205,19 @@ fn several_fields(context: &mut ReadContext, args: Args) -> Result<()> {
 }
 
 pub(super) fn hscan(context: &mut ReadContext, args: Args) -> Result<()> {
-    scan::elements(context, args, |hash: &Hash, cursor, options| {
-        let mut found = Vec::new();
-        let next = hash.scan(cursor, options.count(), |field, value| {
-            if options.matches(field) {
-                found.extend([field, value]);
-            }
-        });
-        (found, next)
-    })
+    let cursor = parse_cursor(args.get(2))?;
+    let mut found = Vec::new();
+    let next = match read(context, args)? {
+        None => 0,
+        Some(hash) => {
+            let options = ScanOptions::parse(args, 3)?;
+            hash.scan(cursor, options.count, |field, value| {
+                if options.is_for(field) {
+                    found.extend([field, value]);
+                }
+            })
+        }
+    };
+    reply_scan(&mut context.reply, next, &found);
+    Ok(())
 }

@@ -10,7 +10,6 @@ mod hash;
 mod key;
 mod pubsub;
 mod replication;
-mod scan;
 mod server;
 mod set;
 mod string;
@@ -18,6 +17,7 @@ mod table;
 mod transaction;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 pub use execute::{Flow, Planned};
 pub use table::Command;
@@ -26,6 +26,7 @@ use crate::client::Session;
 use crate::config::Config;
 use crate::instance::Instance;
 use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
+use crate::long_double::LongDouble;
 use crate::resp::{Reply, Span};
 use crate::value::{Aggregate, Random, ValueRef};
 
@@ -109,6 +110,18 @@ fn parse_integer(text: &[u8]) -> Result<i64> {
     crate::number::parse_i64(text).ok_or(ErrorReply::NOT_AN_INTEGER)
 }
 
+/// When a command has waited long enough whose timeout is given in seconds, in milliseconds since the epoch; 0 seconds are
+/// for ever.
+fn parse_timeout(seconds: &[u8], now_ms: i64) -> Result<Option<i64>> {
+    let invalid = ErrorReply::new("ERR timeout is not a float or out of range");
+    let ms = (LongDouble::parse(seconds).ok_or(invalid)?.to_f64() * 1000.0).ceil();
+    // As in Redis, where what does not fit 64 bits becomes negative.
+    if ms < 0.0 || ms >= i64::MAX as f64 {
+        return Err(ErrorReply::NEGATIVE_TIMEOUT);
+    }
+    Ok((ms > 0.0).then(|| now_ms.saturating_add(ms as i64)))
+}
+
 /// The arguments of one request, the command's name first, borrowed from the buffer it was read into.
 #[derive(Debug, Clone, Copy)]
 pub struct Args<'a> {
@@ -166,7 +179,7 @@ pub struct ReadContext<'a> {
     now_ms: i64,
     /// Keys whose deadline is not later are absent. A replica applying its upstream's stream sees none as expired.
     expiry_ms: i64,
-    random: Random,
+    random: &'a mut Random,
     reply: Reply<'a>,
 }
 
@@ -203,8 +216,8 @@ pub struct WriteContext<'a> {
     db: usize,
     now_ms: i64,
     expiry_ms: i64,
+    random: &'a mut Random,
     config: &'a Config,
-    random: Random,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.
     effect: &'a mut Vec<u8>,
@@ -260,6 +273,20 @@ pub enum Effect {
     Rewritten,
 }
 
+/// What became of a command that may wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// It found what it wanted.
+    Done(Effect),
+    /// It did not. The reply that it has written is for a client that may not wait.
+    Wait {
+        /// Which of its arguments are the keys that it waits for.
+        keys: Range<usize>,
+        /// In milliseconds since the epoch; none: for ever.
+        deadline_ms: Option<i64>,
+    },
+}
+
 /// How a command is run, and with that what it may touch.
 #[derive(Clone, Copy)]
 pub enum Handler {
@@ -267,6 +294,9 @@ pub enum Handler {
     Read(fn(&mut ReadContext, Args) -> Result<()>),
     /// Changes keys.
     Write(fn(&mut WriteContext, Args) -> Result<Effect>),
+    /// Changes keys, or waits until one of them holds something. When one does, it is tried again with this key alone,
+    /// and waits on if there is nothing for it after all.
+    Blocking(fn(&mut WriteContext, Args, Option<&[u8]>) -> Result<Attempt>),
     /// Concerns the connection or the server.
     Server(fn(&mut ServerContext, Args) -> Result<Flow>),
 }

@@ -2,6 +2,7 @@
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::config::Upstream;
+use crate::instance::Awaited;
 use crate::log::log;
 use crate::replication::{Link, Role, SyncAnswer};
 
@@ -152,7 +153,9 @@ pub(super) fn wait(context: &mut ServerContext, args: Args) -> Result<Flow> {
         return Ok(Flow::Continue);
     }
     let deadline_ms = (timeout_ms > 0).then(|| instance.now_ms.saturating_add(timeout_ms));
-    instance.wait_for_replicas(&context.session.client, wanted, deadline_ms);
+    let offset = instance.replication.offset;
+    instance.block(context.session, Awaited::Acknowledgements { offset, replicas: wanted }, deadline_ms);
+    instance.ask_for_acknowledgement();
     Ok(Flow::Block)
 }
 

@@ -1,9 +1,10 @@
 //! Sets: <https://redis.io/docs/latest/commands/?group=set>.
 
-use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer, scan};
+use super::key::{ScanOptions, parse_cursor, reply_scan};
+use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::{Absent, Key};
 use crate::resp::append_request;
-use crate::value::{Member, Set};
+use crate::value::{Member, Random, Set};
 
 /// No reply has more members than this: it would not fit into memory, and nobody could read it.
 const REPEATED_MAX: u64 = 1 << 27;
@@ -11,7 +12,7 @@ const REPEATED_MAX: u64 = 1 << 27;
 const REMOVED_TOGETHER_MAX: usize = 1024;
 
 fn integers_max(context: &WriteContext) -> usize {
-    context.config.set_max_intset_entries as usize
+    context.config.set_max_intset_entries
 }
 
 pub(super) fn sadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -83,7 +84,7 @@ pub(super) fn spop(context: &mut WriteContext, args: Args) -> Result<Effect> {
         return pop_several(context, args);
     }
     let key = args.first_key();
-    let mut random = context.random.clone();
+    let mut random = Random::new(context.random.next());
     let Some(set) = context.value::<Set>(key)? else {
         context.reply.null();
         return Ok(Effect::None);
@@ -102,7 +103,7 @@ fn pop_several(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
     let count =
         parse_integer(args.get(2)).and_then(|count| usize::try_from(count).map_err(|_| ErrorReply::NOT_POSITIVE))?;
-    let mut random = context.random.clone();
+    let mut random = Random::new(context.random.next());
     let (popped, is_all) = match context.value::<Set>(key)? {
         Some(set) => {
             let popped = set.choose_distinct(count, &mut random);
@@ -287,13 +288,19 @@ pub(super) fn sdiffstore(context: &mut WriteContext, args: Args) -> Result<Effec
 }
 
 pub(super) fn sscan(context: &mut ReadContext, args: Args) -> Result<()> {
-    scan::elements(context, args, |set: &Set, cursor, options| {
-        let mut found = Vec::new();
-        let next = set.scan(cursor, options.count(), |member| {
-            if options.matches(&member) {
-                found.push(member);
-            }
-        });
-        (found, next)
-    })
+    let cursor = parse_cursor(args.get(2))?;
+    let mut found = Vec::new();
+    let next = match context.value::<Set>(args.first_key())? {
+        None => 0,
+        Some(set) => {
+            let options = ScanOptions::parse(args, 3)?;
+            set.scan(cursor, options.count, |member| {
+                if options.is_for(&member) {
+                    found.push(member);
+                }
+            })
+        }
+    };
+    reply_scan(&mut context.reply, next, &found);
+    Ok(())
 }

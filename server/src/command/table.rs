@@ -1,14 +1,14 @@
 //! The table of commands: the one source of arity, flags, key positions and handlers.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::LazyLock;
 
-use crate::number::parse_i64;
-
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, hash, key, pubsub, quotable, replication, scan, server,
-    set, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, hash, key, pubsub, quotable, replication, server, set,
+    string, transaction,
 };
+use crate::number::parse_i64;
 
 /// What the gates must know of a command; `WRITE` and `READONLY` follow from its handler.
 pub type Flags = u32;
@@ -73,22 +73,25 @@ impl Keys {
     const TWO: Keys = Keys { first: 1, last: 2, step: 1, count: 0 };
     const ALL: Keys = Keys { first: 1, last: -1, step: 1, count: 0 };
     const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, count: 0 };
+    /// So many as the first argument says.
     const COUNTED: Keys = Keys { count: 1, ..Keys::NONE };
+    /// One, and so many as the second argument says.
+    const ONE_AND_COUNTED: Keys = Keys { count: 2, ..Keys::ONE };
 
     /// The keys among `args`.
     pub fn of(self, args: Args<'_>) -> impl Iterator<Item = &'_ [u8]> {
         let len = args.len();
         let last = if self.last < 0 { len.saturating_add_signed(self.last) } else { (self.last as usize).min(len - 1) };
         let first = if self.first == 0 { last + 1 } else { self.first };
-        let counted = if self.count == 0 { 0..0 } else { self.counted(args) };
-        (first..=last).step_by(self.step.max(1)).chain(counted).map(move |index| args.get(index))
+        (first..=last).step_by(self.step.max(1)).chain(self.counted(args)).map(move |index| args.get(index))
     }
 
-    /// The keys that follow their number, as far as they are there.
-    fn counted(self, args: Args) -> std::ops::Range<usize> {
-        let first = self.count + 1;
-        let count = args.maybe(self.count).and_then(parse_i64).and_then(|count| usize::try_from(count).ok());
-        first..first.saturating_add(count.unwrap_or(0)).min(args.len()).max(first)
+    /// Where those are whose number is an argument.
+    fn counted(self, args: Args) -> Range<usize> {
+        let start = (self.count + 1).min(args.len());
+        let count = if self.count == 0 { None } else { args.maybe(self.count).and_then(parse_i64) };
+        let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        start..start.saturating_add(count).min(args.len())
     }
 }
 
@@ -129,7 +132,7 @@ impl Command {
     /// Whether it changes keys.
     #[inline]
     pub fn is_write(&self) -> bool {
-        matches!(self.handler, Handler::Write(_))
+        matches!(self.handler, Handler::Write(_) | Handler::Blocking(_))
     }
 
     /// Whether replicas may be told of it.
@@ -147,10 +150,13 @@ impl Command {
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
         let kind = match self.handler {
             Handler::Read(_) => Some("readonly"),
-            Handler::Write(_) => Some("write"),
+            Handler::Write(_) | Handler::Blocking(_) => Some("write"),
             Handler::Server(_) => None,
         };
-        kind.into_iter().chain(NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name))
+        let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
+        let counted = (self.keys.count > 0).then_some("movablekeys");
+        let own = NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name);
+        kind.into_iter().chain(blocking).chain(own).chain(counted)
     }
 }
 
@@ -163,7 +169,7 @@ const fn container(name: &'static str, subcommands: &'static [Command]) -> Comma
     Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(server::help)) }
 }
 
-use Handler::{Read, Server, Write};
+use Handler::{Blocking, Read, Server, Write};
 
 const CONNECTION: Flags = LOADING | STALE | NO_SCRIPT | FAST;
 const OPERATOR: Flags = LOADING | STALE | NO_SCRIPT | ADMIN;
@@ -250,7 +256,7 @@ pub static COMMANDS: &[Command] = &[
     command("randomkey", 1, 0, Keys::NONE, Read(key::randomkey)),
     command("rename", 3, 0, Keys::TWO, Write(key::rename)),
     command("renamenx", 3, FAST, Keys::TWO, Write(key::renamenx)),
-    command("scan", -2, 0, Keys::NONE, Read(scan::scan)),
+    command("scan", -2, 0, Keys::NONE, Read(key::scan)),
     command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
     command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
     command("ttl", 2, FAST, Keys::ONE, Read(key::ttl)),
@@ -401,6 +407,7 @@ mod tests {
             let least = command.arity.unsigned_abs() as usize;
             assert!(command.keys.first < least.max(1), "{}", command.name);
             assert!(command.keys.last < least as isize, "{}", command.name);
+            assert!(command.keys.count < least, "{}", command.name);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
 //! backlog, which is memory that happens to have a name.
 
+mod blocking;
 mod role;
 mod stream;
 mod time;
@@ -11,12 +12,16 @@ mod time;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+pub(crate) use blocking::Awaited;
+use blocking::Waiters;
+
 use crate::client::{Client, ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, Replication, ReplicationId};
+use crate::value::Random;
 
 /// The version of Redis whose behaviour clients may expect.
 pub const REDIS_VERSION: &str = "7.0.15";
@@ -47,16 +52,7 @@ pub struct Pause {
 }
 
 /// A key and its database.
-type Place = (usize, Box<[u8]>);
-
-/// Someone waits for replicas to acknowledge.
-struct Waiter {
-    client: Rc<Client>,
-    offset: u64,
-    replicas: usize,
-    /// In milliseconds since the epoch; none: for ever.
-    deadline_ms: Option<i64>,
-}
+pub(crate) type Place = (usize, Box<[u8]>);
 
 /// A data set that is being loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,12 +150,13 @@ pub struct Instance {
     /// The server will end as soon as its replicas have caught up.
     pub shutting_down: bool,
     actions: Vec<Action>,
-    waiters: Vec<Waiter>,
+    pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
     pub(crate) effect: Vec<u8>,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
-    random: u64,
+    /// Nobody can mistake its numbers for a secret.
+    pub(crate) random: Random,
     last_ping_ms: i64,
     last_second: i64,
 }
@@ -183,12 +180,12 @@ impl Instance {
             pause: None,
             shutting_down: false,
             actions: Vec::new(),
-            waiters: Vec::new(),
+            waiters: Waiters::default(),
             watchers: HashMap::new(),
             effect: Vec::new(),
             transaction_stream: None,
             next_client_id: 1,
-            random: random_u64() | 1,
+            random: Random::new(random_u64()),
             last_ping_ms: now_ms,
             last_second: 0,
             config,
@@ -208,15 +205,6 @@ impl Instance {
     /// What the shell has been asked for since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
-    }
-
-    /// The next of a sequence of numbers that nobody can mistake for a secret.
-    pub fn random(&mut self) -> u64 {
-        // Marsaglia's xorshift64.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
     }
 
     /// Takes data that were loaded in place of those that were here.
@@ -247,7 +235,7 @@ impl Instance {
         let client = &session.client;
         client.clear_waker();
         self.clients.remove(&client.id);
-        self.waiters.retain(|waiter| waiter.client.id != client.id);
+        self.forget_waiter(client);
         if client.subscriptions.get() != (0, 0) {
             self.pubsub.forget(client.id);
         }

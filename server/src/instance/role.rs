@@ -27,9 +27,7 @@ impl Instance {
                  able to synchronize with the new master with just a partial transfer."
             );
             self.replication.resumable = true;
-            self.unblock_waiters(
-                "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n",
-            );
+            self.dismiss_waiters();
         }
         self.cut_feeds();
         self.config.replicaof = Some(upstream);

@@ -12,13 +12,13 @@ const EXPIRE_SEGMENTS: usize = 512;
 impl Instance {
     /// When [`Instance::tick`] is due before its usual time, in milliseconds since the epoch.
     pub fn next_deadline_ms(&self) -> Option<i64> {
-        let waiters = self.waiters.iter().filter_map(|waiter| waiter.deadline_ms);
-        waiters.chain(self.pause.map(|pause| pause.until_ms)).min()
+        self.waiters.next_deadline_ms().into_iter().chain(self.pause.map(|pause| pause.until_ms)).min()
     }
 
     /// What has to be done from time to time.
     pub fn tick(&mut self) {
-        self.release_waiters();
+        self.release_acknowledged();
+        self.release_due();
         if self.pause.is_some_and(|pause| pause.until_ms <= self.now_ms) && !self.shutting_down {
             self.unpause();
         }

@@ -57,7 +57,7 @@ pub(super) async fn follow(server: Rc<Server>) {
             }
             instance.loading = None;
             set_link(&mut instance, Link::Down);
-            instance.random()
+            instance.random.next()
         };
         failures = if was_up { 0 } else { failures + 1 };
         if failures > 0 {

@@ -15,10 +15,10 @@ mod map;
 mod random;
 mod record;
 mod set;
-mod sorted_set;
+pub mod sorted_set;
 
 pub use hash::{Field, Hash};
-pub use list::List;
+pub use list::{End, List};
 pub use map::Map;
 pub use random::Random;
 pub use set::{Member, Set};
