@@ -3,7 +3,7 @@
 use super::cursor::{Cursor, Stop, Text, parse_score};
 use super::packed::{Element, Malformed, Pack};
 use super::{RdbError, kind};
-use crate::value::{Hash, List, Set, SortedSet, Value};
+use crate::value::{Hash, List, Set, SmallForms, SortedSet, Value};
 
 /// The beginning of a value.
 pub enum Body<'a> {
@@ -19,6 +19,7 @@ pub struct Parts {
     part: Part,
     left: u64,
     value: Value,
+    forms: SmallForms,
 }
 
 #[derive(Clone, Copy)]
@@ -52,48 +53,40 @@ impl<'a> Body<'a> {
 
     /// Begins to read a value of a kind that exists.
     #[inline]
-    pub fn read(kind: u8, cursor: &mut Cursor<'a>) -> Result<Self, Stop> {
-        if kind == kind::STRING { Ok(Body::Str(cursor.text()?)) } else { Body::begin(kind, cursor) }
+    pub fn read(kind: u8, cursor: &mut Cursor<'a>, forms: SmallForms) -> Result<Self, Stop> {
+        if kind == kind::STRING { Ok(Body::Str(cursor.text()?)) } else { Body::begin(kind, cursor, forms) }
     }
 
-    fn begin(kind: u8, cursor: &mut Cursor<'a>) -> Result<Self, Stop> {
+    fn begin(kind: u8, cursor: &mut Cursor<'a>, forms: SmallForms) -> Result<Self, Stop> {
         let list = || Value::List(List::new());
         let hash = || Value::Hash(Hash::new());
         let set = || Value::Set(Set::new());
         let sorted_set = || Value::SortedSet(SortedSet::new());
-        let parts = match kind {
-            kind::LIST => Parts::read(cursor, Part::Element, list())?,
-            kind::SET => Parts::read(cursor, Part::Element, set())?,
-            kind::SORTED_SET => Parts::read(cursor, Part::DecimalScore, sorted_set())?,
-            kind::HASH => Parts::read(cursor, Part::Element, hash())?,
-            kind::SORTED_SET_2 => Parts::read(cursor, Part::Element, sorted_set())?,
-            kind::HASH_ZIPMAP => Parts::packed(Pack::Zipmap, hash()),
-            kind::LIST_ZIPLIST => Parts::packed(Pack::Ziplist, list()),
-            kind::SET_INTSET => Parts::packed(Pack::Intset, set()),
-            kind::SORTED_SET_ZIPLIST => Parts::packed(Pack::Ziplist, sorted_set()),
-            kind::HASH_ZIPLIST => Parts::packed(Pack::Ziplist, hash()),
-            kind::LIST_QUICKLIST => Parts::read(cursor, Part::Pack(Pack::Ziplist), list())?,
-            kind::HASH_LISTPACK => Parts::packed(Pack::Listpack, hash()),
-            kind::SORTED_SET_LISTPACK => Parts::packed(Pack::Listpack, sorted_set()),
-            kind::LIST_QUICKLIST_2 => Parts::read(cursor, Part::Node, list())?,
-            kind::SET_LISTPACK => Parts::packed(Pack::Listpack, set()),
+        let (part, left, value) = match kind {
+            kind::LIST => (Part::Element, cursor.length()?, list()),
+            kind::SET => (Part::Element, cursor.length()?, set()),
+            kind::SORTED_SET => (Part::DecimalScore, cursor.length()?, sorted_set()),
+            kind::HASH => (Part::Element, cursor.length()?, hash()),
+            kind::SORTED_SET_2 => (Part::Element, cursor.length()?, sorted_set()),
+            kind::HASH_ZIPMAP => (Part::Pack(Pack::Zipmap), 1, hash()),
+            kind::LIST_ZIPLIST => (Part::Pack(Pack::Ziplist), 1, list()),
+            kind::SET_INTSET => (Part::Pack(Pack::Intset), 1, set()),
+            kind::SORTED_SET_ZIPLIST => (Part::Pack(Pack::Ziplist), 1, sorted_set()),
+            kind::HASH_ZIPLIST => (Part::Pack(Pack::Ziplist), 1, hash()),
+            kind::LIST_QUICKLIST => (Part::Pack(Pack::Ziplist), cursor.length()?, list()),
+            kind::HASH_LISTPACK => (Part::Pack(Pack::Listpack), 1, hash()),
+            kind::SORTED_SET_LISTPACK => (Part::Pack(Pack::Listpack), 1, sorted_set()),
+            kind::LIST_QUICKLIST_2 => (Part::Node, cursor.length()?, list()),
+            kind::SET_LISTPACK => (Part::Pack(Pack::Listpack), 1, set()),
             6 | 7 => return Ok(Body::Unsupported("module")),
             15 | 19 | 21 => return Ok(Body::Unsupported("stream")),
             _ => return Ok(Body::Unsupported("hash with field deadlines")),
         };
-        Ok(Body::Aggregate(parts))
+        Ok(Body::Aggregate(Parts { part, left, value, forms }))
     }
 }
 
 impl Parts {
-    fn read(cursor: &mut Cursor, part: Part, value: Value) -> Result<Self, Stop> {
-        Ok(Parts { part, left: cursor.length()?, value })
-    }
-
-    fn packed(pack: Pack, value: Value) -> Self {
-        Parts { part: Part::Pack(pack), left: 1, value }
-    }
-
     /// Adds all the parts that have arrived completely, so that the cursor is behind the last of them. What `Needs` says
     /// is counted from there.
     pub fn advance(&mut self, cursor: &mut Cursor, rooms: &mut Rooms) -> Result<(), Stop> {
@@ -142,21 +135,21 @@ impl Parts {
 
     fn element(&mut self, cursor: &mut Cursor, rooms: &mut Rooms) -> Result<(), Stop> {
         let offset = cursor.place();
-        let first = cursor.text()?;
+        let (first, forms) = (cursor.text()?, self.forms);
         let is_new = match &mut self.value {
             Value::Str(_) => unreachable!("a string has no parts"),
             Value::List(list) => {
                 list.push_back(first.plain(&mut rooms.key)?);
                 true
             }
-            Value::Set(set) => set.insert(first.plain(&mut rooms.key)?),
+            Value::Set(set) => set.insert(first.plain(&mut rooms.key)?, forms.integers_max),
             Value::Hash(hash) => {
                 let value = cursor.text()?;
-                hash.insert(first.plain(&mut rooms.key)?, value.plain(&mut rooms.value)?)
+                hash.insert(first.plain(&mut rooms.key)?, value.plain(&mut rooms.value)?, forms.hash)
             }
             Value::SortedSet(set) => {
                 let score = cursor.score()?;
-                set.insert(first.plain(&mut rooms.key)?, score)
+                set.insert(first.plain(&mut rooms.key)?, score, forms.sorted_set)
             }
         };
         if is_new { Ok(()) } else { Err(self.duplicate(offset)) }
@@ -164,7 +157,7 @@ impl Parts {
 
     fn add_scored(&mut self, member: &[u8], score: f64, offset: u64) -> Result<(), Stop> {
         let Value::SortedSet(set) = &mut self.value else { unreachable!("only sorted sets have scores") };
-        if set.insert(member, score) { Ok(()) } else { Err(self.duplicate(offset)) }
+        if set.insert(member, score, self.forms.sorted_set) { Ok(()) } else { Err(self.duplicate(offset)) }
     }
 
     fn duplicate(&self, offset: u64) -> Stop {
@@ -174,13 +167,13 @@ impl Parts {
     fn pack(&mut self, pack: Pack, cursor: &mut Cursor, rooms: &mut Rooms) -> Result<(), Stop> {
         let offset = cursor.place();
         let bytes = cursor.text()?.plain(&mut rooms.value)?;
-        unpack(pack, bytes, &mut self.value)
+        unpack(pack, bytes, &mut self.value, self.forms)
             .map_err(|Malformed { problem, at }| RdbError::Packed { form: pack.name(), problem, at, offset }.into())
     }
 }
 
 /// Adds the elements of a pack to a value.
-fn unpack<'a>(pack: Pack, bytes: &'a [u8], value: &mut Value) -> Result<(), Malformed> {
+fn unpack<'a>(pack: Pack, bytes: &'a [u8], value: &mut Value, forms: SmallForms) -> Result<(), Malformed> {
     let (mut room, mut value_room) = (itoa::Buffer::new(), itoa::Buffer::new());
     // The field or member that waits for its value or score.
     let mut first: Option<Element<'a>> = None;
@@ -191,14 +184,17 @@ fn unpack<'a>(pack: Pack, bytes: &'a [u8], value: &mut Value) -> Result<(), Malf
                 list.push_back(element.text(&mut room));
                 true
             }
-            (Value::Set(set), _) => set.insert(element.text(&mut room)),
+            (Value::Set(set), _) => set.insert(element.text(&mut room), forms.integers_max),
             (Value::Hash(_) | Value::SortedSet(_), None) => {
                 first = Some(element);
                 true
             }
-            (Value::Hash(hash), Some(field)) => hash.insert(field.text(&mut room), element.text(&mut value_room)),
+            (Value::Hash(hash), Some(field)) => {
+                hash.insert(field.text(&mut room), element.text(&mut value_room), forms.hash)
+            }
             (Value::SortedSet(set), Some(member)) => {
-                set.insert(member.text(&mut room), score(element).ok_or("a score is not a number")?)
+                let score = score(element).ok_or("a score is not a number")?;
+                set.insert(member.text(&mut room), score, forms.sorted_set)
             }
         };
         if is_new { Ok(()) } else { Err("an element is there twice") }

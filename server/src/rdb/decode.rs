@@ -5,7 +5,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::body::{Body, Parts, Rooms};
 use super::cursor::{Cursor, KEPT_BYTES_MAX, Stop, Text};
 use super::{MAGIC, RdbError, VALKEY_MAGIC, VERSION_READ_MAX, VERSION_VALKEY, module, opcode};
-use crate::value;
+use crate::value::{self, SmallForms};
 
 /// What an image says next. Byte slices are lent until the decoder is called again.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,8 +45,9 @@ pub enum Value<'a> {
 ///
 /// ```
 /// use repld::rdb::{Decoder, Item, Value};
+/// use repld::value::SmallForms;
 ///
-/// let mut decoder = Decoder::new();
+/// let mut decoder = Decoder::new(SmallForms::default());
 /// decoder.feed(b"REDIS0009\x00\x03foo\x03b");
 /// assert_eq!(decoder.next_item(), Ok(None));
 /// decoder.feed(b"ar\xff\0\0\0\0\0\0\0\0");
@@ -56,6 +57,7 @@ pub enum Value<'a> {
 /// assert_eq!(decoder.finish(), Ok(()));
 /// ```
 pub struct Decoder {
+    forms: SmallForms,
     /// Fed and not yet dropped.
     fed: Vec<u8>,
     /// `fed` is read up to here.
@@ -93,16 +95,11 @@ const CHECKSUM_VERSION_MIN: u32 = 5;
 /// Enough of a key to find it by.
 const KEY_IN_ERROR_BYTES_MAX: usize = 128;
 
-impl Default for Decoder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Decoder {
-    /// A decoder at the first byte of an image.
-    pub fn new() -> Self {
+    /// A decoder at the first byte of an image, whose small values take these forms.
+    pub fn new(forms: SmallForms) -> Self {
         Self {
+            forms,
             fed: Vec::new(),
             read: 0,
             summed: 0,
@@ -140,7 +137,7 @@ impl Decoder {
             let step = match (&mut self.begun, self.progress) {
                 (Some((_, parts)), _) => parts.advance(&mut cursor, &mut self.rooms).map(|()| Step::Complete),
                 (None, Progress::Preamble) => cursor.preamble(),
-                (None, Progress::Body { version }) => cursor.step(version),
+                (None, Progress::Body { version }) => cursor.step(version, self.forms),
                 (None, Progress::Done) => return Ok(None),
             };
             let read = self.read + cursor.at;
@@ -290,7 +287,7 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
-    fn step(&mut self, version: u32) -> Result<Step<'a>, Stop> {
+    fn step(&mut self, version: u32, forms: SmallForms) -> Result<Step<'a>, Stop> {
         let offset = self.place();
         let found = match self.byte()? {
             opcode::EXPIRETIME_MS => return Ok(Step::Deadline(i64::from_le_bytes(self.array()?))),
@@ -305,18 +302,18 @@ impl<'a> Cursor<'a> {
             opcode::MODULE_AUX => return self.module_aux(),
             opcode::EOF if version < CHECKSUM_VERSION_MIN => Found::Eof { stored: 0 },
             opcode::EOF => Found::Eof { stored: u64::from_le_bytes(self.array()?) },
-            kind => return self.entry(kind, offset),
+            kind => return self.entry(kind, offset, forms),
         };
         Ok(Step::Found(found))
     }
 
     #[inline]
-    fn entry(&mut self, kind: u8, offset: u64) -> Result<Step<'a>, Stop> {
+    fn entry(&mut self, kind: u8, offset: u64, forms: SmallForms) -> Result<Step<'a>, Stop> {
         if !Body::exists(kind) {
             return Err(RdbError::UnknownType { byte: kind, offset }.into());
         }
         let key = self.text()?;
-        Ok(match Body::read(kind, self)? {
+        Ok(match Body::read(kind, self, forms)? {
             Body::Str(value) => Step::Found(Found::Str(key, value)),
             Body::Aggregate(parts) => Step::Begun(key, parts),
             Body::Unsupported(type_name) => Step::Found(Found::Unsupported { type_name, key, offset }),
@@ -330,10 +327,10 @@ impl<'a> Cursor<'a> {
             let offset = self.place();
             match self.length()? {
                 module::END => return Ok(Step::Skipped),
-                module::SIGNED | module::UNSIGNED => drop(self.length()?),
-                module::FLOAT => drop(self.take(4)?),
-                module::DOUBLE => drop(self.take(8)?),
-                module::STRING => drop(self.text()?),
+                module::SIGNED | module::UNSIGNED => _ = self.length()?,
+                module::FLOAT => _ = self.take(4)?,
+                module::DOUBLE => _ = self.take(8)?,
+                module::STRING => _ = self.text()?,
                 kind => return Err(RdbError::ModuleData { kind, offset }.into()),
             }
         }
@@ -357,7 +354,7 @@ mod tests {
 
     #[test]
     fn memory_follows_what_arrives_and_not_what_is_announced() {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::new(SmallForms::default());
         decoder.feed(b"REDIS0009\x00\x01k\x80\x1F\xFF\xFF\xFF");
         assert_eq!(decoder.next_item(), Ok(None));
         decoder.feed(&[0; 100]);
@@ -367,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_long_string_is_not_looked_at_again_before_it_is_complete() {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::new(SmallForms::default());
         decoder.feed(b"REDIS0009\x00\x01k\x80\x00\x10\x00\x00");
         assert_eq!(decoder.next_item(), Ok(None));
         assert_eq!(decoder.unread_min, 3 + 5 + (1 << 20));
@@ -375,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_long_string_is_given_back() {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::new(SmallForms::default());
         decoder.feed(b"REDIS0009\x00\x01k\x80\x00\x40\x00\x00");
         decoder.feed(&vec![b'v'; 4 << 20]);
         assert!(matches!(decoder.next_item(), Ok(Some(Item::Entry { .. }))));

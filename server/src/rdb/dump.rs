@@ -10,7 +10,7 @@ use super::body::{Body, Rooms};
 use super::cursor::{Cursor, Stop};
 use super::encode::Encoder;
 use super::{RdbError, VERSION_READ_MAX, VERSION_VALKEY, VERSION_WRITTEN};
-use crate::value::{Value, ValueRef};
+use crate::value::{SmallForms, Value, ValueRef};
 
 const VERSION_BYTES: usize = 2;
 const CHECKSUM_BYTES: usize = 8;
@@ -47,11 +47,11 @@ pub fn dump(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
     payload
 }
 
-/// The value that a payload stands for. It is never empty.
+/// The value that a payload stands for. It is never empty; a small one takes its form of these.
 ///
 /// # Errors
 /// The payload is not what it should be; every part of it has been looked at.
-pub fn restore(payload: &[u8]) -> Result<Value, DumpError> {
+pub fn restore(payload: &[u8], forms: SmallForms) -> Result<Value, DumpError> {
     let Some((summed, sum)) = payload.split_last_chunk::<CHECKSUM_BYTES>() else { return Err(DumpError::Envelope) };
     let Some((content, version)) = summed.split_last_chunk::<VERSION_BYTES>() else { return Err(DumpError::Envelope) };
     let version = u32::from(u16::from_le_bytes(*version));
@@ -60,7 +60,7 @@ pub fn restore(payload: &[u8]) -> Result<Value, DumpError> {
         return Err(DumpError::Envelope);
     }
     let mut cursor = Cursor { bytes: content, at: 0, offset: 0 };
-    let value = value(&mut cursor).map_err(|stop| match stop {
+    let value = value(&mut cursor, forms).map_err(|stop| match stop {
         Stop::Needs(_) => DumpError::Content(Some(RdbError::Truncated { offset: content.len() as u64 })),
         Stop::Error(error) => error.into(),
     })?;
@@ -70,14 +70,14 @@ pub fn restore(payload: &[u8]) -> Result<Value, DumpError> {
     }
 }
 
-fn value(cursor: &mut Cursor) -> Result<Option<Value>, Stop> {
+fn value(cursor: &mut Cursor, forms: SmallForms) -> Result<Option<Value>, Stop> {
     let offset = cursor.place();
     let kind = cursor.byte()?;
     if !Body::exists(kind) {
         return Err(RdbError::UnknownType { byte: kind, offset }.into());
     }
     let mut rooms = Rooms::default();
-    match Body::read(kind, cursor)? {
+    match Body::read(kind, cursor, forms)? {
         Body::Str(text) => Ok(Some(Value::Str(text.plain(&mut rooms.value)?.to_vec()))),
         Body::Aggregate(mut parts) => {
             parts.advance(cursor, &mut rooms)?;

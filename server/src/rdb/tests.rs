@@ -13,10 +13,13 @@ use std::{
 use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
-use crate::value::{Hash, List, Set, SortedSet, Value};
+use crate::value::{Hash, List, Set, SmallForm, SmallForms, SortedSet, Value};
 
 /// (database, key) to (value, deadline).
 type Keys = BTreeMap<(u32, Vec<u8>), (Value, Option<i64>)>;
+
+const SMALL: SmallForm = SmallForm { len_max: 100, string_bytes_max: 64 };
+const FORMS: SmallForms = SmallForms { hash: SMALL, sorted_set: SMALL, integers_max: 100 };
 
 fn string(bytes: &[u8]) -> Value {
     Value::Str(bytes.to_vec())
@@ -30,19 +33,19 @@ fn list<T: AsRef<[u8]>>(elements: impl IntoIterator<Item = T>) -> Value {
 
 fn set<T: AsRef<[u8]>>(members: impl IntoIterator<Item = T>) -> Value {
     let mut set = Set::new();
-    members.into_iter().for_each(|member| drop(set.insert(member.as_ref())));
+    members.into_iter().for_each(|member| _ = set.insert(member.as_ref(), 100));
     Value::Set(set)
 }
 
 fn hash<T: AsRef<[u8]>>(fields: impl IntoIterator<Item = (T, T)>) -> Value {
     let mut hash = Hash::new();
-    fields.into_iter().for_each(|(field, value)| drop(hash.insert(field.as_ref(), value.as_ref())));
+    fields.into_iter().for_each(|(field, value)| _ = hash.insert(field.as_ref(), value.as_ref(), SMALL));
     Value::Hash(hash)
 }
 
 fn sorted_set<T: AsRef<[u8]>>(members: impl IntoIterator<Item = (T, f64)>) -> Value {
     let mut set = SortedSet::new();
-    members.into_iter().for_each(|(member, score)| drop(set.insert(member.as_ref(), score)));
+    members.into_iter().for_each(|(member, score)| _ = set.insert(member.as_ref(), score, SMALL));
     Value::SortedSet(set)
 }
 
@@ -89,7 +92,7 @@ struct Content {
 
 /// Feeds `image` in pieces that end where `pieces` says and collects what comes out.
 fn decoded<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Content, RdbError> {
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::new(FORMS);
     let mut content = Content::default();
     let mut db = 0;
     for piece in pieces {
@@ -324,7 +327,7 @@ fn what_cannot_be_read_is_named_with_its_place() {
 
 #[test]
 fn an_error_stays_whatever_is_fed_after_it() {
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::new(FORMS);
     decoder.feed(b"REDIS0009\xFF\x01\0\0\0\0\0\0\0");
     let error = decoder.next_item().expect_err("a wrong checksum");
     assert!(matches!(error, RdbError::Checksum { stored: 1, .. }));
@@ -335,7 +338,7 @@ fn an_error_stays_whatever_is_fed_after_it() {
 #[test]
 fn what_follows_the_image_is_left_alone() {
     let image = [&encoded(&sample(), OPTIONS[0]), &b"*1\r\n"[..]].concat();
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::new(FORMS);
     decoder.feed(&image);
     while decoder.next_item().expect("a good image") != Some(Item::Eof) {}
     decoder.feed(b"$4\r\n");
@@ -455,7 +458,7 @@ impl RedisServer {
                 (b"HSET", hash.iter().flat_map(|(field, value)| [field.to_vec(), value.to_vec()]).collect())
             }
             Value::SortedSet(set) => {
-                (b"ZADD", set.iter().flat_map(|(member, score)| [texts(score), member.to_vec()]).collect())
+                (b"ZADD", set.iter().flat_map(|entry| [texts(entry.score), entry.member.to_vec()]).collect())
             }
         };
         // So many at a time that Redis does not choose the encoding by the first request alone.
@@ -473,7 +476,7 @@ impl RedisServer {
         for (db, key) in keys.keys() {
             *sizes.entry(*db).or_default() += 1;
             self.call(&[b"SELECT", db.to_string().as_bytes()]);
-            let value = restore(&self.call(&[b"DUMP", key])).expect("a good payload");
+            let value = restored(&self.call(&[b"DUMP", key])).expect("a good payload");
             let deadline_ms = String::from_utf8(self.call(&[b"PEXPIRETIME", key])).expect("digits");
             let deadline_ms = deadline_ms.parse().ok().filter(|deadline_ms| *deadline_ms >= 0);
             content.insert((*db, key.clone()), (value, deadline_ms));
@@ -548,7 +551,7 @@ fn values_are_dumped_for_redis_and_restored_from_it() {
     for ((_, key), (value, _)) in big_sample() {
         let payload = dump(value.borrow(), key.len() % 2 == 0);
         assert_eq!(server.call(&[b"RESTORE", &key, b"0", &payload]), b"OK", "{}", key.escape_ascii());
-        let back = restore(&server.call(&[b"DUMP", &key])).expect("a good payload");
+        let back = restored(&server.call(&[b"DUMP", &key])).expect("a good payload");
         assert!(back == value, "{}", key.escape_ascii());
     }
 }
@@ -610,6 +613,10 @@ fn packed_payloads() -> Vec<(Vec<u8>, Value)> {
     cases.into_iter().map(payload).collect()
 }
 
+fn restored(payload: &[u8]) -> Result<Value, DumpError> {
+    restore(payload, FORMS)
+}
+
 /// Puts version and checksum behind a value.
 fn sealed(content: &[u8]) -> Vec<u8> {
     let mut payload = [content, &10_u16.to_le_bytes()].concat();
@@ -622,7 +629,7 @@ fn sealed(content: &[u8]) -> Vec<u8> {
 #[test]
 fn every_packed_encoding_is_read() {
     for (payload, value) in packed_payloads() {
-        assert_eq!(restore(&payload), Ok(value), "kind {}", payload[0]);
+        assert_eq!(restored(&payload), Ok(value), "kind {}", payload[0]);
     }
 }
 
@@ -631,14 +638,14 @@ fn a_payload_that_is_not_whole_or_goes_on_is_refused() {
     for (payload, _) in packed_payloads() {
         let content = &payload[..payload.len() - 10];
         for length in 0..content.len() {
-            assert!(restore(&sealed(&content[..length])).is_err(), "{length} bytes of kind {}", payload[0]);
+            assert!(restored(&sealed(&content[..length])).is_err(), "{length} bytes of kind {}", payload[0]);
         }
         let longer = [content, b"\0"].concat();
-        assert_eq!(restore(&sealed(&longer)), Err(DumpError::Content(None)));
-        assert_eq!(restore(content), Err(DumpError::Envelope));
+        assert_eq!(restored(&sealed(&longer)), Err(DumpError::Content(None)));
+        assert_eq!(restored(content), Err(DumpError::Envelope));
     }
-    assert_eq!(restore(b""), Err(DumpError::Envelope));
-    let empty_list = restore(&sealed(b"\x01\x00"));
+    assert_eq!(restored(b""), Err(DumpError::Envelope));
+    let empty_list = restored(&sealed(b"\x01\x00"));
     assert_eq!(empty_list, Err(DumpError::Content(None)));
 }
 
@@ -655,18 +662,18 @@ proptest! {
             content[at] = byte;
         }
         // What is read is whole: it can be written, and read again.
-        if let Ok(value) = restore(&sealed(&content)) {
-            prop_assert_eq!(restore(&dump(value.borrow(), true)), Ok(value));
+        if let Ok(value) = restored(&sealed(&content)) {
+            prop_assert_eq!(restored(&dump(value.borrow(), true)), Ok(value));
         }
     }
 
     #[test]
     fn any_payload_is_survived(content in vec(any::<u8>(), 0..200)) {
-        let _ = restore(&sealed(&content));
+        let _ = restored(&sealed(&content));
     }
 
     #[test]
     fn what_is_dumped_comes_back(value in values(), compress in any::<bool>()) {
-        prop_assert_eq!(restore(&dump(value.borrow(), compress)), Ok(value));
+        prop_assert_eq!(restored(&dump(value.borrow(), compress)), Ok(value));
     }
 }

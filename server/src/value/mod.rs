@@ -33,6 +33,27 @@ pub struct SmallForm {
     pub string_bytes_max: usize,
 }
 
+/// The same for every type that has such a form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmallForms {
+    /// Of hashes.
+    pub hash: SmallForm,
+    /// Of sorted sets.
+    pub sorted_set: SmallForm,
+    /// Of sets of nothing but integers: so many members.
+    pub integers_max: usize,
+}
+
+impl Default for SmallForms {
+    fn default() -> Self {
+        SmallForms {
+            hash: SmallForm { len_max: 512, string_bytes_max: 64 },
+            sorted_set: SmallForm { len_max: 128, string_bytes_max: 64 },
+            integers_max: 512,
+        }
+    }
+}
+
 impl SmallForm {
     fn takes(self, string: &[u8]) -> bool {
         string.len() <= self.string_bytes_max
