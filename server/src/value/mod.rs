@@ -19,7 +19,7 @@ mod set;
 pub mod sorted_set;
 
 pub use digest::digest;
-pub use hash::Hash;
+pub use hash::{Field, Hash};
 pub use list::{End, List};
 pub use map::Map;
 pub use random::Random;
