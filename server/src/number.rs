@@ -206,13 +206,15 @@ mod tests {
             ("4.9e-324", f64::from_bits(1)),
         ];
         numbers.iter().for_each(|(text, value)| assert_eq!(parse_f64(text.as_bytes()), Some(*value), "{text}"));
-        let refused = ["", " 1", "1 ", "nan", "-nan", "1e", ".", "e5", "0x", "1e999", "-1e999", "1e-999", "1\0", "infx", "ä"];
+        let refused =
+            ["", " 1", "1 ", "nan", "-nan", "1e", ".", "e5", "0x", "1e999", "-1e999", "1e-999", "1\0", "infx", "ä"];
         refused.iter().for_each(|text| assert_eq!(parse_f64(text.as_bytes()), None, "{text:?}"));
     }
 
     #[test]
     fn bounds_are_read_with_less_care() {
-        let numbers = [("", 0.0), (" 1", 1.0), ("\t\r2", 2.0), ("1e999", f64::INFINITY), ("1e-999", 0.0), ("3\0x", 3.0)];
+        let numbers =
+            [("", 0.0), (" 1", 1.0), ("\t\r2", 2.0), ("1e999", f64::INFINITY), ("1e-999", 0.0), ("3\0x", 3.0)];
         numbers.iter().for_each(|(text, value)| assert_eq!(parse_bound(text.as_bytes()), Some(*value), "{text:?}"));
         ["nan", " ", "1 ", "x"].iter().for_each(|text| assert_eq!(parse_bound(text.as_bytes()), None, "{text:?}"));
     }
