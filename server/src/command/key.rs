@@ -124,7 +124,7 @@ pub(super) fn dbsize(context: &mut ReadContext, _args: Args) -> Result<()> {
 fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bool> {
     let (from, to) = (args.first_key(), context.keyspace.key(args.get(2)));
     if context.keyspace.get(context.db, from, context.expiry_ms).is_none() {
-        return Err(ErrorReply::new("ERR no such key"));
+        return Err(ErrorReply::NO_SUCH_KEY);
     }
     if from.bytes == to.bytes {
         return Ok(replace);

@@ -7,9 +7,11 @@
 mod connection;
 mod execute;
 mod key;
+mod list;
 mod pubsub;
 mod replication;
 mod server;
+mod sort;
 mod string;
 mod table;
 mod transaction;
@@ -47,6 +49,7 @@ impl ErrorReply {
     const NEGATIVE_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is negative");
     const SAVE_IN_PROGRESS: ErrorReply = ErrorReply::new("ERR Background save already in progress");
 
+    const NO_SUCH_KEY: ErrorReply = ErrorReply::new("ERR no such key");
     const WRONG_TYPE: ErrorReply = ErrorReply::new("WRONGTYPE Operation against a key holding the wrong kind of value");
 
     const fn new(text: &'static str) -> Self {

@@ -18,7 +18,7 @@ mod set;
 pub mod sorted_set;
 
 pub use hash::Hash;
-pub use list::List;
+pub use list::{End, List};
 pub use map::Map;
 pub use random::Random;
 pub use set::{Member, Set};
