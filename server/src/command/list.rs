@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Args, Attempt, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer, parse_timeout};
+use super::{
+    Args, Attempt, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_count, parse_integer, parse_timeout,
+};
 use crate::keyspace::Absent;
 use crate::resp::append_request;
 use crate::value::{End, List};
@@ -39,12 +41,6 @@ impl List {
             End::Back => self.pop_back(),
         }
     }
-}
-
-/// An argument that counts something; `error` is told of whatever is no count.
-fn parse_count(text: &[u8], least: i64, error: &'static str) -> Result<usize> {
-    let count = parse_integer(text).ok().filter(|count| *count >= least).and_then(|count| usize::try_from(count).ok());
-    count.ok_or(ErrorReply::new(error))
 }
 
 /// The index that an argument means; negative ones count from the end.

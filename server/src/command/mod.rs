@@ -12,6 +12,7 @@ mod pubsub;
 mod replication;
 mod server;
 mod sort;
+mod sorted_set;
 mod string;
 mod table;
 mod transaction;
@@ -119,6 +120,12 @@ fn parse_timeout(seconds: &[u8], now_ms: i64) -> Result<Option<i64>> {
         return Err(ErrorReply::NEGATIVE_TIMEOUT);
     }
     Ok((ms > 0.0).then(|| now_ms.saturating_add(ms as i64)))
+}
+
+/// An argument that counts something; `error` is told of whatever is no count.
+fn parse_count(text: &[u8], least: i64, error: &'static str) -> Result<usize> {
+    let count = parse_integer(text).ok().filter(|count| *count >= least).and_then(|count| usize::try_from(count).ok());
+    count.ok_or(ErrorReply::new(error))
 }
 
 /// The arguments of one request, the command's name first, borrowed from the buffer it was read into.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::{EntryRef, Keyspace};
 use crate::number::parse_f64;
-use crate::value::{List, ValueRef};
+use crate::value::{List, Member, ValueRef};
 
 /// Where the elements, and the values that they are sorted by or replaced with, are looked up.
 struct Source<'a> {
@@ -50,15 +50,15 @@ impl<'a> Source<'a> {
     }
 
     /// What a pattern means for an element.
-    fn find(&self, pattern: Pattern, element: &'a [u8]) -> Option<&'a [u8]> {
+    fn find(&self, pattern: Pattern, element: Member<'a>) -> Option<Member<'a>> {
         let (before, behind, field) = match pattern {
             Pattern::Element => return Some(element),
             Pattern::Key { before, behind, field } => (before, behind, field),
             Pattern::Constant => return None,
         };
-        match (self.get(&[before, element, behind].concat())?.value(), field) {
-            (ValueRef::Str(value), None) => Some(value),
-            (ValueRef::Hash(hash), Some(field)) => hash.get(field),
+        match (self.get(&[before, &element, behind].concat())?.value(), field) {
+            (ValueRef::Str(value), None) => Some(Member::Text(value)),
+            (ValueRef::Hash(hash), Some(field)) => hash.get(field).map(Member::Text),
             _ => None,
         }
     }
@@ -117,11 +117,11 @@ impl<'a> Order<'a> {
     }
 
     /// The elements of the value, in order, as far as they are wanted.
-    fn elements(&self, source: &Source<'a>, value: ValueRef<'a>) -> Result<Vec<&'a [u8]>> {
+    fn elements(&self, source: &Source<'a>, value: ValueRef<'a>) -> Result<Vec<Member<'a>>> {
         let is_constant = matches!(self.by, Some(Pattern::Constant | Pattern::Element));
-        let (mut elements, native): (Vec<&[u8]>, bool) = match value {
-            ValueRef::List(list) => (list.iter().collect(), true),
-            ValueRef::SortedSet(set) => (set.iter().map(|entry| entry.member).collect(), true),
+        let (mut elements, native): (Vec<Member>, bool) = match value {
+            ValueRef::List(list) => (list.iter().map(Member::Text).collect(), true),
+            ValueRef::SortedSet(set) => (set.iter().map(|entry| Member::Text(entry.member)).collect(), true),
             ValueRef::Set(set) => (set.iter().collect(), false),
             ValueRef::Str(_) | ValueRef::Hash(_) => return Err(ErrorReply::WRONG_TYPE),
         };
@@ -142,32 +142,32 @@ impl<'a> Order<'a> {
     fn sorted(
         &self,
         source: &Source<'a>,
-        elements: Vec<&'a [u8]>,
+        elements: Vec<Member<'a>>,
         by: Option<Pattern>,
         alphabetic: bool,
-    ) -> Result<Vec<&'a [u8]>> {
-        let weight = |element| match by {
+    ) -> Result<Vec<Member<'a>>> {
+        let weight = |element: Member<'a>| match by {
             None => Some(element),
             Some(pattern) => source.find(pattern, element),
         };
         if alphabetic {
             let weighed = elements.into_iter().map(|element| (weight(element), element)).collect();
-            return Ok(self.by_weight(weighed, |(first, _), (second, _)| first.cmp(second)));
+            return Ok(self.by_weight(weighed, |(first, _), (second, _)| first.as_deref().cmp(&second.as_deref())));
         }
-        let score = |element| weight(element).map_or(Some(0.0), parse_score).map(|score| (score, element));
+        let score = |element| weight(element).map_or(Some(0.0), |weight| parse_score(&weight)).map(|score| (score, element));
         let weighed: Option<Vec<_>> = elements.into_iter().map(score).collect();
         let weighed = weighed.ok_or(ErrorReply::new("ERR One or more scores can't be converted into double"))?;
-        let compare = |first: &(f64, &[u8]), second: &(f64, &[u8])| {
-            first.0.partial_cmp(&second.0).unwrap_or(Ordering::Equal).then_with(|| first.1.cmp(second.1))
+        let compare = |first: &(f64, Member), second: &(f64, Member)| {
+            first.0.partial_cmp(&second.0).unwrap_or(Ordering::Equal).then_with(|| first.1.cmp(&second.1))
         };
         Ok(self.by_weight(weighed, compare))
     }
 
     fn by_weight<W>(
         &self,
-        mut weighed: Vec<(W, &'a [u8])>,
-        compare: impl Fn(&(W, &'a [u8]), &(W, &'a [u8])) -> Ordering,
-    ) -> Vec<&'a [u8]> {
+        mut weighed: Vec<(W, Member<'a>)>,
+        compare: impl Fn(&(W, Member<'a>), &(W, Member<'a>)) -> Ordering,
+    ) -> Vec<Member<'a>> {
         weighed.sort_by(|first, second| {
             let order = compare(first, second);
             if self.descending { order.reverse() } else { order }
@@ -176,7 +176,7 @@ impl<'a> Order<'a> {
     }
 
     /// What is asked for of each element.
-    fn run(&self, source: &Source<'a>, name: &[u8]) -> Result<Vec<Option<&'a [u8]>>> {
+    fn run(&self, source: &Source<'a>, name: &[u8]) -> Result<Vec<Option<Member<'a>>>> {
         let Some(entry) = source.get(name) else { return Ok(Vec::new()) };
         let elements = self.elements(source, entry.value())?;
         if self.get.is_empty() {
@@ -201,7 +201,7 @@ pub(super) fn sort_ro(context: &mut ReadContext, args: Args) -> Result<()> {
     let source = Source { keyspace: context.keyspace, db: context.db, expiry_ms: context.expiry_ms };
     let values = order.run(&source, args.get(1))?;
     context.reply.array(values.len());
-    values.into_iter().for_each(|value| context.reply.bulk_or_null(value));
+    values.into_iter().for_each(|value| context.reply.bulk_or_null(value.as_deref()));
     Ok(())
 }
 
@@ -211,11 +211,11 @@ pub(super) fn sort(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let values = order.run(&source, args.get(1))?;
     let Some(name) = order.store else {
         context.reply.array(values.len());
-        values.into_iter().for_each(|value| context.reply.bulk_or_null(value));
+        values.into_iter().for_each(|value| context.reply.bulk_or_null(value.as_deref()));
         return Ok(Effect::None);
     };
     let mut list = List::new();
-    values.iter().for_each(|value| list.push_back(value.unwrap_or_default()));
+    values.iter().for_each(|value| list.push_back(value.as_deref().unwrap_or_default()));
     let target = context.keyspace.key(name);
     let changes = !list.is_empty() || context.get(target).is_some();
     context.reply.integer(list.len() as i64);
