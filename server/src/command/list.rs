@@ -111,10 +111,7 @@ fn pop(context: &mut WriteContext, args: Args, end: End, name: &str) -> Result<E
             usize::from(element.is_some())
         }
         3 => {
-            let count = match parse_integer(args.get(2))? {
-                count @ 0.. => count as usize,
-                _ => return Err(ErrorReply::new("ERR value is out of range, must be positive")),
-            };
+            let count = parse_count(args.get(2), 0, "ERR value is out of range, must be positive")?;
             let popped = pop_many(context, args.get(1), end, count)?;
             if popped.is_none() {
                 context.reply.null_array();
