@@ -4,7 +4,7 @@ use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::config::Upstream;
 use crate::log::{self, log};
-use crate::replication::{Backlog, Following, History, Link, Role};
+use crate::replication::{Following, History, Link, Role};
 
 impl Instance {
     /// Follows `upstream` from now on, keeping the data until it has sent its own.
@@ -27,12 +27,9 @@ impl Instance {
                  able to synchronize with the new master with just a partial transfer."
             );
             self.replication.resumable = true;
-            if let Some(db) = self.replication.backlog.as_ref().and_then(Backlog::selected_db) {
-                self.replication.stream_db = db as usize;
-            }
-            self.unblock_waiters(
-                "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n",
-            );
+            let selected = self.replication.backlog.as_ref().and_then(|backlog| backlog.selected_db());
+            self.replication.stream_db = selected.unwrap_or(0) as usize;
+            self.dismiss_waiters();
         }
         self.cut_feeds();
         self.config.replicaof = Some(upstream);

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use repld::instance::Instance;
-use repld::keyspace::ValueRef;
 use repld::replication::{Backlog, History, ReplicationId};
 
 use crate::node::{Checked, Node, Wires};
@@ -124,14 +123,15 @@ pub fn check_acknowledgements(node: &Node, wires: &Wires) -> Checked<()> {
     Ok(())
 }
 
-type Data = BTreeMap<(usize, Vec<u8>), (Vec<u8>, Option<i64>)>;
+/// What lies at a database and key: the value's type and digest, and its deadline.
+type Data = BTreeMap<(usize, Vec<u8>), (&'static str, u128, Option<i64>)>;
 
 fn data(instance: &Instance) -> Data {
     let mut data = Data::new();
     for db in 0..instance.keyspace.databases() {
         instance.keyspace.for_each(db, |entry| {
-            let ValueRef::Str(value) = entry.value();
-            data.insert((db, entry.key().to_vec()), (value.to_vec(), entry.deadline_ms()));
+            let value = (entry.type_name(), entry.value().digest(), entry.deadline_ms());
+            data.insert((db, entry.key().to_vec()), value);
         });
     }
     data
@@ -150,16 +150,13 @@ pub fn check_equal(one: &Node, other: &Node) -> Checked<()> {
         let differs = differs.or_else(|| theirs.iter().find(|(place, _)| !ours.contains_key(*place)));
         let ((db, key), _) = differs.expect("they differ");
         let place = (*db, key.clone());
-        let shown = |data: &Data| {
-            data.get(&place).map(|(value, deadline_ms)| (String::from_utf8_lossy(value).into_owned(), *deadline_ms))
-        };
         return Err(format!(
             "nodes {} and {} differ in database {db} at key {}: {:?} and {:?}",
             one.index,
             other.index,
             String::from_utf8_lossy(key),
-            shown(&ours),
-            shown(&theirs)
+            ours.get(&place),
+            theirs.get(&place)
         ));
     }
     Ok(())

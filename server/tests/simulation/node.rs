@@ -369,13 +369,17 @@ impl Node {
             return;
         }
         let chunk = instance.keyspace.walk_slice(budget_bytes);
-        let bytes = match (&chunk, &mut walk.encoder) {
+        let mut bytes = Vec::new();
+        match (&chunk, &mut walk.encoder) {
             (Some(chunk), Some(encoder)) => {
-                snapshot::encode(encoder, chunk);
-                encoder.take()
+                let gathered = snapshot::encode(encoder, chunk, |piece| {
+                    bytes.extend(piece);
+                    Ok(())
+                });
+                gathered.expect("memory takes everything");
             }
-            _ => walk.encoder.take().map(Encoder::finish).unwrap_or_default(),
-        };
+            _ => bytes.extend(walk.encoder.take().map(Encoder::finish).unwrap_or_default()),
+        }
         match &walk.mark {
             Some(mark) => {
                 for connection in &mut receivers {

@@ -387,7 +387,8 @@ impl World {
         let soon = (1 + random.below(1200)).to_string();
         self.values += 1;
         let value = format!("{}:{}", self.values, "x".repeat(random.mostly_small(0, 200)));
-        match random.below(100) {
+        let (list, set, hash, sorted) = ("l", "s", "h", "z");
+        match random.below(130) {
             0..30 => words(&["SET", &key, &value]),
             30..38 => words(&["SET", &key, &value, "PX", &soon]),
             38..50 => words(&["INCR", &counter]),
@@ -409,7 +410,21 @@ impl World {
                 self.figures.waits += 1;
                 words(&["WAIT", "1", &soon])
             }
-            _ => words(&["MSET", &key, &value, &other, "m"]),
+            96..100 => words(&["MSET", &key, &value, &other, "m"]),
+            100..104 => words(&["RPUSH", list, &value]),
+            104..107 => words(&["LPOP", list]),
+            107 => words(&["LMOVE", list, "l2", "LEFT", "RIGHT"]),
+            108 if may_wait => words(&["BLPOP", "l2", "0.2"]),
+            109..113 => words(&["SADD", set, &key, &other]),
+            113..115 => words(&["SPOP", set]),
+            115..119 => words(&["HSET", hash, &key, &value]),
+            119..121 => words(&["HDEL", hash, &key]),
+            121 => words(&["HINCRBY", hash, "count", "1"]),
+            122..126 => words(&["ZADD", sorted, &soon, &key]),
+            126 => words(&["ZPOPMIN", sorted]),
+            127 => words(&["PEXPIRE", random.pick(&[list, set, hash, sorted]), &soon]),
+            128 => words(&["DEL", random.pick(&[list, set, hash, sorted])]),
+            _ => words(&["COPY", &key, &other, "REPLACE"]),
         }
     }
 
