@@ -143,7 +143,8 @@ impl Instance {
             && session.feed.is_none()
             && session.client.subscriptions.get() == (0, 0)
             && self.loading.is_none()
-            && self.pause.is_none();
+            && self.pause.is_none()
+            && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }
     }
@@ -206,6 +207,12 @@ impl Instance {
         if !session.authenticated && !command.is(table::NO_AUTH) {
             return Err(ErrorReply::new("NOAUTH Authentication required."));
         }
+        if self.replication.is_ghost() && !runs_on_a_ghost(command) {
+            return Err(ErrorReply::owned(format!(
+                "ERR '{}' is refused: this serves a dead server's backlog to its replicas and has no data",
+                command.name
+            )));
+        }
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
             self.gate_write(session)?;
         }
@@ -216,8 +223,9 @@ impl Instance {
                 command.name
             )));
         }
-        let stale =
-            !self.config.replica_serve_stale_data && !self.replication.is_master() && !self.replication.is_linked();
+        let stale = !self.config.replica_serve_stale_data
+            && self.replication.following().is_some()
+            && !self.replication.is_linked();
         if stale && !command.is(table::STALE) {
             return Err(ErrorReply::new(
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
@@ -420,6 +428,15 @@ impl Instance {
     fn expiry_ms(&self, session: &Session) -> i64 {
         if session.is_upstream() { i64::MIN } else { self.now_ms }
     }
+}
+
+/// What a replica needs for its handshake, and what shows an operator how far the replicas are.
+fn runs_on_a_ghost(command: &Command) -> bool {
+    let family = command.name.split('|').next().unwrap_or_default();
+    matches!(family, "client" | "command")
+        || ["auth", "config|get", "echo", "hello", "info", "ping", "psync", "quit", "replconf", "reset", "role"]
+            .contains(&command.name)
+        || ["shutdown", "time"].contains(&command.name)
 }
 
 fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {

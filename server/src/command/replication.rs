@@ -109,10 +109,20 @@ fn begin_feed(context: &mut ServerContext, request: Option<(&[u8], u64)>) -> Res
     if context.session.feed.is_some() {
         return Ok(Flow::Continue);
     }
-    if !context.instance.replication.is_master() && !context.instance.replication.is_linked() {
+    let replication = &context.instance.replication;
+    if replication.following().is_some() && !replication.is_linked() {
         return Err(ErrorReply::new("NOMASTERLINK Can't SYNC while not connected with my master"));
     }
     log!(Notice, "Replica {} asks for synchronization", feed_name(context));
+    if replication.is_ghost()
+        && let SyncAnswer::Full(reason) = replication.answer(request)
+    {
+        // A replica takes this code for "not now" and keeps what it has; any other error makes some of them ask for SYNC.
+        log!(Warning, "Partial resynchronization not accepted, and there is no other here: {reason}");
+        return Err(ErrorReply::owned(format!(
+            "NOMASTERLINK Can't SYNC in full from a dead server's backlog: {reason}"
+        )));
+    }
     let answer =
         context.instance.attach(context.session, request).map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
     if let SyncAnswer::Continue(_) = answer {
@@ -161,7 +171,7 @@ pub(super) fn role(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     let mut reply = crate::resp::Reply::new(out, session.protocol);
     let replication = &instance.replication;
     match &replication.role {
-        Role::Master => {
+        Role::Master | Role::Ghost => {
             reply.array(3);
             reply.bulk(b"master");
             reply.integer(replication.offset as i64);

@@ -144,6 +144,13 @@ impl Instance {
         Ok(())
     }
 
+    /// Ends the backlog with its file, which would otherwise pass for all that there was of its history.
+    pub(super) fn remove_backlog(&mut self) {
+        if let Some(backlog) = self.replication.backlog.take() {
+            backlog.remove();
+        }
+    }
+
     /// After a change of the sizes it depends on.
     pub fn resize_backlog(&mut self) {
         let sizes = self.backlog_sizes();

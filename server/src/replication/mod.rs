@@ -24,7 +24,7 @@ mod handshake;
 use std::cell::Cell;
 use std::rc::Rc;
 
-pub use backlog::{Appended, Backlog, BacklogError, History, ReplicationId};
+pub use backlog::{Appended, Backlog, BacklogError, History, Remains, ReplicationId};
 pub use handshake::{Answer, Greeting, Handshake, Step};
 
 use crate::client::Client;
@@ -129,6 +129,8 @@ pub enum Role {
     Master,
     /// An upstream.
     Replica(Following),
+    /// Nobody, and nothing is added to the history: a dead server's backlog is handed out to those that lack some of it.
+    Ghost,
 }
 
 /// What a server answers to a replica that asks to continue.
@@ -175,15 +177,20 @@ impl Replication {
         }
     }
 
-    /// Whether nobody is followed.
+    /// Whether nobody is followed, and writes make the history grow.
     pub fn is_master(&self) -> bool {
         matches!(self.role, Role::Master)
+    }
+
+    /// Whether this only hands out a dead server's backlog.
+    pub fn is_ghost(&self) -> bool {
+        matches!(self.role, Role::Ghost)
     }
 
     /// Whom this server follows, if anybody.
     pub fn following(&self) -> Option<&Following> {
         match &self.role {
-            Role::Master => None,
+            Role::Master | Role::Ghost => None,
             Role::Replica(following) => Some(following),
         }
     }
@@ -191,7 +198,7 @@ impl Replication {
     /// The same, to be changed.
     pub fn following_mut(&mut self) -> Option<&mut Following> {
         match &mut self.role {
-            Role::Master => None,
+            Role::Master | Role::Ghost => None,
             Role::Replica(following) => Some(following),
         }
     }
@@ -209,26 +216,8 @@ impl Replication {
     /// Answers a replica that has `offset` bytes of the history `id` (none: it asks for everything).
     pub fn answer(&self, request: Option<(&[u8], u64)>) -> SyncAnswer {
         let Some((id, offset)) = request else { return SyncAnswer::Full("Full resync requested by replica".into()) };
-        let replid = &self.history.replid;
-        if id != replid.as_str().as_bytes() {
-            match &self.history.previous {
-                Some((previous, valid_to)) if id == previous.as_str().as_bytes() => {
-                    if offset > *valid_to {
-                        return SyncAnswer::Full(format!(
-                            "Requested offset for second ID was {}, but I can reply up to {}",
-                            offset + 1,
-                            valid_to + 1
-                        ));
-                    }
-                }
-                previous => {
-                    let previous = previous.as_ref().map_or_else(|| "0".repeat(40), |(id, _)| id.to_string());
-                    return SyncAnswer::Full(format!(
-                        "Replication ID mismatch (Replica asked for '{}', my replication IDs are '{replid}' and '{previous}')",
-                        String::from_utf8_lossy(id)
-                    ));
-                }
-            }
+        if let Err(reason) = self.history.includes(id, offset) {
+            return SyncAnswer::Full(reason);
         }
         match &self.backlog {
             Some(backlog) if (backlog.start()..=backlog.end()).contains(&offset) => SyncAnswer::Continue(offset),
