@@ -4,12 +4,15 @@
 //! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
 //! backlog, which is memory that happens to have a name.
 
+mod replay;
 mod role;
 mod stream;
 mod time;
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+
+pub use replay::{Replay, ReplayError};
 
 use crate::client::{Client, ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};

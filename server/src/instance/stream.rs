@@ -129,11 +129,20 @@ impl Instance {
     /// # Errors
     /// The file cannot be made; the words say why.
     pub fn create_backlog(&mut self) -> Result<(), String> {
-        let (history, offset) = (self.replication.history, self.replication.offset);
+        self.create_backlog_with((self.replication.offset, &[]))
+    }
+
+    /// The same with a part of the stream in it that ends at the present offset, and the offset before that.
+    ///
+    /// # Errors
+    /// As [`Instance::create_backlog`].
+    pub fn create_backlog_with(&mut self, stream: (u64, &[u8])) -> Result<(), String> {
+        let history = self.replication.history;
         let run_id: [u8; 40] = self.run_id.as_str().as_bytes().try_into().expect("a run id has 40 digits");
         // A replica forwards a stream that has its database selected already.
         let selected = (!self.replication.is_master()).then_some(self.replication.stream_db as u32);
-        let backlog = Backlog::create(&self.backlog_path(), run_id, history, self.backlog_sizes(), offset, selected);
+        let backlog =
+            Backlog::create_with(&self.backlog_path(), run_id, history, self.backlog_sizes(), stream, selected);
         let backlog = backlog.map_err(|error| {
             let text = format!("can't make the replication backlog {}: {error}", self.backlog_path().display());
             log!(Warning, "{text}");

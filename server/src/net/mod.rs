@@ -9,6 +9,7 @@ mod feed;
 mod link;
 mod persist;
 mod receive;
+mod recover;
 mod stream;
 
 use std::cell::{Cell, RefCell};

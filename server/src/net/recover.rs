@@ -1,0 +1,124 @@
+//! A restart after a death: what the dead server's backlog has beyond the dump file is applied, and its replicas can go on.
+
+use std::io;
+use std::rc::Rc;
+
+use tokio::task::yield_now;
+
+use super::Server;
+use crate::instance::{Instance, Loading, Replay, random_id};
+use crate::log::log;
+use crate::replication::{BacklogError, History, Remains};
+use crate::snapshot::Point;
+
+/// The backlog of the server that was here before, if it can be trusted.
+pub(super) fn remains(instance: &Instance) -> Option<Remains> {
+    let path = instance.backlog_path();
+    match Remains::open(&path) {
+        Ok(remains) => Some(remains),
+        Err(BacklogError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            log!(Warning, "The replication backlog {} can't be used: {error}", path.display());
+            None
+        }
+    }
+}
+
+/// Goes on where the dead server ended: at the end of `remains`, whose history the loaded data are `point` of. Where that
+/// cannot be, `remains` is kept out of the way of the next backlog, and false is returned.
+///
+/// # Errors
+/// The stream in the backlog is none, or the disk says no.
+pub(super) async fn recover(server: &Rc<Server>, remains: Remains, point: Option<Point>) -> Result<bool, String> {
+    let beyond = match point {
+        Some(point) => remains.beyond(point.id.as_str().as_bytes(), point.offset).map(|bytes| (point, bytes)),
+        None => Err("there is no dump file that names its history".into()),
+    };
+    let (point, tail_bytes) = match beyond {
+        Ok(found) => found,
+        Err(reason) => {
+            set_aside(&server.instance.borrow(), &remains, &reason);
+            return Ok(false);
+        }
+    };
+    let path = server.instance.borrow().backlog_path();
+    let bytes = remains.bytes().map_err(|error| format!("{}: {error}", path.display()))?;
+    let tail = bytes[(point.offset - remains.start) as usize..].to_vec();
+    let db = replay(server, tail, point.db).await.map_err(|error| {
+        format!("{}: {error}; move it out of the way to start from the dump file alone", path.display())
+    })?;
+    let mut instance = server.instance.borrow_mut();
+    continue_history(&mut instance, &remains, &bytes, db)?;
+    log!(
+        Notice,
+        "Continuing the history {} at offset {}: {tail_bytes} bytes of the stream beyond the dump file were in the backlog",
+        remains.history.replid,
+        remains.end
+    );
+    Ok(true)
+}
+
+/// Applies the stream, giving way to others now and then.
+async fn replay(server: &Rc<Server>, stream: Vec<u8>, db: usize) -> Result<usize, String> {
+    let mut replay = {
+        let mut instance = server.instance.borrow_mut();
+        let (started_ms, total_bytes) = (instance.now_ms, stream.len() as u64);
+        instance.loading = Some(Loading { started_ms, total_bytes, loaded_bytes: 0, serves_old_data: false });
+        Replay::begin(&mut instance, stream, db)
+    };
+    loop {
+        {
+            let mut instance = server.instance.borrow_mut();
+            if !replay.step(&mut instance).map_err(|error| error.to_string())? {
+                break;
+            }
+            if let Some(loading) = &mut instance.loading {
+                loading.loaded_bytes = replay.applied_bytes() as u64;
+            }
+        }
+        yield_now().await;
+    }
+    let mut instance = server.instance.borrow_mut();
+    instance.loading = None;
+    replay.finish(&mut instance).map_err(|error| error.to_string())
+}
+
+/// Has the dead server's ring as its own. A master's history has a new name from here on: nobody knows whether another
+/// server goes on with the old one.
+fn continue_history(instance: &mut Instance, remains: &Remains, bytes: &[u8], db: usize) -> Result<(), String> {
+    let is_master = instance.replication.is_master();
+    let History { replid, .. } = remains.history;
+    let replication = &mut instance.replication;
+    replication.history = remains.history;
+    replication.offset = remains.end;
+    replication.stream_db = db;
+    replication.resumable = !is_master;
+    instance.create_backlog_with((remains.start, bytes))?;
+    if is_master {
+        instance.replication.shift_history(random_id());
+        let History { replid: present, .. } = instance.replication.history;
+        log!(
+            Notice,
+            "Secondary replication ID is {replid}, valid up to offset: {}. New replication ID is {present}",
+            remains.end + 1
+        );
+    }
+    Ok(())
+}
+
+/// Nobody but a person can say whether it is still worth something, so it is not overwritten by the next backlog.
+fn set_aside(instance: &Instance, remains: &Remains, reason: &str) {
+    if remains.start == remains.end {
+        return;
+    }
+    let path = instance.backlog_path();
+    let aside = path.with_extension("bin.old");
+    match std::fs::rename(&path, &aside) {
+        Ok(()) => log!(
+            Warning,
+            "The backlog of the server that was here can't be continued: {reason}. It is kept: repld --salvage {}",
+            aside.display()
+        ),
+        Err(error) => log!(Warning, "Can't keep the backlog {} out of the way: {error}", path.display()),
+    }
+}
