@@ -16,6 +16,7 @@ mod kill;
 mod links;
 mod plan;
 mod promotion;
+mod salvage;
 mod stop;
 mod view;
 
@@ -30,8 +31,9 @@ pub use bring_up::{Action, LaunchPlan, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use journal::{Journal, JournalEntry, recent};
 pub use kill::{KillPlan, KillReport, kill_master};
-pub use plan::{FailoverPlan, Ineligible, LossEstimate, Policy, Ranked, Refusal, Rejected, Step};
+pub use plan::{FailoverPlan, Ineligible, LossEstimate, NoSalvage, Policy, Ranked, Refusal, Rejected, Step};
 pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last};
+pub use salvage::{KeptStream, Salvaged};
 pub use stop::{DownReport, down, end_strays, living};
 pub use view::{Answer, Clients, GroupView, NodeView, observe};
 

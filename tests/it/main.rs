@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod live;
 mod promote;
+mod salvage;
 mod up;
 
 use std::ffi::OsStr;
