@@ -4,8 +4,10 @@ mod by_hand;
 mod check;
 mod cli;
 mod live;
+mod nodes;
 mod promote;
 mod salvage;
+mod switchover;
 mod up;
 
 use std::ffi::OsStr;

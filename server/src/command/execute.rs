@@ -143,7 +143,7 @@ impl Instance {
             && session.feed.is_none()
             && session.client.subscriptions.get() == (0, 0)
             && self.loading.is_none()
-            && self.pause.is_none()
+            && !self.has_pause()
             && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }

@@ -5,6 +5,7 @@
 //! [`Handler::Server`].
 
 mod connection;
+mod debug;
 mod execute;
 mod key;
 mod pubsub;

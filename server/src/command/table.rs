@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, key, pubsub, quotable, replication, server, string,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, debug, key, pubsub, quotable, replication, server, string,
     transaction,
 };
 
@@ -262,7 +262,7 @@ pub static COMMANDS: &[Command] = &[
         command("config|rewrite", 2, OPERATOR, Keys::NONE, Server(server::config_rewrite)),
         command("config|set", -4, OPERATOR, Keys::NONE, Server(server::config_set)),
     ]),
-    command("debug", -2, OPERATOR, Keys::NONE, Server(server::debug)),
+    command("debug", -2, OPERATOR, Keys::NONE, Server(debug::debug)),
     command("info", -1, LOADING | STALE, Keys::NONE, Server(server::info)),
     command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
@@ -270,6 +270,7 @@ pub static COMMANDS: &[Command] = &[
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
     command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),
     // Replication.
+    command("failover", -1, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::failover)),
     command("psync", -3, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::psync)),
     command("replconf", -1, OPERATOR, Keys::NONE, Server(replication::replconf)),
     command("replicaof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),

@@ -4,6 +4,8 @@
 //! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
 //! backlog, which is memory that happens to have a name.
 
+mod failover;
+mod pause;
 mod replay;
 mod role;
 mod stream;
@@ -12,6 +14,8 @@ mod time;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+pub use failover::{Failover, TimeLimit};
+pub use pause::{Pause, PausedBy};
 pub use replay::{Replay, ReplayError};
 
 use crate::client::{Client, ClientKind, Session};
@@ -40,15 +44,6 @@ pub enum Action {
     Shutdown(ShutdownOptions),
 }
 
-/// What is postponed by `CLIENT PAUSE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pause {
-    /// When it ends by itself, in milliseconds since the epoch.
-    pub until_ms: i64,
-    /// Only what may write.
-    pub writes_only: bool,
-}
-
 /// A key and its database.
 type Place = (usize, Box<[u8]>);
 
@@ -59,6 +54,14 @@ struct Waiter {
     replicas: usize,
     /// In milliseconds since the epoch; none: for ever.
     deadline_ms: Option<i64>,
+}
+
+/// A shutdown that waits for replicas.
+pub struct Shutdown {
+    /// When it waits no longer, in milliseconds since the epoch.
+    pub deadline_ms: i64,
+    /// Who asked for it, and learns whether it fails.
+    clients: Vec<Rc<Client>>,
 }
 
 /// A data set that is being loaded.
@@ -152,10 +155,13 @@ pub struct Instance {
     pub now_ms: i64,
     /// A data set is being loaded.
     pub loading: Option<Loading>,
-    /// Requests are postponed.
-    pub pause: Option<Pause>,
     /// The server will end as soon as its replicas have caught up.
-    pub shutting_down: bool,
+    pub shutdown: Option<Shutdown>,
+    /// Keys are deleted when their time has come, and not only when somebody looks at them.
+    pub active_expiry: bool,
+    /// This master hands its place to a replica.
+    pub failover: Option<Failover>,
+    pauses: [Option<Pause>; 3],
     actions: Vec<Action>,
     waiters: Vec<Waiter>,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
@@ -183,8 +189,10 @@ impl Instance {
             started_ms: now_ms,
             now_ms,
             loading: None,
-            pause: None,
-            shutting_down: false,
+            active_expiry: true,
+            shutdown: None,
+            failover: None,
+            pauses: [None; 3],
             actions: Vec::new(),
             waiters: Vec::new(),
             watchers: HashMap::new(),
@@ -251,6 +259,9 @@ impl Instance {
         client.clear_waker();
         self.clients.remove(&client.id);
         self.waiters.retain(|waiter| waiter.client.id != client.id);
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.clients.retain(|waiting| waiting.id != client.id);
+        }
         if client.subscriptions.get() != (0, 0) {
             self.pubsub.forget(client.id);
         }
@@ -266,17 +277,28 @@ impl Instance {
         self.hold_for_slowest();
     }
 
-    /// Whether requests are postponed: all of them, or those that may write.
-    pub fn is_paused(&self, may_write: bool) -> bool {
-        self.pause.is_some_and(|pause| pause.until_ms > self.now_ms && (may_write || !pause.writes_only))
+    /// Begins to wait for replicas before the server ends.
+    pub fn begin_shutdown(&mut self) {
+        let deadline_ms = self.now_ms.saturating_add(self.config.shutdown_timeout.as_millis() as i64);
+        self.shutdown = Some(Shutdown { deadline_ms, clients: Vec::new() });
     }
 
-    /// Ends a pause and lets everyone go on.
-    pub fn unpause(&mut self) {
-        self.pause = None;
-        for client in self.clients.values().filter(|client| client.postponed.replace(false)) {
-            client.wake();
+    /// Lets `client` wait for the server's end.
+    pub(crate) fn wait_for_shutdown(&mut self, client: &Rc<Client>) {
+        if let Some(shutdown) = &mut self.shutdown {
+            client.blocked.set(true);
+            shutdown.clients.push(Rc::clone(client));
         }
+    }
+
+    /// The server goes on, and says so to those who wanted it to end.
+    pub fn fail_shutdown(&mut self) {
+        let Some(shutdown) = self.shutdown.take() else { return };
+        for client in shutdown.clients {
+            client.send(|mailbox| mailbox.extend_from_slice(b"-ERR Errors trying to SHUTDOWN. Check logs.\r\n"));
+            client.unblock();
+        }
+        self.unpause(PausedBy::Shutdown);
     }
 
     // --- WATCH ---

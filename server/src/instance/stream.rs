@@ -231,9 +231,9 @@ impl Instance {
         }
     }
 
-    /// How many clients wait.
+    /// How many clients wait, for whatever it is.
     pub fn blocked_clients(&self) -> usize {
-        self.waiters.len()
+        self.clients.values().filter(|client| client.is_held()).count()
     }
 
     /// A replica asks to be fed. What it has is `request`: a history's name and an offset in it.
@@ -311,6 +311,7 @@ impl Instance {
         feed.acknowledged.set(feed.acknowledged.get().max(offset));
         feed.heard_ms.set(self.now_ms);
         self.release_waiters();
+        self.advance_failover();
     }
 
     /// The snapshot has arrived: the stream may flow.

@@ -37,6 +37,9 @@ const LINE_BYTES_MAX: usize = 64 * 1024;
 pub(super) enum LinkError {
     #[error("{0}")]
     Said(String),
+    /// The upstream does not want to be followed, or not now.
+    #[error("{0}")]
+    Rejected(String),
     #[error("{}", reason(.0))]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -97,12 +100,29 @@ async fn attempt(server: &Rc<Server>, was_up: &mut bool) -> Result<(), LinkError
         (following.upstream.clone(), greeting(&instance), instance.config.repl_timeout)
     };
     let mut wire = Wire::connect(server, &upstream, patience).await?;
-    match shake_hands(&mut wire, &greeting).await? {
+    let answer = shake_hands(&mut wire, &greeting).await;
+    if greeting.failover {
+        end_failover(server, &answer);
+    }
+    match answer? {
         Answer::Partial { id } => accept_partial(server, id)?,
         Answer::Full { id, offset } => full_resync(server, &mut wire, id, offset).await?,
     }
     *was_up = true;
     stream(server, wire).await
+}
+
+/// Whether the upstream has taken over is known by its answer to `PSYNC`; while there is none, it is asked again.
+fn end_failover(server: &Rc<Server>, answer: &Result<Answer, LinkError>) {
+    match answer {
+        Ok(_) => server.instance.borrow_mut().complete_failover(),
+        Err(LinkError::Rejected(reason)) => {
+            log!(Warning, "{reason}");
+            server.instance.borrow_mut().abort_failover("Failover target rejected psync request");
+            server.settle();
+        }
+        Err(_) => {}
+    }
 }
 
 fn greeting(instance: &Instance) -> Greeting {
@@ -114,6 +134,7 @@ fn greeting(instance: &Instance) -> Greeting {
         listening_port: if config.replica_announce_port > 0 { config.replica_announce_port } else { config.port },
         announced_ip: config.replica_announce_ip.clone(),
         resume: replication.resumable.then_some((replication.history.replid, replication.offset)),
+        failover: instance.is_handing_over(),
     }
 }
 
@@ -212,6 +233,9 @@ async fn shake_hands(wire: &mut Wire, greeting: &Greeting) -> Result<Answer, Lin
                 state = next;
             }
             Step::Done(answer) => return Ok(answer),
+            Step::Retry(reason) | Step::Refused(reason) if state == Handshake::AwaitSync => {
+                return Err(LinkError::Rejected(reason));
+            }
             Step::Retry(reason) | Step::Refused(reason) => return Err(LinkError::Said(reason)),
         }
     }
@@ -347,7 +371,12 @@ fn poll_stream(
             if let Some(following) = instance.replication.following_mut() {
                 following.heard_ms = now_ms;
             }
-            applier.apply(&mut instance, &mut wire.unread)?;
+            if instance.is_paused(true) {
+                // Whoever ends the pause wakes this task.
+                applier.session.client.postponed.set(true);
+            } else {
+                applier.apply(&mut instance, &mut wire.unread)?;
+            }
             if let Some(following) = instance.replication.following_mut() {
                 following.unapplied_bytes = wire.unread.len() as u64;
             }
