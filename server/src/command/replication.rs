@@ -189,7 +189,7 @@ pub(super) fn psync(context: &mut ServerContext, args: Args) -> Result<Flow> {
 /// The master asks this replica to take its place.
 fn take_over(context: &mut ServerContext, id: &[u8]) -> Result<()> {
     log!(Warning, "Failover request received for replid {}.", String::from_utf8_lossy(id));
-    if context.instance.replication.is_master() {
+    if context.instance.replication.following().is_none() {
         return Err(ErrorReply::new("ERR PSYNC FAILOVER can't be sent to a master."));
     }
     if id != context.instance.replication.history.replid.as_str().as_bytes() {

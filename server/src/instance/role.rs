@@ -85,7 +85,7 @@ impl Instance {
 
     /// Follows nobody from now on: the data get a history of their own, which begins where the old one ends here.
     pub fn unfollow(&mut self) {
-        if self.replication.is_master() {
+        if self.replication.following().is_none() {
             return;
         }
         let old = self.replication.history.replid;

@@ -159,6 +159,8 @@ fn a_ghost_serves_its_history_and_nothing_else() {
         "CONFIG SET repl-backlog-size 1gb",
         "REPLICAOF 127.0.0.1 1",
         "REPLICAOF NO ONE",
+        "FAILOVER",
+        "FAILOVER ABORT",
         "SYNC",
     ] {
         let reply = client.run(line);
@@ -173,6 +175,8 @@ fn a_ghost_serves_its_history_and_nothing_else() {
             "{request}: {reply}"
         );
     }
+    let failover = format!("PSYNC {replid} {} FAILOVER", end + 1);
+    assert_eq!(client.run(&failover), "-ERR PSYNC FAILOVER can't be sent to a master.\r\n");
     // One that has everything is fed with nothing, however long it waits for the signs of life that a master sends.
     let mut fed = ghost.connect();
     fed.ok("REPLCONF capa psync2");
