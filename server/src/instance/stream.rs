@@ -141,8 +141,7 @@ impl Instance {
         let run_id: [u8; 40] = self.run_id.as_str().as_bytes().try_into().expect("a run id has 40 digits");
         // A replica forwards a stream that has its database selected already.
         let selected = (!self.replication.is_master()).then_some(self.replication.stream_db as u32);
-        let backlog =
-            Backlog::create_with(&self.backlog_path(), run_id, history, self.backlog_sizes(), stream, selected);
+        let backlog = Backlog::create(&self.backlog_path(), run_id, history, self.backlog_sizes(), stream, selected);
         let backlog = backlog.map_err(|error| {
             let text = format!("can't make the replication backlog {}: {error}", self.backlog_path().display());
             log!(Warning, "{text}");

@@ -291,7 +291,7 @@ async fn stream_to_replicas(server: &Rc<Server>) {
 /// # Errors
 /// It can't be read, or it is not what it should be; the words say which file and why.
 pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
-    let remains = recover::remains(&server.instance.borrow());
+    let remains = recover::remains(server).await;
     let path = snapshot::dump_path(&server.instance.borrow());
     let mut file = match File::open(&path) {
         Ok(file) => file,

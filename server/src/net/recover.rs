@@ -2,8 +2,10 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
 
 use super::Server;
 use crate::instance::{Instance, Loading, Replay, random_id};
@@ -11,15 +13,22 @@ use crate::log::log;
 use crate::replication::{BacklogError, History, Remains};
 use crate::snapshot::Point;
 
+/// How long the kernel may take to give back what a dead process had: who looks at it in `/proc` delays that.
+const RELEASE_LIMIT: Duration = Duration::from_millis(500);
+
 /// The backlog of the server that was here before, if it can be trusted.
-pub(super) fn remains(instance: &Instance) -> Option<Remains> {
-    let path = instance.backlog_path();
-    match Remains::open(&path) {
-        Ok(remains) => Some(remains),
-        Err(BacklogError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            log!(Warning, "The replication backlog {} can't be used: {error}", path.display());
-            None
+pub(super) async fn remains(server: &Server) -> Option<Remains> {
+    let path = server.instance.borrow().backlog_path();
+    let give_up = Instant::now() + RELEASE_LIMIT;
+    loop {
+        match Remains::open(&path) {
+            Ok(remains) => return Some(remains),
+            Err(BacklogError::InUse) if Instant::now() < give_up => sleep(Duration::from_millis(1)).await,
+            Err(BacklogError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                log!(Warning, "The replication backlog {} can't be used: {error}", path.display());
+                return None;
+            }
         }
     }
 }

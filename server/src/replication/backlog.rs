@@ -319,7 +319,7 @@ struct Selection {
 /// let replid = ReplicationId::parse(&[b'a'; 40]).expect("40 digits");
 /// let sizes = Sizes { capacity: 8, capacity_max: 8 };
 /// let history = History { replid, previous: None };
-/// let mut backlog = Backlog::create(&directory.path().join("backlog.bin"), [b'0'; 40], history, sizes, 100, None)?;
+/// let mut backlog = Backlog::create(&directory.path().join("backlog.bin"), [b'0'; 40], history, sizes, (100, b""), None)?;
 /// assert!(matches!(backlog.append(b"0123456789"), Appended::Kept));
 /// assert_eq!((backlog.start(), backlog.end()), (102, 110));
 /// assert_eq!(backlog.slices(107), Some((&b"789"[..], &b""[..])));
@@ -346,28 +346,14 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Makes the file at `path` (mode 0600, in the place of one that is there) with an empty ring at offset `at`, where the
-    /// stream has `selected_db` selected. Offsets are below 2^63, as on the wire.
+    /// Makes the file at `path` (mode 0600, in the place of one that is there). The ring holds `bytes` of the stream, those
+    /// after offset `from`, or as many of the newest as there is room for; `selected_db` is selected at their end. The file
+    /// gets its name with all of them in it: until then, the one that was there is untouched. Offsets are below 2^63, as on
+    /// the wire.
     ///
     /// # Errors
     /// The file cannot be made, or the disk is too full to hold it whole.
     pub fn create(
-        path: &Path,
-        run_id: [u8; 40],
-        history: History,
-        sizes: Sizes,
-        at: u64,
-        selected_db: Option<u32>,
-    ) -> Result<Self, BacklogError> {
-        Self::create_with(path, run_id, history, sizes, (at, &[]), selected_db)
-    }
-
-    /// The same with `bytes` of the stream in it, those after offset `from`, as many of the newest as there is room for.
-    /// The file gets its name with all of them: until then, the one that was there is untouched.
-    ///
-    /// # Errors
-    /// As [`Backlog::create`].
-    pub fn create_with(
         path: &Path,
         run_id: [u8; 40],
         history: History,
@@ -922,7 +908,7 @@ mod tests {
     fn backlog(sizes: Sizes, at: u64) -> (TempDir, Backlog) {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("backlog.bin");
-        let backlog = Backlog::create(&path, RUN, history(1), sizes, at, None).expect("a backlog");
+        let backlog = Backlog::create(&path, RUN, history(1), sizes, (at, b""), None).expect("a backlog");
         (directory, backlog)
     }
 
@@ -1145,7 +1131,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("backlog.bin");
         for capacity in [1 << 60, u64::MAX] {
-            let error = Backlog::create(&path, RUN, history(1), sizes(capacity, 0), 0, None).err();
+            let error = Backlog::create(&path, RUN, history(1), sizes(capacity, 0), (0, b""), None).err();
             assert!(matches!(error, Some(BacklogError::Io(_))), "{error:?}");
         }
         assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 0);
@@ -1225,7 +1211,7 @@ mod tests {
         for (capacity, start, rest) in [(20, 100, &b"0123456789"[..]), (10, 100, b"0123456789"), (4, 106, b"6789")] {
             let sizes = sizes(capacity, capacity);
             let stream = (100, &b"0123456789"[..]);
-            let mut backlog = Backlog::create_with(&path, RUN, history(1), sizes, stream, Some(3)).expect("a backlog");
+            let mut backlog = Backlog::create(&path, RUN, history(1), sizes, stream, Some(3)).expect("a backlog");
             assert_eq!((backlog.start(), backlog.end(), backlog.selected_db()), (start, 110, Some(3)));
             assert_eq!(content(&backlog, start).as_deref(), Some(rest));
             assert!(kept(backlog.append(b"ab")));
@@ -1264,7 +1250,8 @@ mod tests {
     /// Appends at full speed, with growth, shrinking, promotions and SELECTs, until it is killed.
     fn append_for_ever(path: &Path) -> ! {
         let pattern = pattern();
-        let mut backlog = Backlog::create(path, RUN, history(0), sizes(10_000, 60_000), 0, None).expect("a backlog");
+        let mut backlog =
+            Backlog::create(path, RUN, history(0), sizes(10_000, 60_000), (0, b""), None).expect("a backlog");
         let mut state = 1;
         loop {
             let length = (random(&mut state) % 3000) as usize + 1;
