@@ -25,6 +25,7 @@ pub mod replication;
 pub mod resp;
 pub mod salvage;
 pub mod snapshot;
+pub mod value;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

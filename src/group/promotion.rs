@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::diagnosis::{Diagnosis, diagnose};
-use super::journal::recent;
+use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
 use super::plan::{FailoverPlan, LossEstimate, Policy, Step};
 use super::salvage::{self, Ghost, Salvaged};
@@ -168,10 +168,11 @@ pub async fn switchover(
 /// # Errors
 /// The journal cannot be read.
 pub fn promoted_last(group: &Group) -> Result<Option<String>, GroupError> {
-    let promoted = recent(&group.dir.journal_file())?.into_iter().rev().find_map(|entry| match entry.event {
-        Event::Promoted { node, .. } => Some(node),
-        _ => None,
-    });
+    let promoted =
+        read_end(&group.dir.journal_file(), RECENT_BYTES)?.into_iter().rev().find_map(|entry| match entry.event {
+            Event::Promoted { node, .. } => Some(node),
+            _ => None,
+        });
     Ok(promoted.filter(|node| *node == group.run.master().name))
 }
 

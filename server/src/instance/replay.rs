@@ -3,6 +3,8 @@
 use super::{BACKLOG_FILE, Instance};
 use crate::client::{ClientKind, Session};
 use crate::command::{Args, Planned};
+use crate::log::log;
+use crate::replication::Remains;
 use crate::resp::{Limits, RequestParser};
 
 /// Bytes of the stream that are applied before others have their turn.
@@ -76,15 +78,43 @@ impl Replay {
     }
 }
 
+impl Instance {
+    /// Goes on where a dead server ended, with its ring, whose content is `bytes`, and database `db` selected. A master's
+    /// history has a new name from here on: nobody knows whether another server goes on with the old one.
+    ///
+    /// # Errors
+    /// There is no room for a backlog.
+    pub fn continue_history(&mut self, remains: &Remains, bytes: &[u8], db: usize) -> Result<(), String> {
+        let is_master = self.replication.is_master();
+        self.replication.history = remains.history;
+        self.replication.offset = remains.end;
+        self.replication.stream_db = db;
+        self.replication.resumable = !is_master;
+        self.create_backlog_with((remains.start, bytes))?;
+        if is_master {
+            let replid = self.random.id();
+            self.replication.shift_history(replid);
+            log!(
+                Notice,
+                "Secondary replication ID is {}, valid up to offset: {}. New replication ID is {replid}",
+                remains.history.replid,
+                remains.end + 1
+            );
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::instance::Random;
     use crate::resp::append_request;
 
     fn replayed(stream: &[u8]) -> (Instance, Result<usize, ReplayError>) {
         let config = Config::load(&[], &mut std::io::empty()).expect("the defaults");
-        let mut instance = Instance::new(config, 1_000);
+        let mut instance = Instance::new(config, 1_000, Random::from_system());
         let mut replay = Replay::begin(&mut instance, stream.to_vec(), 2);
         let result = loop {
             match replay.step(&mut instance) {

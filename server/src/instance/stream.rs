@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::{Action, BACKLOG_FILE, Instance, TransactionStream, Waiter, random_id};
+use super::{Action, BACKLOG_FILE, Instance, TransactionStream, Waiter};
 use crate::client::{Client, ClientKind, Session};
 use crate::log::log;
 use crate::replication::{Appended, Backlog, Feed, FeedState, History, SyncAnswer, backlog};
@@ -89,7 +89,8 @@ impl Instance {
     fn cut_overrun_feeds(&mut self) {
         let start = self.replication.backlog.as_ref().map_or(0, Backlog::start);
         for feed in &self.replication.feeds {
-            if feed.state.get() != FeedState::WaitsForSnapshot && feed.cursor.get() < start {
+            let is_cut = feed.cursor.get() < start && !feed.client.is_killed();
+            if feed.state.get() != FeedState::WaitsForSnapshot && is_cut {
                 self.stats.client_output_buffer_limit_disconnections += 1;
                 log!(
                     Warning,
@@ -100,11 +101,12 @@ impl Instance {
                 feed.client.kill();
             }
         }
+        self.hold_for_slowest();
     }
 
     /// Lets the backlog know what it must keep.
     pub fn hold_for_slowest(&mut self) {
-        let slowest = self.replication.slowest_cursor();
+        let slowest = self.replication.slowest_held(self.config.repl_backlog_size / 2);
         if let Some(backlog) = &mut self.replication.backlog {
             backlog.set_slowest(slowest);
         }
@@ -277,6 +279,7 @@ impl Instance {
             old_sync: session.old_sync,
             state: state.into(),
             cursor: cursor.into(),
+            unreceived: 0.into(),
             acknowledged: cursor.into(),
             heard_ms: self.now_ms.into(),
         });
@@ -293,7 +296,7 @@ impl Instance {
     /// The first replica has come: from here on the stream is kept, under a new name, since nobody counted before.
     fn begin_history(&mut self) -> Result<(), String> {
         if self.replication.is_master() {
-            self.replication.history = History { replid: random_id(), previous: None };
+            self.replication.history = History { replid: self.random.id(), previous: None };
         }
         self.create_backlog()?;
         let History { replid, previous } = self.replication.history;
@@ -311,13 +314,6 @@ impl Instance {
         feed.heard_ms.set(self.now_ms);
         self.release_waiters();
         self.advance_failover();
-    }
-
-    /// The snapshot has arrived: the stream may flow.
-    pub fn bring_online(&self, feed: &Feed) {
-        feed.state.set(FeedState::Online);
-        feed.heard_ms.set(self.now_ms);
-        log!(Notice, "Synchronization with replica {}:{} succeeded", feed.ip, feed.port);
     }
 }
 

@@ -31,7 +31,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use self::stream::Stream;
 use crate::client::{ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};
-use crate::instance::{Action, Instance, Pause, PausedBy};
+use crate::instance::{Action, Instance, Pause, PausedBy, Random};
 use crate::log::log;
 use crate::replication::Remains;
 use crate::snapshot;
@@ -92,7 +92,7 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let socket = config.unixsocket.as_ref().map(|path| config.dir.join(path));
     let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
-    let mut instance = Instance::new(config, now_ms());
+    let mut instance = Instance::new(config, now_ms(), Random::from_system());
     let is_ghost = remains.is_some();
     match (remains, instance.config.replicaof.clone()) {
         (Some(remains), _) => instance.haunt(remains).map_err(|error| format!("can't map the backlog: {error}"))?,

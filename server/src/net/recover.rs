@@ -8,9 +8,9 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::Server;
-use crate::instance::{Instance, Loading, Replay, random_id};
+use crate::instance::{Instance, Loading, Replay};
 use crate::log::log;
-use crate::replication::{BacklogError, History, Remains};
+use crate::replication::{BacklogError, Remains};
 use crate::snapshot::Point;
 
 /// How long the kernel may take to give back what a dead process had: who looks at it in `/proc` delays that.
@@ -56,8 +56,7 @@ pub(super) async fn recover(server: &Rc<Server>, remains: Remains, point: Option
     let db = replay(server, tail, point.db).await.map_err(|error| {
         format!("{}: {error}; move it out of the way to start from the dump file alone", path.display())
     })?;
-    let mut instance = server.instance.borrow_mut();
-    continue_history(&mut instance, &remains, &bytes, db)?;
+    server.instance.borrow_mut().continue_history(&remains, &bytes, db)?;
     log!(
         Notice,
         "Continuing the history {} at offset {}: {tail_bytes} bytes of the stream beyond the dump file were in the backlog",
@@ -90,29 +89,6 @@ async fn replay(server: &Rc<Server>, stream: Vec<u8>, db: usize) -> Result<usize
     let mut instance = server.instance.borrow_mut();
     instance.loading = None;
     replay.finish(&mut instance).map_err(|error| error.to_string())
-}
-
-/// Has the dead server's ring as its own. A master's history has a new name from here on: nobody knows whether another
-/// server goes on with the old one.
-fn continue_history(instance: &mut Instance, remains: &Remains, bytes: &[u8], db: usize) -> Result<(), String> {
-    let is_master = instance.replication.is_master();
-    let History { replid, .. } = remains.history;
-    let replication = &mut instance.replication;
-    replication.history = remains.history;
-    replication.offset = remains.end;
-    replication.stream_db = db;
-    replication.resumable = !is_master;
-    instance.create_backlog_with((remains.start, bytes))?;
-    if is_master {
-        instance.replication.shift_history(random_id());
-        let History { replid: present, .. } = instance.replication.history;
-        log!(
-            Notice,
-            "Secondary replication ID is {replid}, valid up to offset: {}. New replication ID is {present}",
-            remains.end + 1
-        );
-    }
-    Ok(())
 }
 
 /// Nobody but a person can say whether it is still worth something, so it is not overwritten by the next backlog.

@@ -20,12 +20,14 @@
 
 pub mod backlog;
 mod handshake;
+mod payload;
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 pub use backlog::{Appended, Backlog, BacklogError, History, Remains, ReplicationId};
 pub use handshake::{Answer, Greeting, Handshake, Step};
+pub use payload::Payload;
 
 use crate::client::Client;
 use crate::config::Upstream;
@@ -74,6 +76,8 @@ pub struct Feed {
     pub state: Cell<FeedState>,
     /// Everything before this offset was sent to it, or is in its snapshot.
     pub cursor: Cell<u64>,
+    /// Bytes before the cursor that have not arrived at its machine: the death of this process would take them away.
+    pub unreceived: Cell<u64>,
     /// It said that it has applied so much.
     pub acknowledged: Cell<u64>,
     /// When it last said anything, in milliseconds since the epoch.
@@ -81,6 +85,13 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// The offset from which it may have to be sent the stream again, should this server die now. Of one that lags, what has
+    /// arrived at its machine and not been read may be lost as well: up to `in_doubt` bytes.
+    fn held_from(&self, in_doubt: u64) -> u64 {
+        let cursor = self.cursor.get();
+        cursor.saturating_sub(self.unreceived.get() + in_doubt).max(self.acknowledged.get().min(cursor))
+    }
+
     /// Whether the stream flows to it.
     pub fn is_online(&self) -> bool {
         self.state.get() == FeedState::Online
@@ -260,13 +271,12 @@ impl Replication {
         self.feeds.iter().filter(there).count()
     }
 
-    /// The least offset that a feed still needs.
-    pub fn slowest_cursor(&self) -> Option<u64> {
-        self.feeds
-            .iter()
-            .filter(|feed| feed.state.get() != FeedState::WaitsForSnapshot)
-            .map(|feed| feed.cursor.get())
-            .min()
+    /// The least offset that a feed still needs, or might need if this server died now: of those that lag, `in_doubt`
+    /// bytes more than have not arrived.
+    pub fn slowest_held(&self, in_doubt: u64) -> Option<u64> {
+        let doubts = |feed: &Feed| if feed.cursor.get() < self.offset { in_doubt } else { 0 };
+        let held = self.feeds.iter().filter(|feed| feed.state.get() != FeedState::WaitsForSnapshot);
+        held.filter(|feed| !feed.client.is_killed()).map(|feed| feed.held_from(doubts(feed))).min()
     }
 
     /// Wakes those that have something to send.

@@ -69,7 +69,7 @@ fn salvage(place: &Path) -> String {
 #[test]
 fn a_ghost_hands_out_what_the_replicas_had_not_received() {
     let kinds = [Kind::Repld, Kind::Redis, Kind::Valkey];
-    let mut master = roomy().directive("requirepass", "s3cret").start();
+    let mut master = repld().directive("repl-backlog-size", "16mb").directive("requirepass", "s3cret").start();
     let mut client = master.connect();
     client.ok("AUTH s3cret");
     write(&mut client, 0..10);
