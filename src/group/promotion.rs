@@ -187,8 +187,8 @@ struct Promotion<'a> {
     recorder: &'a mut Recorder,
     steps: Vec<StepReport>,
     salvaged: Option<Salvaged>,
-    /// The replicas that were told to take the rest of the old master's stream, up to the offset, from this ghost.
-    haunted: Option<(Ghost, Vec<String>, u64)>,
+    /// The replicas that were told to take the rest of the old master's stream from this ghost.
+    haunted: Option<(Ghost, Vec<String>)>,
     loss: LossEstimate,
     first_write: Option<Duration>,
     /// How long a master may hold back its writes, and since when it does.
@@ -309,7 +309,7 @@ impl<'a> Promotion<'a> {
         match handed_over {
             Ok((salvaged, ghost)) => {
                 if let Some(ghost) = ghost {
-                    self.haunt(view, ghost, salvaged.end).await;
+                    self.haunt(view, ghost).await;
                 }
                 self.loss.salvaged_bytes = salvaged.bytes;
                 self.salvaged = Some(salvaged.clone());
@@ -326,14 +326,14 @@ impl<'a> Promotion<'a> {
 
     /// Lets the others take it as well, beside what comes next: the candidate's own backlog may be too small for what they
     /// lack now.
-    async fn haunt(&mut self, view: &GroupView, ghost: Ghost, end: u64) {
+    async fn haunt(&mut self, view: &GroupView, ghost: Ghost) {
         let mut haunted = Vec::new();
         for node in &view.nodes {
             let is_child = self.plan.upstreams.get(&node.name) == Some(&self.plan.candidate);
             let lacks = |report: &NodeReport| {
                 let replication = &report.replication;
                 let holds_data = replication.upstream().is_some_and(|upstream| upstream.holds_data);
-                holds_data && replication.replid == self.plan.lineage && replication.offset < end
+                holds_data && replication.replid == self.plan.lineage && ghost.can_feed(replication.offset)
             };
             if is_child
                 && node.report().is_some_and(lacks)
@@ -343,7 +343,7 @@ impl<'a> Promotion<'a> {
                 haunted.push(node.name.clone());
             }
         }
-        self.haunted = Some((ghost, haunted, end));
+        self.haunted = Some((ghost, haunted));
     }
 
     fn refuse_loss(&self, step: &Step) -> Result<(), Stop> {
@@ -487,7 +487,7 @@ impl<'a> Promotion<'a> {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
             let (name, client, port) = (name.clone(), self.client(name)?.clone(), port.clone());
             let is_draining = self.draining.contains(&name);
-            let end = self.haunted.as_ref().filter(|(_, nodes, _)| nodes.contains(&name)).map(|(.., end)| *end);
+            let end = self.haunted.as_ref().filter(|(_, nodes)| nodes.contains(&name)).map(|(ghost, _)| ghost.end());
             orders.spawn(async move {
                 if let Some(end) = end {
                     // One that does not get there comes to the new master with what it has.

@@ -11,6 +11,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -138,7 +139,7 @@ pub(super) async fn hand_over(
         return Ok((0, None));
     }
     let node = group.run.node(node).expect("a plan names nodes of its group");
-    let ghost = Ghost::start(group, node).await?;
+    let ghost = Ghost::start(group, node, remains.start..end).await?;
     ghost.feed(replica).await?;
     await_offset(replica, end).await?;
     Ok((bytes, Some(ghost)))
@@ -166,10 +167,11 @@ pub(super) async fn await_offset(replica: &NodeClient, end: u64) -> Result<(), S
 pub(super) struct Ghost {
     _process: Child,
     port: u16,
+    offsets: Range<u64>,
 }
 
 impl Ghost {
-    async fn start(group: &Group, node: &RunNode) -> Result<Self, SalvageFailure> {
+    async fn start(group: &Group, node: &RunNode, offsets: Range<u64>) -> Result<Self, SalvageFailure> {
         let program = Program::find(&Engine { family: EngineFamily::Repld, path: None })?;
         let port = free_ports(1)?[0];
         let log_file = group.dir.log_file(&node.name);
@@ -192,7 +194,17 @@ impl Ghost {
         }
         let ended = |_| SalvageFailure::Ended(log_tail(&log_file, 3));
         await_listener(&mut process, port).await.map_err(ended)?;
-        Ok(Self { _process: process, port })
+        Ok(Self { _process: process, port, offsets })
+    }
+
+    /// Whether it has something for one that is at `offset`.
+    pub(super) fn can_feed(&self, offset: u64) -> bool {
+        self.offsets.contains(&offset)
+    }
+
+    /// The offset that it leads to.
+    pub(super) fn end(&self) -> u64 {
+        self.offsets.end
     }
 
     /// Lets a replica take what it lacks.

@@ -288,3 +288,46 @@ impl Replication {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ClientKind;
+
+    fn feed(cursor: u64, unreceived: u64, acknowledged: u64) -> Rc<Feed> {
+        Rc::new(Feed {
+            client: Client::new(cursor, "127.0.0.1:1".into(), "127.0.0.1:2".into(), 0, ClientKind::Replica),
+            ip: "127.0.0.1".into(),
+            port: 1,
+            eof: true,
+            old_sync: false,
+            state: FeedState::Online.into(),
+            cursor: cursor.into(),
+            unreceived: unreceived.into(),
+            acknowledged: acknowledged.into(),
+            heard_ms: 0.into(),
+        })
+    }
+
+    #[test]
+    fn what_a_feed_may_have_to_be_sent_again_is_held() {
+        let mut replication = Replication::new(ReplicationId::parse(&[b'a'; 40]).expect("40 digits"));
+        replication.offset = 1000;
+        for (feed, held) in [
+            (feed(1000, 0, 0), 1000),   // everything has arrived
+            (feed(1000, 30, 0), 970),   // some is on its way
+            (feed(900, 30, 0), 770),    // it lags: what has arrived may not have been read
+            (feed(900, 30, 850), 850),  // but it said that it has applied so much
+            (feed(900, 30, 5000), 900), // or says nonsense
+            (feed(50, 30, 0), 0),
+        ] {
+            replication.feeds = vec![feed];
+            assert_eq!(replication.slowest_held(100), Some(held));
+        }
+        replication.feeds.push(feed(700, 0, 700));
+        replication.feeds[0].client.kill();
+        assert_eq!(replication.slowest_held(100), Some(700), "one that was cut off needs nothing");
+        replication.feeds[1].state.set(FeedState::WaitsForSnapshot);
+        assert_eq!(replication.slowest_held(100), None);
+    }
+}
