@@ -149,7 +149,12 @@ pub(super) async fn hand_over(
 pub(super) async fn await_offset(replica: &NodeClient, end: u64) -> Result<(), SalvageFailure> {
     let (mut best, mut moved) = (0, Instant::now());
     loop {
-        let offset = replica.replication().await?.offset;
+        let offset = match replica.replication().await {
+            Ok(replication) => replication.offset,
+            // It may be busy with what it gets.
+            Err(WireError::Silent(_)) => best,
+            Err(error) => return Err(error.into()),
+        };
         if offset >= end {
             return Ok(());
         }
