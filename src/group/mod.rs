@@ -13,6 +13,7 @@
 mod bring_up;
 mod diagnosis;
 mod history;
+mod hook;
 mod journal;
 mod kill;
 mod links;

@@ -22,6 +22,7 @@ use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
 use crate::process::{Durability, GroupDir, render_config};
+use crate::topology::EngineFamily;
 use crate::wire::{NodeClient, NodeReport, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
@@ -66,6 +67,15 @@ pub struct FailoverReport {
     pub resyncs: BTreeMap<String, Resync>,
     /// Replicas that should follow and did not in time.
     pub missing: Vec<String>,
+    /// What went wrong with the user's hook, if there is one.
+    pub hook_error: Option<String>,
+}
+
+impl FailoverReport {
+    /// Whether there is a master that takes writes, everybody follows it, and the user's hook has run.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.first_write_us.is_some() && self.hook_error.is_none()
+    }
 }
 
 /// One step that was done.
@@ -367,12 +377,16 @@ impl<'a> Promotion<'a> {
     }
 
     /// Nobody writes until the replica has everything; then master and replica exchange their roles by themselves. `FAILOVER`
-    /// alone would do all of it, but a replica's word that it has everything may be a second old; so it is asked, and the
-    /// exchange is then ordered without waiting for that word. The pause ends by itself should this program end before.
+    /// alone would do all of it, but Redis asks for no word of the replica while writes are paused, and the last one may be a
+    /// second old; so the replica is asked here, and the exchange is then ordered without waiting for its word. A repld asks,
+    /// and is not hurried: what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
+    /// The pause ends by itself should this program end before.
     async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
         self.handed_over = Some(self.began.elapsed());
-        let exchanged = self.exchange_roles(&old, &new).await;
+        let family = self.group.run.node(from).expect("a plan names nodes of its group").engine.family;
+        let asks = family == EngineFamily::Repld;
+        let exchanged = self.exchange_roles(&old, &new, asks).await;
         if exchanged.is_err() {
             // Without effect where it has not come so far, or is done.
             let _ = old.command(&["FAILOVER", "ABORT"]).await;
@@ -387,7 +401,7 @@ impl<'a> Promotion<'a> {
         Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason: format!("{to} {reason}; {state}") }))
     }
 
-    async fn exchange_roles(&self, old: &NodeClient, new: &NodeClient) -> Result<(), String> {
+    async fn exchange_roles(&self, old: &NodeClient, new: &NodeClient, asks: bool) -> Result<(), String> {
         let words = |error: WireError| format!("could not take over: {error}");
         let deadline = Instant::now() + self.patience;
         let pause_ms = (self.patience + HAND_OVER_GRACE).as_millis().to_string();
@@ -401,7 +415,8 @@ impl<'a> Promotion<'a> {
         }
         let replica = end.replicas.iter().find(|one| one.port == new.port());
         let (host, port) = (replica.map_or("127.0.0.1", |one| &one.host), new.port().to_string());
-        old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", "1"]).await.map_err(words)?;
+        let wait_ms = if asks { (HAND_OVER_GRACE / 2).as_millis() } else { 1 }.to_string();
+        old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", &wait_ms]).await.map_err(words)?;
         let deadline = Instant::now() + HAND_OVER_GRACE;
         while !new.replication().await.map_err(words)?.is_master() {
             let own = old.replication().await.map_err(words)?;
@@ -567,6 +582,10 @@ impl<'a> Promotion<'a> {
         while let Some(synced) = self.until_disk.join_next().await {
             synced.expect("writing to disk does not panic")?;
         }
+        let hook_error = super::hook::after_promote(self.group, command, &plan.old_master, &plan.candidate).await.err();
+        if let Some(error) = &hook_error {
+            self.recorder.record(Event::Warning { text: error.clone() })?;
+        }
         let (after, _) = observe(self.group).await?;
         let resyncs = self.resyncs(&before, &after);
         self.recorder.record(Event::Finished { command: command.to_owned(), error: None })?;
@@ -586,6 +605,7 @@ impl<'a> Promotion<'a> {
             loss: self.loss,
             resyncs,
             missing: self.missing,
+            hook_error,
         })
     }
 
