@@ -68,6 +68,11 @@ impl LongDouble {
         (!underflow).then_some(LongDouble(Some(number)))
     }
 
+    /// Whether it is a number.
+    pub fn is_finite(self) -> bool {
+        self.0.is_some()
+    }
+
     /// The sum, or `None` if it is not finite.
     pub fn checked_add(self, other: LongDouble) -> Option<LongDouble> {
         let sum = self.0?.sum(other.0?).round()?;

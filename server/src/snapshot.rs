@@ -14,6 +14,7 @@ use crate::keyspace::{Chunk, DatabaseSize, Deadline, Keyspace, WalkInProgress};
 use crate::log::log;
 use crate::rdb::{self, Decoder, Encoder, Item, RdbError};
 use crate::replication::ReplicationId;
+use crate::value::SmallForms;
 
 /// Bytes of a chunk, and of what is read at a time.
 pub const SLICE_BYTES: usize = rdb::SLICE_BYTES;
@@ -257,7 +258,7 @@ impl Loader {
     /// A loader for data like those of `instance`.
     pub fn new(instance: &Instance) -> Loader {
         Loader {
-            decoder: Decoder::new(),
+            decoder: Decoder::new(SmallForms::default()),
             keyspace: Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed()),
             db: 0,
             now_ms: instance.now_ms,
@@ -292,10 +293,17 @@ impl Loader {
                 Item::Entry { deadline_ms: Some(deadline), .. } if self.drops_expired && deadline <= self.now_ms => {
                     self.expired += 1;
                 }
-                Item::Entry { key, value: rdb::Value::Str(value), deadline_ms } => {
-                    let deadline = deadline_ms.map_or(Deadline::Clear, Deadline::At);
+                Item::Entry { key, value, deadline_ms } => {
                     let key = self.keyspace.key(key);
-                    self.keyspace.set_str(self.db, key, value, deadline);
+                    match value {
+                        rdb::Value::Str(value) => {
+                            let deadline = deadline_ms.map_or(Deadline::Clear, Deadline::At);
+                            self.keyspace.set_str(self.db, key, value, deadline);
+                        }
+                        rdb::Value::Aggregate(value) => {
+                            self.keyspace.insert(self.db, key, value, deadline_ms);
+                        }
+                    }
                     self.loaded += 1;
                 }
                 Item::Eof => return Ok(true),

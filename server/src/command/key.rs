@@ -102,11 +102,11 @@ pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
 }
 
 /// Answers a step of a scan.
-pub(super) fn reply_scan(reply: &mut Reply, next: u64, found: &[Vec<u8>]) {
+pub(super) fn reply_scan(reply: &mut Reply, next: u64, found: &[impl AsRef<[u8]>]) {
     reply.array(2);
     reply.bulk(next.to_string().as_bytes());
     reply.array(found.len());
-    found.iter().for_each(|element| reply.bulk(element));
+    found.iter().for_each(|element| reply.bulk(element.as_ref()));
 }
 
 pub(super) fn randomkey(context: &mut ReadContext, _args: Args) -> Result<()> {

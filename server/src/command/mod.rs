@@ -6,11 +6,13 @@
 
 mod connection;
 mod execute;
+mod hash;
 mod key;
 mod list;
 mod pubsub;
 mod replication;
 mod server;
+mod set;
 mod sort;
 mod sorted_set;
 mod string;
@@ -45,6 +47,8 @@ impl ErrorReply {
     const SYNTAX: ErrorReply = ErrorReply::new("ERR syntax error");
     const NOT_AN_INTEGER: ErrorReply = ErrorReply::new("ERR value is not an integer or out of range");
     const NOT_A_FLOAT: ErrorReply = ErrorReply::new("ERR value is not a valid float");
+    const OUT_OF_RANGE: ErrorReply = ErrorReply::new("ERR value is out of range");
+    const NOT_POSITIVE: ErrorReply = ErrorReply::new("ERR value is out of range, must be positive");
     const DB_OUT_OF_RANGE: ErrorReply = ErrorReply::new("ERR DB index is out of range");
     const BAD_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is not an integer or out of range");
     const NEGATIVE_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is negative");

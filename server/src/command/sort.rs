@@ -154,7 +154,8 @@ impl<'a> Order<'a> {
             let weighed = elements.into_iter().map(|element| (weight(element), element)).collect();
             return Ok(self.by_weight(weighed, |(first, _), (second, _)| first.as_deref().cmp(&second.as_deref())));
         }
-        let score = |element| weight(element).map_or(Some(0.0), |weight| parse_score(&weight)).map(|score| (score, element));
+        let score =
+            |element| weight(element).map_or(Some(0.0), |weight| parse_score(&weight)).map(|score| (score, element));
         let weighed: Option<Vec<_>> = elements.into_iter().map(score).collect();
         let weighed = weighed.ok_or(ErrorReply::new("ERR One or more scores can't be converted into double"))?;
         let compare = |first: &(f64, Member), second: &(f64, Member)| {

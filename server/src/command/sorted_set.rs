@@ -979,7 +979,7 @@ pub(super) fn zrandmember(context: &mut ReadContext, args: Args) -> Result<()> {
 pub(super) fn zscan(context: &mut ReadContext, args: Args) -> Result<()> {
     let cursor = parse_cursor(args.get(2))?;
     let Some(set) = context.value::<SortedSet>(args.first_key())? else {
-        reply_scan(&mut context.reply, 0, &[]);
+        reply_scan(&mut context.reply, 0, &[b""; 0]);
         return Ok(());
     };
     let options = ScanOptions::parse(args, 3)?;

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, key, list, pubsub, quotable, replication, server, sort,
-    sorted_set, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, hash, key, list, pubsub, quotable, replication, server,
+    set, sort, sorted_set, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -288,6 +288,41 @@ pub static COMMANDS: &[Command] = &[
     command("zscore", 3, FAST, Keys::ONE, Read(sorted_set::zscore)),
     command("zunion", -3, 0, Keys::COUNTED, Read(sorted_set::zunion)),
     command("zunionstore", -4, DENY_OOM, Keys::ONE_AND_COUNTED, Write(sorted_set::zunionstore)),
+    // Hashes.
+    command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
+    command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
+    command("hget", 3, FAST, Keys::ONE, Read(hash::hget)),
+    command("hgetall", 2, 0, Keys::ONE, Read(hash::hgetall)),
+    command("hincrby", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrby)),
+    command("hincrbyfloat", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrbyfloat)),
+    command("hkeys", 2, 0, Keys::ONE, Read(hash::hkeys)),
+    command("hlen", 2, FAST, Keys::ONE, Read(hash::hlen)),
+    command("hmget", -3, FAST, Keys::ONE, Read(hash::hmget)),
+    command("hmset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hmset)),
+    command("hrandfield", -2, 0, Keys::ONE, Read(hash::hrandfield)),
+    command("hscan", -3, 0, Keys::ONE, Read(hash::hscan)),
+    command("hset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hset)),
+    command("hsetnx", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hsetnx)),
+    command("hstrlen", 3, FAST, Keys::ONE, Read(hash::hstrlen)),
+    command("hvals", 2, 0, Keys::ONE, Read(hash::hvals)),
+    // Sets.
+    command("sadd", -3, FAST | DENY_OOM, Keys::ONE, Write(set::sadd)),
+    command("scard", 2, FAST, Keys::ONE, Read(set::scard)),
+    command("sdiff", -2, 0, Keys::ALL, Read(set::sdiff)),
+    command("sdiffstore", -3, DENY_OOM, Keys::ALL, Write(set::sdiffstore)),
+    command("sinter", -2, 0, Keys::ALL, Read(set::sinter)),
+    command("sintercard", -3, 0, Keys::COUNTED, Read(set::sintercard)),
+    command("sinterstore", -3, DENY_OOM, Keys::ALL, Write(set::sinterstore)),
+    command("sismember", 3, FAST, Keys::ONE, Read(set::sismember)),
+    command("smembers", 2, 0, Keys::ONE, Read(set::smembers)),
+    command("smismember", -3, FAST, Keys::ONE, Read(set::smismember)),
+    command("smove", 4, FAST, Keys::TWO, Write(set::smove)),
+    command("spop", -2, FAST, Keys::ONE, Write(set::spop)),
+    command("srandmember", -2, 0, Keys::ONE, Read(set::srandmember)),
+    command("srem", -3, FAST, Keys::ONE, Write(set::srem)),
+    command("sscan", -3, 0, Keys::ONE, Read(set::sscan)),
+    command("sunion", -2, 0, Keys::ALL, Read(set::sunion)),
+    command("sunionstore", -3, DENY_OOM, Keys::ALL, Write(set::sunionstore)),
     // Keys and databases.
     command("dbsize", 1, FAST, Keys::NONE, Read(key::dbsize)),
     command("del", -2, 0, Keys::ALL, Write(key::del)),

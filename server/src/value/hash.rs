@@ -15,7 +15,7 @@ enum Form {
 }
 
 /// A field and its value.
-type Field<'a> = (&'a [u8], &'a [u8]);
+pub type Field<'a> = (&'a [u8], &'a [u8]);
 
 impl Hash {
     /// An empty hash.
@@ -110,7 +110,7 @@ impl Hash {
     }
 
     /// One step of a scan, as [`Map::scan`] makes it; a small hash is visited in a single one.
-    pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&[u8], &[u8])) -> u64 {
+    pub fn scan<'a>(&'a self, cursor: u64, count: usize, mut visit: impl FnMut(&'a [u8], &'a [u8])) -> u64 {
         match &self.0 {
             Form::Small(fields) => {
                 fields.iter().for_each(|(field, value)| visit(field, value));

@@ -138,7 +138,7 @@ impl<P: Payload + ?Sized> Map<P> {
     ///
     /// Cursor 0 starts, and a returned 0 ends. An element that is there from the first step to the last is visited at
     /// least once, whatever is written meanwhile. Whole segments are visited: a step may yield some 60 elements more.
-    pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&[u8], P::Ref<'_>)) -> u64 {
+    pub fn scan<'a>(&'a self, cursor: u64, count: usize, mut visit: impl FnMut(&'a [u8], P::Ref<'a>)) -> u64 {
         let mut position = cursor << CURSOR_SHIFT;
         let mut seen = 0;
         while seen < count.max(1) {

@@ -17,7 +17,7 @@ mod record;
 mod set;
 pub mod sorted_set;
 
-pub use hash::Hash;
+pub use hash::{Field, Hash};
 pub use list::{End, List};
 pub use map::Map;
 pub use random::Random;
@@ -31,6 +31,27 @@ pub struct SmallForm {
     pub len_max: usize,
     /// So many bytes in each string.
     pub string_bytes_max: usize,
+}
+
+/// The same for every type that has such a form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmallForms {
+    /// Of hashes.
+    pub hash: SmallForm,
+    /// Of sorted sets.
+    pub sorted_set: SmallForm,
+    /// Of sets of nothing but integers: so many members.
+    pub integers_max: usize,
+}
+
+impl Default for SmallForms {
+    fn default() -> Self {
+        SmallForms {
+            hash: SmallForm { len_max: 512, string_bytes_max: 64 },
+            sorted_set: SmallForm { len_max: 128, string_bytes_max: 64 },
+            integers_max: 512,
+        }
+    }
 }
 
 impl SmallForm {

@@ -55,6 +55,12 @@ impl Deref for Member<'_> {
     }
 }
 
+impl AsRef<[u8]> for Member<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl fmt::Debug for Member<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.escape_ascii().to_string())
@@ -62,6 +68,9 @@ impl fmt::Debug for Member<'_> {
 }
 
 impl Set {
+    /// The number of members up to which a set of integers keeps its form, unless one is told otherwise.
+    pub const INTEGERS_MAX: usize = 512;
+
     /// An empty set.
     pub fn new() -> Set {
         Set(Form::Integers(Integers::new()))
@@ -178,11 +187,11 @@ impl Set {
     }
 
     /// One step of a scan, as [`Map::scan`] makes it; a small set is visited in a single one.
-    pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&[u8])) -> u64 {
+    pub fn scan<'a>(&'a self, cursor: u64, count: usize, mut visit: impl FnMut(Member<'a>)) -> u64 {
         if let Form::Big(members) = &self.0 {
-            return members.scan(cursor, count, |member, ()| visit(member));
+            return members.scan(cursor, count, |member, ()| visit(Member::Text(member)));
         }
-        self.iter().for_each(|member| visit(&member));
+        self.iter().for_each(visit);
         0
     }
 

@@ -13,6 +13,22 @@ const SCRIPT: &str = include_str!("differential.txt");
 /// Replies that depend on when the command was executed may differ by so much, in their own unit.
 const TIME_DEPENDENT: [(&str, i64); 4] = [("TTL", 2), ("PTTL", 2_000), ("EXPIRETIME", 2), ("PEXPIRETIME", 2_000)];
 
+/// Replies whose elements have no order, and how many strings make one element.
+const UNORDERED: [(&str, usize); 12] = [
+    ("KEYS", 1),
+    ("HGETALL", 2),
+    ("HKEYS", 1),
+    ("HVALS", 1),
+    ("HSCAN", 1),
+    ("SMEMBERS", 1),
+    ("SINTER", 1),
+    ("SUNION", 1),
+    ("SDIFF", 1),
+    ("SSCAN", 1),
+    ("SPOP", 1),
+    ("SRANDMEMBER", 1),
+];
+
 const DATABASES: usize = 3;
 const PASSWORD: &str = "secret";
 
@@ -116,11 +132,20 @@ fn same(words: &[Vec<u8>], ours: &[u8], theirs: &[u8]) -> bool {
     let integer =
         |reply: &[u8]| -> Option<i64> { std::str::from_utf8(reply.strip_prefix(b":")?).ok()?.trim().parse().ok() };
     let named = |name: &str| words[0].eq_ignore_ascii_case(name.as_bytes());
+    let unordered = match words {
+        [name, _, _, _] if name.eq_ignore_ascii_case(b"HRANDFIELD") => Some(2),
+        [name, ..] if name.eq_ignore_ascii_case(b"HRANDFIELD") => Some(1),
+        _ => UNORDERED.iter().find(|(name, _)| named(name)).map(|(_, group)| *group),
+    };
     let tolerance = TIME_DEPENDENT.iter().find(|(name, _)| named(name));
+    if let Some(group) = unordered
+        && !ours.starts_with(b"-")
+    {
+        return sorted(ours, group) == sorted(theirs, group);
+    }
     match (tolerance, integer(ours), integer(theirs)) {
         (Some((_, tolerance)), Some(ours), Some(theirs)) if ours > 0 => (ours - theirs).abs() <= *tolerance,
-        // Keys and directives have no order.
-        _ if named("KEYS") && ours.starts_with(b"*") => sorted(ours, 1) == sorted(theirs, 1),
+        // Directives have no order.
         _ if named("CONFIG") && ours.starts_with(b"*") => sorted(ours, 2) == sorted(theirs, 2),
         _ if named("CONFIG") && ours.starts_with(b"%") => sorted(ours, 2) == sorted(theirs, 2),
         _ => ours == theirs,
