@@ -6,6 +6,7 @@
 
 mod connection;
 mod execute;
+mod geo;
 mod hash;
 mod key;
 mod list;
