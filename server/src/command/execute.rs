@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, pubsub, table,
-    transaction,
+    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, object, pubsub,
+    table, transaction,
 };
 use crate::client::{Admission, Client, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
@@ -163,7 +163,7 @@ impl Instance {
             && session.feed.is_none()
             && session.client.subscriptions.get() == (0, 0)
             && self.loading.is_none()
-            && self.pause.is_none();
+            && !self.has_pause();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }
     }
@@ -373,7 +373,7 @@ impl Instance {
             db: caller.db,
             now_ms: self.now_ms,
             expiry_ms: self.expiry_ms(caller),
-            random: &mut self.random,
+            random: &mut self.dice,
             reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
@@ -400,7 +400,7 @@ impl Instance {
             db,
             now_ms: self.now_ms,
             expiry_ms,
-            random: &mut self.random,
+            random: &mut self.dice,
             config: &self.config,
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),
@@ -490,6 +490,7 @@ fn places_of<'a>(call: &Call, db: usize, known: impl Iterator<Item = &'a Place>)
         "swapdb" if argument(1) == argument(2) => Vec::new(),
         "swapdb" => known.filter(|(at, _)| [argument(1), argument(2)].contains(&Some(*at))).cloned().collect(),
         "move" => [Some(db), argument(2)].into_iter().flatten().map(|at| (at, call.args.get(1).into())).collect(),
+        "copy" => vec![(object::copy_target(call.args).unwrap_or(db), call.args.get(2).into())],
         _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
     }
 }

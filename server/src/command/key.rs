@@ -110,7 +110,7 @@ pub(super) fn reply_scan(reply: &mut Reply, next: u64, found: &[impl AsRef<[u8]>
 }
 
 pub(super) fn randomkey(context: &mut ReadContext, _args: Args) -> Result<()> {
-    let entry = context.keyspace.random(context.db, context.random.next(), context.expiry_ms);
+    let entry = context.keyspace.random(context.db, context.random.roll(), context.expiry_ms);
     context.reply.bulk_or_null(entry.as_ref().map(|entry| entry.key()));
     Ok(())
 }
@@ -160,7 +160,7 @@ pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect>
     let (key, source) = (args.first_key(), context.db);
     let target = database(context.keyspace, parse_integer(args.get(2))?)?;
     if target == source {
-        return Err(ErrorReply::new("ERR source and destination objects are the same"));
+        return Err(ErrorReply::SAME_OBJECT);
     }
     let possible = context.keyspace.get(source, key, context.expiry_ms).is_some()
         && context.keyspace.get(target, key, context.expiry_ms).is_none();

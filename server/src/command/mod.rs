@@ -5,11 +5,13 @@
 //! [`Handler::Server`].
 
 mod connection;
+mod debug;
 mod execute;
 mod geo;
 mod hash;
 mod key;
 mod list;
+mod object;
 mod pubsub;
 mod replication;
 mod server;
@@ -32,7 +34,7 @@ use crate::instance::Instance;
 use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
 use crate::long_double::LongDouble;
 use crate::resp::{Reply, Span};
-use crate::value::{Aggregate, Random, ValueRef};
+use crate::value::{Aggregate, Dice, ValueRef};
 
 /// The error reply of a command, its code first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +59,8 @@ impl ErrorReply {
 
     const NO_SUCH_KEY: ErrorReply = ErrorReply::new("ERR no such key");
     const WRONG_TYPE: ErrorReply = ErrorReply::new("WRONGTYPE Operation against a key holding the wrong kind of value");
+
+    const SAME_OBJECT: ErrorReply = ErrorReply::new("ERR source and destination objects are the same");
 
     const fn new(text: &'static str) -> Self {
         ErrorReply(Cow::Borrowed(text.as_bytes()))
@@ -190,7 +194,7 @@ pub struct ReadContext<'a> {
     now_ms: i64,
     /// Keys whose deadline is not later are absent. A replica applying its upstream's stream sees none as expired.
     expiry_ms: i64,
-    random: &'a mut Random,
+    random: &'a mut Dice,
     reply: Reply<'a>,
 }
 
@@ -227,7 +231,7 @@ pub struct WriteContext<'a> {
     db: usize,
     now_ms: i64,
     expiry_ms: i64,
-    random: &'a mut Random,
+    random: &'a mut Dice,
     config: &'a Config,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.

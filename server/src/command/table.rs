@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, geo, hash, key, list, pubsub, quotable, replication,
-    server, set, sort, sorted_set, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, debug, geo, hash, key, list, object, pubsub, quotable,
+    replication, server, set, sort, sorted_set, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -72,6 +72,7 @@ pub struct Keys {
 impl Keys {
     pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0, count: 0, stored: false };
     const ONE: Keys = Keys { first: 1, last: 1, step: 1, ..Keys::NONE };
+    const SECOND: Keys = Keys { first: 2, last: 2, step: 1, ..Keys::NONE };
     const TWO: Keys = Keys { first: 1, last: 2, step: 1, ..Keys::NONE };
     const ALL: Keys = Keys { first: 1, last: -1, step: 1, ..Keys::NONE };
     const ALL_BUT_LAST: Keys = Keys { last: -2, ..Keys::ALL };
@@ -229,6 +230,41 @@ pub static COMMANDS: &[Command] = &[
     command("setrange", 4, DENY_OOM, Keys::ONE, Write(string::setrange)),
     command("strlen", 2, FAST, Keys::ONE, Read(string::strlen)),
     command("substr", 4, 0, Keys::ONE, Read(string::getrange)),
+    // Hashes.
+    command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
+    command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
+    command("hget", 3, FAST, Keys::ONE, Read(hash::hget)),
+    command("hgetall", 2, 0, Keys::ONE, Read(hash::hgetall)),
+    command("hincrby", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrby)),
+    command("hincrbyfloat", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrbyfloat)),
+    command("hkeys", 2, 0, Keys::ONE, Read(hash::hkeys)),
+    command("hlen", 2, FAST, Keys::ONE, Read(hash::hlen)),
+    command("hmget", -3, FAST, Keys::ONE, Read(hash::hmget)),
+    command("hmset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hmset)),
+    command("hrandfield", -2, 0, Keys::ONE, Read(hash::hrandfield)),
+    command("hscan", -3, 0, Keys::ONE, Read(hash::hscan)),
+    command("hset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hset)),
+    command("hsetnx", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hsetnx)),
+    command("hstrlen", 3, FAST, Keys::ONE, Read(hash::hstrlen)),
+    command("hvals", 2, 0, Keys::ONE, Read(hash::hvals)),
+    // Sets.
+    command("sadd", -3, FAST | DENY_OOM, Keys::ONE, Write(set::sadd)),
+    command("scard", 2, FAST, Keys::ONE, Read(set::scard)),
+    command("sdiff", -2, 0, Keys::ALL, Read(set::sdiff)),
+    command("sdiffstore", -3, DENY_OOM, Keys::ALL, Write(set::sdiffstore)),
+    command("sinter", -2, 0, Keys::ALL, Read(set::sinter)),
+    command("sintercard", -3, 0, Keys::COUNTED, Read(set::sintercard)),
+    command("sinterstore", -3, DENY_OOM, Keys::ALL, Write(set::sinterstore)),
+    command("sismember", 3, FAST, Keys::ONE, Read(set::sismember)),
+    command("smembers", 2, 0, Keys::ONE, Read(set::smembers)),
+    command("smismember", -3, FAST, Keys::ONE, Read(set::smismember)),
+    command("smove", 4, FAST, Keys::TWO, Write(set::smove)),
+    command("spop", -2, FAST, Keys::ONE, Write(set::spop)),
+    command("srandmember", -2, 0, Keys::ONE, Read(set::srandmember)),
+    command("srem", -3, FAST, Keys::ONE, Write(set::srem)),
+    command("sscan", -3, 0, Keys::ONE, Read(set::sscan)),
+    command("sunion", -2, 0, Keys::ALL, Read(set::sunion)),
+    command("sunionstore", -3, DENY_OOM, Keys::ALL, Write(set::sunionstore)),
     // Lists.
     command("blmove", 6, DENY_OOM | NO_SCRIPT, Keys::TWO, Blocking(list::blmove)),
     command("blmpop", -5, 0, Keys { count: 2, ..Keys::NONE }, Blocking(list::blmpop)),
@@ -299,44 +335,11 @@ pub static COMMANDS: &[Command] = &[
     command("georadiusbymember_ro", -5, 0, Keys::ONE, Read(geo::georadiusbymember_ro)),
     command("geosearch", -7, 0, Keys::ONE, Read(geo::geosearch)),
     command("geosearchstore", -8, DENY_OOM, Keys::TWO, Write(geo::geosearchstore)),
-    // Hashes.
-    command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
-    command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
-    command("hget", 3, FAST, Keys::ONE, Read(hash::hget)),
-    command("hgetall", 2, 0, Keys::ONE, Read(hash::hgetall)),
-    command("hincrby", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrby)),
-    command("hincrbyfloat", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrbyfloat)),
-    command("hkeys", 2, 0, Keys::ONE, Read(hash::hkeys)),
-    command("hlen", 2, FAST, Keys::ONE, Read(hash::hlen)),
-    command("hmget", -3, FAST, Keys::ONE, Read(hash::hmget)),
-    command("hmset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hmset)),
-    command("hrandfield", -2, 0, Keys::ONE, Read(hash::hrandfield)),
-    command("hscan", -3, 0, Keys::ONE, Read(hash::hscan)),
-    command("hset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hset)),
-    command("hsetnx", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hsetnx)),
-    command("hstrlen", 3, FAST, Keys::ONE, Read(hash::hstrlen)),
-    command("hvals", 2, 0, Keys::ONE, Read(hash::hvals)),
-    // Sets.
-    command("sadd", -3, FAST | DENY_OOM, Keys::ONE, Write(set::sadd)),
-    command("scard", 2, FAST, Keys::ONE, Read(set::scard)),
-    command("sdiff", -2, 0, Keys::ALL, Read(set::sdiff)),
-    command("sdiffstore", -3, DENY_OOM, Keys::ALL, Write(set::sdiffstore)),
-    command("sinter", -2, 0, Keys::ALL, Read(set::sinter)),
-    command("sintercard", -3, 0, Keys::COUNTED, Read(set::sintercard)),
-    command("sinterstore", -3, DENY_OOM, Keys::ALL, Write(set::sinterstore)),
-    command("sismember", 3, FAST, Keys::ONE, Read(set::sismember)),
-    command("smembers", 2, 0, Keys::ONE, Read(set::smembers)),
-    command("smismember", -3, FAST, Keys::ONE, Read(set::smismember)),
-    command("smove", 4, FAST, Keys::TWO, Write(set::smove)),
-    command("spop", -2, FAST, Keys::ONE, Write(set::spop)),
-    command("srandmember", -2, 0, Keys::ONE, Read(set::srandmember)),
-    command("srem", -3, FAST, Keys::ONE, Write(set::srem)),
-    command("sscan", -3, 0, Keys::ONE, Read(set::sscan)),
-    command("sunion", -2, 0, Keys::ALL, Read(set::sunion)),
-    command("sunionstore", -3, DENY_OOM, Keys::ALL, Write(set::sunionstore)),
     // Keys and databases.
+    command("copy", -3, DENY_OOM, Keys::TWO, Write(object::copy)),
     command("dbsize", 1, FAST, Keys::NONE, Read(key::dbsize)),
     command("del", -2, 0, Keys::ALL, Write(key::del)),
+    command("dump", 2, 0, Keys::ONE, Read(object::dump)),
     command("exists", -2, FAST, Keys::ALL, Read(key::exists)),
     command("expire", -3, FAST, Keys::ONE, Write(key::expire)),
     command("expireat", -3, FAST, Keys::ONE, Write(key::expireat)),
@@ -344,7 +347,16 @@ pub static COMMANDS: &[Command] = &[
     command("flushall", -1, 0, Keys::NONE, Write(key::flushall)),
     command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
     command("keys", 2, 0, Keys::NONE, Read(key::keys)),
+    container("memory", &[
+        command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
+    ]),
     command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
+    container("object", &[
+        command("object|encoding", 3, 0, Keys::SECOND, Read(object::encoding)),
+        command("object|freq", 3, 0, Keys::SECOND, Read(object::freq)),
+        command("object|idletime", 3, 0, Keys::SECOND, Read(object::idletime)),
+        command("object|refcount", 3, 0, Keys::SECOND, Read(object::refcount)),
+    ]),
     command("persist", 2, FAST, Keys::ONE, Write(key::persist)),
     command("pexpire", -3, FAST, Keys::ONE, Write(key::pexpire)),
     command("pexpireat", -3, FAST, Keys::ONE, Write(key::pexpireat)),
@@ -353,6 +365,7 @@ pub static COMMANDS: &[Command] = &[
     command("randomkey", 1, 0, Keys::NONE, Read(key::randomkey)),
     command("rename", 3, 0, Keys::TWO, Write(key::rename)),
     command("renamenx", 3, FAST, Keys::TWO, Write(key::renamenx)),
+    command("restore", -4, DENY_OOM, Keys::ONE, Write(object::restore)),
     command("scan", -2, 0, Keys::NONE, Read(key::scan)),
     command("sort", -2, DENY_OOM, Keys::ONE_AND_STORED, Write(sort::sort)),
     command("sort_ro", -2, 0, Keys::ONE_AND_STORED, Read(sort::sort_ro)),
@@ -415,7 +428,7 @@ pub static COMMANDS: &[Command] = &[
         command("config|rewrite", 2, OPERATOR, Keys::NONE, Server(server::config_rewrite)),
         command("config|set", -4, OPERATOR, Keys::NONE, Server(server::config_set)),
     ]),
-    command("debug", -2, OPERATOR, Keys::NONE, Server(server::debug)),
+    command("debug", -2, OPERATOR, Keys::NONE, Server(debug::debug)),
     command("info", -1, LOADING | STALE, Keys::NONE, Server(server::info)),
     command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
@@ -423,6 +436,7 @@ pub static COMMANDS: &[Command] = &[
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
     command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),
     // Replication.
+    command("failover", -1, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::failover)),
     command("psync", -3, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::psync)),
     command("replconf", -1, OPERATOR, Keys::NONE, Server(replication::replconf)),
     command("replicaof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),
