@@ -11,6 +11,7 @@
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod geohash;
 pub mod glob;
 pub mod info;
 pub mod instance;
