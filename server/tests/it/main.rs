@@ -14,3 +14,4 @@ mod salvage;
 mod sentinel;
 mod server;
 mod shell;
+mod values;
