@@ -292,7 +292,7 @@ struct Decoded {
     /// Where its key ends in the batch's bytes; it begins where the entry before it ends.
     key_end: usize,
     end: usize,
-    deadline: Deadline,
+    deadline_ms: Option<i64>,
 }
 
 /// Entries of a batch.
@@ -302,18 +302,19 @@ const BATCH_ENTRIES: usize = 32;
 const BATCHED_BYTES_MAX: usize = 1024;
 
 impl Batch {
-    fn push(&mut self, hash: u64, key: &[u8], value: &[u8], deadline: Deadline) {
+    fn push(&mut self, hash: u64, key: &[u8], value: &[u8], deadline_ms: Option<i64>) {
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
         self.bytes.extend_from_slice(value);
-        self.entries.push(Decoded { hash, key_end, end: self.bytes.len(), deadline });
+        self.entries.push(Decoded { hash, key_end, end: self.bytes.len(), deadline_ms });
     }
 
     fn insert_into(&mut self, keyspace: &mut Keyspace, db: usize) {
         let mut start = 0;
         for entry in &self.entries {
             let key = Key { bytes: &self.bytes[start..entry.key_end], hash: entry.hash };
-            keyspace.set_str(db, key, &self.bytes[entry.key_end..entry.end], entry.deadline);
+            let deadline = entry.deadline_ms.map_or(Deadline::Clear, Deadline::At);
+            keyspace.set_str(db, key, &self.bytes[entry.key_end..entry.end], deadline);
             start = entry.end;
         }
         self.bytes.clear();
@@ -370,7 +371,7 @@ impl Loader {
     /// A loader for data like those of `instance`.
     pub fn new(instance: &Instance) -> Loader {
         Loader {
-            decoder: Decoder::new(),
+            decoder: Decoder::new(instance.config.small_forms()),
             keyspace: Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed()),
             db: 0,
             now_ms: instance.now_ms,
@@ -408,14 +409,20 @@ impl Loader {
                 Item::Entry { deadline_ms: Some(deadline), .. } if self.drops_expired && deadline <= self.now_ms => {
                     self.expired += 1;
                 }
-                Item::Entry { key, value: rdb::Value::Str(value), deadline_ms } => {
-                    let deadline = deadline_ms.map_or(Deadline::Clear, Deadline::At);
+                Item::Entry { key, value, deadline_ms } => {
                     let key = self.keyspace.key(key);
-                    if value.len() > BATCHED_BYTES_MAX {
-                        self.keyspace.set_str(self.db, key, value, deadline);
-                    } else {
-                        self.keyspace.prefetch_slot(self.db, key.hash);
-                        self.batch.push(key.hash, key.bytes, value, deadline);
+                    match value {
+                        rdb::Value::Str(value) if value.len() <= BATCHED_BYTES_MAX => {
+                            self.keyspace.prefetch_slot(self.db, key.hash);
+                            self.batch.push(key.hash, key.bytes, value, deadline_ms);
+                        }
+                        rdb::Value::Str(value) => {
+                            let deadline = deadline_ms.map_or(Deadline::Clear, Deadline::At);
+                            self.keyspace.set_str(self.db, key, value, deadline);
+                        }
+                        rdb::Value::Aggregate(value) => {
+                            self.keyspace.insert(self.db, key, value, deadline_ms);
+                        }
                     }
                     self.loaded += 1;
                     if self.batch.entries.len() == BATCH_ENTRIES {

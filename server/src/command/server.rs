@@ -76,17 +76,21 @@ pub(super) fn shutdown(context: &mut ServerContext, args: Args) -> Result<Flow> 
         }
     }
     if abort {
-        if !context.instance.shutting_down {
+        if context.instance.shutdown.is_none() {
             return Err(ErrorReply::new("ERR No shutdown in progress."));
         }
-        context.instance.shutting_down = false;
-        context.instance.unpause();
+        log!(Warning, "Shutdown manually aborted");
+        context.instance.fail_shutdown();
         return context.ok();
     }
-    log!(Warning, "User requested shutdown...");
-    context.instance.act(Action::Shutdown(options));
-    // The connection ends with the server; should the server not end, this tells the client to ask why.
-    Ok(Flow::Close)
+    if context.instance.shutdown.is_none() {
+        log!(Warning, "User requested shutdown...");
+        context.instance.begin_shutdown();
+        context.instance.act(Action::Shutdown(options));
+    }
+    // The connection ends with the server, or learns why the server does not.
+    context.instance.wait_for_shutdown(&context.session.client);
+    Ok(Flow::Block)
 }
 
 pub(super) fn config_get(context: &mut ServerContext, args: Args) -> Result<Flow> {
@@ -137,27 +141,6 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
             "repl-backlog-size" | "client-output-buffer-limit" => instance.resize_backlog(),
             _ => {}
         }
-    }
-}
-
-pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    if !context.instance.config.enable_debug_command.to(context.session.client.origin()) {
-        return Err(ErrorReply::new(
-            "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from \
-             a local connection, otherwise you need to set this option in the configuration file, and then restart the \
-             server.",
-        ));
-    }
-    match (args.get(1).to_ascii_lowercase().as_slice(), args.len()) {
-        (b"sleep", 3) => {
-            let text = std::str::from_utf8(args.get(2)).ok();
-            let seconds = text.and_then(|text| text.parse::<f64>().ok()).filter(|seconds| (0.0..1e9).contains(seconds));
-            let seconds = seconds.ok_or(ErrorReply::NOT_A_FLOAT)?;
-            // The whole server sleeps: that is what it is for.
-            std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
-            context.ok()
-        }
-        _ => Err(ErrorReply::subcommand_arguments(args)),
     }
 }
 

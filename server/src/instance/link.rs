@@ -106,7 +106,12 @@ impl Follower {
         loop {
             match &mut self.stage {
                 Stage::Stream(applier) => {
-                    applier.apply(instance, unread)?;
+                    if instance.is_paused(true) {
+                        // Whoever ends the pause wakes the link.
+                        applier.session.client.postponed.set(true);
+                    } else {
+                        applier.apply(instance, unread)?;
+                    }
                     if let Some(following) = instance.replication.following_mut() {
                         following.unapplied_bytes = unread.len() as u64;
                     }
@@ -138,7 +143,11 @@ impl Follower {
         if state == Handshake::AwaitPong && line.starts_with(b"+PONG") {
             log!(Notice, "Master replied to PING, replication can continue...");
         }
-        match state.on_line(&self.greeting, line) {
+        let step = state.on_line(&self.greeting, line);
+        if self.greeting.failover && state == Handshake::AwaitSync {
+            end_failover(instance, &step);
+        }
+        match step {
             Step::Wait(next) => self.stage = Stage::Handshake(next),
             Step::Send(next, bytes) => {
                 if next == Handshake::AwaitSync {
@@ -260,6 +269,16 @@ fn greeting(instance: &Instance) -> Greeting {
         listening_port: if config.replica_announce_port > 0 { config.replica_announce_port } else { config.port },
         announced_ip: config.replica_announce_ip.clone(),
         resume: replication.resumable.then_some((replication.history.replid, replication.offset)),
+        failover: instance.is_handing_over(),
+    }
+}
+
+/// Whether the upstream has taken over is known by its answer to `PSYNC`; while there is none, it is asked again.
+fn end_failover(instance: &mut Instance, answer: &Step) {
+    match answer {
+        Step::Done(_) => instance.complete_failover(),
+        Step::Retry(_) | Step::Refused(_) => instance.abort_failover("Failover target rejected psync request"),
+        Step::Wait(_) | Step::Send(..) => {}
     }
 }
 

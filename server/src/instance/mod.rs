@@ -4,8 +4,11 @@
 //! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
 //! backlog, which is memory that happens to have a name.
 
+mod blocking;
+mod failover;
 mod feed;
 mod link;
+mod pause;
 mod random;
 mod role;
 mod stream;
@@ -14,8 +17,12 @@ mod time;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+pub(crate) use blocking::Awaited;
+use blocking::Waiters;
+pub use failover::{Failover, TimeLimit};
 pub use feed::Next;
 pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
+pub use pause::{Pause, PausedBy};
 pub use random::Random;
 
 use crate::client::{Client, ClientKind, Session};
@@ -25,6 +32,7 @@ use crate::log::log;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, Replication, ReplicationId};
 use crate::snapshot::KeyDelay;
+use crate::value::Dice;
 
 /// The version of Redis whose behaviour clients may expect.
 pub const REDIS_VERSION: &str = "7.0.15";
@@ -45,25 +53,15 @@ pub enum Action {
     Shutdown(ShutdownOptions),
 }
 
-/// What is postponed by `CLIENT PAUSE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pause {
-    /// When it ends by itself, in milliseconds since the epoch.
-    pub until_ms: i64,
-    /// Only what may write.
-    pub writes_only: bool,
-}
-
 /// A key and its database.
-type Place = (usize, Box<[u8]>);
+pub(crate) type Place = (usize, Box<[u8]>);
 
-/// Someone waits for replicas to acknowledge.
-struct Waiter {
-    client: Rc<Client>,
-    offset: u64,
-    replicas: usize,
-    /// In milliseconds since the epoch; none: for ever.
-    deadline_ms: Option<i64>,
+/// A shutdown that waits for replicas.
+pub struct Shutdown {
+    /// When it waits no longer, in milliseconds since the epoch.
+    pub deadline_ms: i64,
+    /// Who asked for it, and learns whether it fails.
+    clients: Vec<Rc<Client>>,
 }
 
 /// A data set that is being loaded.
@@ -161,17 +159,22 @@ pub struct Instance {
     pub loading: Option<Loading>,
     /// The directive of that name, as the thread that loads sees it.
     pub key_load_delay: KeyDelay,
-    /// Requests are postponed.
-    pub pause: Option<Pause>,
     /// The server will end as soon as its replicas have caught up.
-    pub shutting_down: bool,
+    pub shutdown: Option<Shutdown>,
+    /// Keys are deleted when their time has come, and not only when somebody looks at them.
+    pub active_expiry: bool,
+    /// This master hands its place to a replica.
+    pub failover: Option<Failover>,
+    pauses: [Option<Pause>; 3],
     actions: Vec<Action>,
-    waiters: Vec<Waiter>,
+    pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
     pub(crate) effect: Vec<u8>,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
     random: Random,
+    /// What commands leave to chance.
+    pub(crate) dice: Dice,
     last_ping_ms: i64,
     last_second: i64,
 }
@@ -193,14 +196,17 @@ impl Instance {
             now_ms,
             loading: None,
             key_load_delay: KeyDelay::fixed(config.key_load_delay),
-            pause: None,
-            shutting_down: false,
+            active_expiry: true,
+            shutdown: None,
+            failover: None,
+            pauses: [None; 3],
             actions: Vec::new(),
-            waiters: Vec::new(),
+            waiters: Waiters::default(),
             watchers: HashMap::new(),
             effect: Vec::new(),
             transaction_stream: None,
             next_client_id: 1,
+            dice: Dice::new(random.next_u64()),
             random,
             last_ping_ms: now_ms,
             last_second: 0,
@@ -262,7 +268,10 @@ impl Instance {
         let client = &session.client;
         client.clear_waker();
         self.clients.remove(&client.id);
-        self.waiters.retain(|waiter| waiter.client.id != client.id);
+        self.forget_waiter(client);
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.clients.retain(|waiting| waiting.id != client.id);
+        }
         if client.subscriptions.get() != (0, 0) {
             self.pubsub.forget(client.id);
         }
@@ -278,17 +287,28 @@ impl Instance {
         self.hold_for_slowest();
     }
 
-    /// Whether requests are postponed: all of them, or those that may write.
-    pub fn is_paused(&self, may_write: bool) -> bool {
-        self.pause.is_some_and(|pause| pause.until_ms > self.now_ms && (may_write || !pause.writes_only))
+    /// Begins to wait for replicas before the server ends.
+    pub fn begin_shutdown(&mut self) {
+        let deadline_ms = self.now_ms.saturating_add(self.config.shutdown_timeout.as_millis() as i64);
+        self.shutdown = Some(Shutdown { deadline_ms, clients: Vec::new() });
     }
 
-    /// Ends a pause and lets everyone go on.
-    pub fn unpause(&mut self) {
-        self.pause = None;
-        for client in self.clients.values().filter(|client| client.postponed.replace(false)) {
-            client.wake();
+    /// Lets `client` wait for the server's end.
+    pub(crate) fn wait_for_shutdown(&mut self, client: &Rc<Client>) {
+        if let Some(shutdown) = &mut self.shutdown {
+            client.blocked.set(true);
+            shutdown.clients.push(Rc::clone(client));
         }
+    }
+
+    /// The server goes on, and says so to those who wanted it to end.
+    pub fn fail_shutdown(&mut self) {
+        let Some(shutdown) = self.shutdown.take() else { return };
+        for client in shutdown.clients {
+            client.send(|mailbox| mailbox.extend_from_slice(b"-ERR Errors trying to SHUTDOWN. Check logs.\r\n"));
+            client.unblock();
+        }
+        self.unpause(PausedBy::Shutdown);
     }
 
     // --- WATCH ---

@@ -28,9 +28,9 @@ impl Instance {
                  able to synchronize with the new master with just a partial transfer."
             );
             self.replication.resumable = true;
-            self.unblock_waiters(
-                "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n",
-            );
+            let selected = self.replication.backlog.as_ref().and_then(|backlog| backlog.selected_db());
+            self.replication.stream_db = selected.unwrap_or(0) as usize;
+            self.dismiss_waiters();
         }
         self.cut_feeds();
         self.config.replicaof = Some(upstream);

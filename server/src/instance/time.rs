@@ -14,16 +14,16 @@ const EXPIRE_SEGMENTS: usize = 512;
 impl Instance {
     /// When [`Instance::tick`] is due before its usual time, in milliseconds since the epoch.
     pub fn next_deadline_ms(&self) -> Option<i64> {
-        let waiters = self.waiters.iter().filter_map(|waiter| waiter.deadline_ms);
-        waiters.chain(self.pause.map(|pause| pause.until_ms)).min()
+        let waiters = self.waiters.next_deadline_ms().into_iter();
+        waiters.chain(self.pause_end_ms()).chain(self.failover_due_ms()).min()
     }
 
     /// What has to be done from time to time.
     pub fn tick(&mut self) {
-        self.release_waiters();
-        if self.pause.is_some_and(|pause| pause.until_ms <= self.now_ms) && !self.shutting_down {
-            self.unpause();
-        }
+        self.release_acknowledged();
+        self.release_due();
+        self.end_due_pauses();
+        self.advance_failover();
         self.expire_due_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
@@ -48,7 +48,7 @@ impl Instance {
 
     /// Only a master decides that a key has expired, and says so in its stream.
     fn expire_due_keys(&mut self) {
-        if !self.replication.is_master() || self.loading.is_some() || self.is_paused(true) {
+        if !self.active_expiry || !self.replication.is_master() || self.loading.is_some() || self.is_paused(true) {
             return;
         }
         for db in 0..self.keyspace.databases() {

@@ -52,6 +52,8 @@ pub(super) async fn follow(server: Rc<Server>) {
             instance.set_link(Link::Down);
             backoff.after(lasted, instance.random())
         };
+        // The upstream's last word may have ended the following altogether, and with it this task.
+        server.settle();
         if wait.is_zero() {
             log!(Warning, "Connection with master lost.");
             log!(Notice, "Caching the disconnected master state.");

@@ -94,6 +94,11 @@ impl Feed {
     pub fn is_online(&self) -> bool {
         self.state.get() == FeedState::Online
     }
+
+    /// Whether others reach it at this address.
+    pub fn is_at(&self, address: &Upstream) -> bool {
+        self.ip == address.host && self.port == address.port
+    }
 }
 
 /// How the link to the upstream stands.

@@ -4,6 +4,7 @@
 
 mod client;
 mod differential;
+mod failover;
 mod full_sync;
 mod long_double;
 mod malformed;
