@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use repld::instance::Instance;
+use repld::replication::backlog::Remains;
 use repld::replication::{Backlog, History, ReplicationId};
 
 use crate::node::{Checked, Node, Wires};
@@ -86,17 +87,33 @@ impl Ledgers {
         let ledger = self.of.entry(id).or_insert_with(|| Ledger { start: at, bytes: Vec::new() });
         ledger.learn(at, bytes).map_err(|offset| format!("node {node} has other bytes of {id} at offset {offset}"))
     }
+}
 
-    /// Holds what a killed node has left against what is known.
-    pub fn check_file(&self, index: usize, file: &std::path::Path, instance: &Instance) -> Checked<()> {
-        let Some(backlog) = &instance.replication.backlog else { return Ok(()) };
-        let left =
-            Backlog::open(file).map_err(|error| format!("node {index} has left a backlog that is none: {error}"))?;
-        let same = left.history == instance.replication.history
-            && left.end() == backlog.end()
-            && left.selected_db == backlog.selected_db()
-            && left.bytes == bytes_from(backlog, backlog.start());
-        if same { Ok(()) } else { Err(format!("node {index} has left another backlog than it had")) }
+/// What a backlog holds.
+#[derive(PartialEq)]
+pub struct Kept {
+    history: History,
+    end: u64,
+    selected_db: Option<u32>,
+    bytes: Vec<u8>,
+}
+
+impl Kept {
+    /// What a living node has.
+    pub fn by(instance: &Instance) -> Option<Kept> {
+        let backlog = instance.replication.backlog.as_ref()?;
+        let (history, end, selected_db) = (*backlog.history(), backlog.end(), backlog.selected_db());
+        Some(Kept { history, end, selected_db, bytes: bytes_from(backlog, backlog.start()) })
+    }
+
+    /// Holds what a killed node has left in its file against what it had.
+    pub fn check_file(&self, index: usize, file: &std::path::Path) -> Checked<()> {
+        let fail = |error: &dyn std::fmt::Display| format!("node {index} has left a backlog that is none: {error}");
+        let remains = Remains::open(file).map_err(|error| fail(&error))?;
+        let bytes = remains.bytes().map_err(|error| fail(&error))?;
+        let selected_db = remains.selected_db();
+        let left = Kept { history: remains.history, end: remains.end, selected_db, bytes };
+        if left == *self { Ok(()) } else { Err(format!("node {index} has left another backlog than it had")) }
     }
 }
 

@@ -11,7 +11,7 @@ use repld::instance::{Action, Backoff, Demand, Follower, Instance, Next, Promise
 use repld::rdb::Encoder;
 use repld::replication::{FeedState, Link};
 use repld::resp::{Limits, RequestParser};
-use repld::snapshot::{self, Image, Loader};
+use repld::snapshot::{self, Image, KeyDelay, Loader};
 
 use crate::network::{Arrival, Wire};
 use crate::random::Random;
@@ -196,7 +196,11 @@ impl Node {
         if let Some(dump) = &self.dump {
             let mut loader = Loader::new(&instance);
             let loaded = loader.feed(dump).and_then(|_| loader.finish());
-            instance.install_dump(loaded.map_err(|error| format!("a dump can't be loaded: {error}"))?)?;
+            let loaded = loaded.map_err(|error| format!("a dump can't be loaded: {error}"))?;
+            instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
+            if let Some(point) = loaded.point {
+                instance.continue_from(point)?;
+            }
         }
         instance.act(Action::Relink);
         let client = instance.connect("127.0.0.1:9".into(), "127.0.0.1:1".into(), ClientKind::Normal);
@@ -301,7 +305,7 @@ impl Node {
                 let bytes = if first.is_empty() { second } else { first };
                 let count = bytes.len().min(most).min(wire.down.room());
                 wire.down.send(&bytes[..count]);
-                instance.stream_sent(&feed, count);
+                instance.stream_sent(&feed, count, wire.down.len() as u64);
             }
             Next::Nothing => return Ok(false),
         }
@@ -341,7 +345,8 @@ impl Node {
         let streams = !waiting.is_empty() && instance.config.repl_diskless_sync;
         let feeds: Vec<_> = waiting.iter().filter_map(|connection| connection.session.feed.clone()).collect();
         if let Some(point) = image.point {
-            instance.promise_image(&feeds, point);
+            let state = if streams { FeedState::ReceivesSnapshot { is_marked: true } } else { FeedState::WaitsForFile };
+            instance.promise_image(&feeds, point, state);
         }
         let mark = streams.then(|| instance.random_id().to_string());
         let mut wires = Vec::new();
@@ -372,7 +377,7 @@ impl Node {
         let mut bytes = Vec::new();
         match (&chunk, &mut walk.encoder) {
             (Some(chunk), Some(encoder)) => {
-                let gathered = snapshot::encode(encoder, chunk, |piece| {
+                let gathered = snapshot::encode(encoder, chunk, &KeyDelay::default(), |piece| {
                     bytes.extend(piece);
                     Ok(())
                 });
@@ -397,6 +402,9 @@ impl Node {
         }
         if walk.mark.is_none() {
             for connection in &mut receivers {
+                if let Some(feed) = &connection.session.feed {
+                    feed.state.set(FeedState::ReceivesSnapshot { is_marked: false });
+                }
                 connection.payload.push_back(format!("${}\r\n", walk.dump.len()).into_bytes());
                 connection.payload.push_back(walk.dump.clone());
                 connection.payload_complete = true;

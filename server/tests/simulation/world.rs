@@ -8,7 +8,7 @@ use std::path::Path;
 use repld::replication::Link;
 use siphasher::sip::SipHasher13;
 
-use crate::check::{Ledgers, check_acknowledgements, check_equal};
+use crate::check::{Kept, Ledgers, check_acknowledgements, check_equal};
 use crate::network::Wire;
 use crate::node::{Checked, Connection, DATABASES, Figures, Node, Uplink, Wires, address_of, backlog_file};
 use crate::random::Random;
@@ -477,8 +477,11 @@ impl World {
         let Some(instance) = &node.instance else { return Ok(()) };
         self.trace.add(self.now_ms, format_args!("node {index} is killed"));
         self.figures.kills += 1;
-        self.ledgers.check_file(index, &backlog_file(&node.directory), instance)?;
+        let kept = Kept::by(instance);
         node.kill(&mut self.wires, &mut self.random);
+        if let Some(kept) = kept {
+            kept.check_file(index, &backlog_file(&node.directory))?;
+        }
         self.ledgers.check(&self.nodes[index])
     }
 
