@@ -57,6 +57,11 @@ impl Pipe {
         self.held_until_ms = self.held_until_ms.max(until_ms);
     }
 
+    /// Whether nothing would arrive now.
+    pub fn is_idle(&self, now_ms: i64) -> bool {
+        now_ms < self.held_until_ms || self.bytes.is_empty()
+    }
+
     /// How many bytes are on their way.
     pub fn len(&self) -> usize {
         self.bytes.len()
