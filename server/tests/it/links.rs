@@ -149,3 +149,57 @@ fn a_thousand_changes_of_the_upstream_leave_nothing_behind() {
     wait_until("a task that was left has had its time", || since.elapsed() > Duration::from_millis(1100));
     assert_eq!(attempts(), counted);
 }
+
+/// Waits until all are at one point of one history, and checks that they have the same.
+fn wait_until_all_equal(servers: &[Server]) {
+    let fields = ["master_repl_offset", "master_replid"];
+    let point = |server: &Server| fields.map(|field| server.connect().info(field));
+    wait_until("all are at one offset", || servers[1..].iter().all(|server| point(server) == point(&servers[0])));
+    let digests: Vec<String> = servers.iter().map(|server| server.connect().run("DEBUG DIGEST")).collect();
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+}
+
+/// `tests/long/chain` does this for a minute.
+#[test]
+fn a_chain_outlives_cuts_and_promotions_without_a_full_resync() {
+    let quiet = || repld().directive("repl-ping-replica-period", "50").directive("enable-debug-command", "yes");
+    let mut servers = vec![quiet().start()];
+    for number in 1..4 {
+        let server = quiet().replica_of(&servers[number - 1]).start();
+        wait_until("the link is up", || linked(&server));
+        servers.push(server);
+    }
+    let mut writer = servers[0].connect();
+    let mut write = |turn: usize| {
+        for number in 0..50 {
+            writer.ok(&format!("SELECT {}", number % 3));
+            writer.ok(&format!("SET key:{turn}:{number} value"));
+        }
+    };
+    for turn in 0..9 {
+        let (above, kind) = if turn % 2 == 0 { (turn % 3, "replica") } else { (turn % 3 + 1, "master") };
+        write(turn);
+        assert_eq!(servers[above].connect().run(&format!("CLIENT KILL TYPE {kind}")), ":1\r\n");
+        write(turn + 100);
+        wait_until("all links are up", || servers[1..].iter().all(linked));
+    }
+    wait_until_all_equal(&servers);
+
+    for turn in 1..=6 {
+        let master = turn % servers.len();
+        let mut client = servers[master].connect();
+        client.ok("REPLICAOF NO ONE");
+        for (_, server) in servers.iter().enumerate().filter(|(number, _)| *number != master) {
+            // Who follows it already is told so.
+            let answer = server.connect().run(&format!("REPLICAOF 127.0.0.1 {}", servers[master].port()));
+            assert!(answer.starts_with("+OK"), "{answer}");
+        }
+        client.ok("SELECT 2");
+        client.ok(&format!("SET promoted {turn}"));
+        let followers = || servers.iter().enumerate().filter(|(number, _)| *number != master);
+        wait_until("all follow", || followers().all(|(_, server)| linked(server)));
+        wait_until_all_equal(&servers);
+    }
+    let full: Vec<String> = servers.iter().map(|server| server.connect().info("sync_full")).collect();
+    assert_eq!(full, ["1", "1", "1", "0"], "only the first syncs were full");
+}
