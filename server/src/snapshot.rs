@@ -14,7 +14,6 @@ use crate::keyspace::{Chunk, DatabaseSize, Deadline, Keyspace, WalkInProgress};
 use crate::log::log;
 use crate::rdb::{self, Decoder, Encoder, Item, RdbError};
 use crate::replication::ReplicationId;
-use crate::value::SmallForms;
 
 /// Bytes of a chunk, and of what is read at a time.
 pub const SLICE_BYTES: usize = rdb::SLICE_BYTES;
@@ -258,7 +257,7 @@ impl Loader {
     /// A loader for data like those of `instance`.
     pub fn new(instance: &Instance) -> Loader {
         Loader {
-            decoder: Decoder::new(SmallForms::default()),
+            decoder: Decoder::new(instance.config.small_forms()),
             keyspace: Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed()),
             db: 0,
             now_ms: instance.now_ms,

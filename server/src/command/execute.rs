@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, pubsub, table,
-    transaction,
+    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, object, pubsub,
+    table, transaction,
 };
 use crate::client::{Admission, Client, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
@@ -490,6 +490,7 @@ fn places_of<'a>(call: &Call, db: usize, known: impl Iterator<Item = &'a Place>)
         "swapdb" if argument(1) == argument(2) => Vec::new(),
         "swapdb" => known.filter(|(at, _)| [argument(1), argument(2)].contains(&Some(*at))).cloned().collect(),
         "move" => [Some(db), argument(2)].into_iter().flatten().map(|at| (at, call.args.get(1).into())).collect(),
+        "copy" => vec![(object::copy_target(call.args).unwrap_or(db), call.args.get(2).into())],
         _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
     }
 }

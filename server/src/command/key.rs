@@ -124,7 +124,7 @@ pub(super) fn dbsize(context: &mut ReadContext, _args: Args) -> Result<()> {
 fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bool> {
     let (from, to) = (args.first_key(), context.keyspace.key(args.get(2)));
     if context.keyspace.get(context.db, from, context.expiry_ms).is_none() {
-        return Err(ErrorReply::new("ERR no such key"));
+        return Err(ErrorReply::NO_SUCH_KEY);
     }
     if from.bytes == to.bytes {
         return Ok(replace);
@@ -160,7 +160,7 @@ pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect>
     let (key, source) = (args.first_key(), context.db);
     let target = database(context.keyspace, parse_integer(args.get(2))?)?;
     if target == source {
-        return Err(ErrorReply::new("ERR source and destination objects are the same"));
+        return Err(ErrorReply::SAME_OBJECT);
     }
     let possible = context.keyspace.get(source, key, context.expiry_ms).is_some()
         && context.keyspace.get(target, key, context.expiry_ms).is_none();

@@ -5,13 +5,18 @@
 //! [`Handler::Server`].
 
 mod connection;
+mod debug;
 mod execute;
 mod hash;
 mod key;
+mod list;
+mod object;
 mod pubsub;
 mod replication;
 mod server;
 mod set;
+mod sort;
+mod sorted_set;
 mod string;
 mod table;
 mod transaction;
@@ -51,7 +56,10 @@ impl ErrorReply {
     const NEGATIVE_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is negative");
     const SAVE_IN_PROGRESS: ErrorReply = ErrorReply::new("ERR Background save already in progress");
 
+    const NO_SUCH_KEY: ErrorReply = ErrorReply::new("ERR no such key");
     const WRONG_TYPE: ErrorReply = ErrorReply::new("WRONGTYPE Operation against a key holding the wrong kind of value");
+
+    const SAME_OBJECT: ErrorReply = ErrorReply::new("ERR source and destination objects are the same");
 
     const fn new(text: &'static str) -> Self {
         ErrorReply(Cow::Borrowed(text.as_bytes()))
@@ -120,6 +128,12 @@ fn parse_timeout(seconds: &[u8], now_ms: i64) -> Result<Option<i64>> {
         return Err(ErrorReply::NEGATIVE_TIMEOUT);
     }
     Ok((ms > 0.0).then(|| now_ms.saturating_add(ms as i64)))
+}
+
+/// An argument that counts something; `error` is told of whatever is no count.
+fn parse_count(text: &[u8], least: i64, error: &'static str) -> Result<usize> {
+    let count = parse_integer(text).ok().filter(|count| *count >= least).and_then(|count| usize::try_from(count).ok());
+    count.ok_or(ErrorReply::new(error))
 }
 
 /// The arguments of one request, the command's name first, borrowed from the buffer it was read into.

@@ -139,27 +139,6 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
     }
 }
 
-pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    if !context.instance.config.enable_debug_command.to(context.session.client.origin()) {
-        return Err(ErrorReply::new(
-            "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from \
-             a local connection, otherwise you need to set this option in the configuration file, and then restart the \
-             server.",
-        ));
-    }
-    match (args.get(1).to_ascii_lowercase().as_slice(), args.len()) {
-        (b"sleep", 3) => {
-            let text = std::str::from_utf8(args.get(2)).ok();
-            let seconds = text.and_then(|text| text.parse::<f64>().ok()).filter(|seconds| (0.0..1e9).contains(seconds));
-            let seconds = seconds.ok_or(ErrorReply::NOT_A_FLOAT)?;
-            // The whole server sleeps: that is what it is for.
-            std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
-            context.ok()
-        }
-        _ => Err(ErrorReply::subcommand_arguments(args)),
-    }
-}
-
 /// There are no scripts; Sentinel wants to hear that none runs.
 pub(super) fn script_kill(_context: &mut ServerContext, _args: Args) -> Result<Flow> {
     Err(ErrorReply::new("NOTBUSY No scripts in execution right now."))

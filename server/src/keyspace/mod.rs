@@ -30,6 +30,7 @@
 //! Database numbers beyond the configured ones are refused by the commands; here they panic like any index.
 
 mod entry;
+mod garbage;
 mod segment;
 mod slab;
 mod table;
@@ -317,8 +318,9 @@ impl Keyspace {
     pub fn flush(&mut self, db: usize) -> usize {
         let Some(table) = self.tables[db].take() else { return 0 };
         let keys = table.len();
-        if let Some(walk) = &mut self.walk {
-            walk.detach(table);
+        match &mut self.walk {
+            Some(walk) => walk.detach(table),
+            None => table.discard(),
         }
         keys
     }
@@ -351,6 +353,12 @@ impl Keyspace {
     /// what it allocates is bounded, and never more than the load itself would.
     pub fn reserve(&mut self, db: usize, keys: usize) {
         self.tables[db].get_or_insert_with(|| Table::new(self.seed, self.version, keys));
+    }
+}
+
+impl Drop for Keyspace {
+    fn drop(&mut self) {
+        self.tables.drain(..).flatten().for_each(Table::discard);
     }
 }
 

@@ -47,6 +47,11 @@ pub fn dump(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
     payload
 }
 
+/// How many bytes a value has in an image, its type not counted, if nothing in it is compressed.
+pub fn serialized_len(value: ValueRef<'_>) -> usize {
+    Encoder::value_alone(value, false).len() - 1
+}
+
 /// The value that a payload stands for. It is never empty; a small one takes its form of these.
 ///
 /// # Errors

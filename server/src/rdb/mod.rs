@@ -46,7 +46,7 @@ mod lzf;
 mod packed;
 
 pub use decode::{Decoder, Item, Value};
-pub use dump::{DumpError, dump, restore};
+pub use dump::{DumpError, dump, restore, serialized_len};
 pub use encode::{Encoder, Header, Options, ReplicationPoint, SLICE_BYTES};
 pub use error::RdbError;
 

@@ -8,6 +8,7 @@
 //! - `heap_bytes` and `clone_bytes` are known, not counted.
 //! - An empty one is never stored: a key whose last element goes, goes with it.
 
+mod digest;
 mod flat;
 mod hash;
 mod list;
@@ -17,6 +18,7 @@ mod record;
 mod set;
 pub mod sorted_set;
 
+pub use digest::digest;
 pub use hash::{Field, Hash};
 pub use list::{End, List};
 pub use map::Map;
@@ -59,6 +61,8 @@ impl SmallForm {
         string.len() <= self.string_bytes_max
     }
 }
+
+use crate::number::parse_i64;
 
 /// An owned value; every data type is a variant.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +139,21 @@ impl ValueRef<'_> {
             ValueRef::Hash(_) => "hash",
             ValueRef::Set(_) => "set",
             ValueRef::SortedSet(_) => "zset",
+        }
+    }
+
+    /// The encoding that Redis would have chosen, as OBJECT ENCODING names it.
+    pub fn encoding(self) -> &'static str {
+        /// Up to this size Redis keeps a string in its object.
+        const EMBEDDED_BYTES_MAX: usize = 44;
+        match self {
+            ValueRef::Str(bytes) if parse_i64(bytes).is_some() => "int",
+            ValueRef::Str(bytes) if bytes.len() <= EMBEDDED_BYTES_MAX => "embstr",
+            ValueRef::Str(_) => "raw",
+            ValueRef::List(list) => list.encoding(),
+            ValueRef::Hash(hash) => hash.encoding(),
+            ValueRef::Set(set) => set.encoding(),
+            ValueRef::SortedSet(set) => set.encoding(),
         }
     }
 

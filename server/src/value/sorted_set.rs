@@ -100,10 +100,12 @@ impl SortedSet {
 
     /// The encoding that Redis would have chosen, as OBJECT ENCODING names it.
     pub fn encoding(&self) -> &'static str {
-        match &self.0 {
-            Form::Small(_) => "listpack",
-            Form::Big(_) => "skiplist",
-        }
+        if self.is_small() { "listpack" } else { "skiplist" }
+    }
+
+    /// Whether it has the form that takes least memory.
+    pub fn is_small(&self) -> bool {
+        matches!(self.0, Form::Small(_))
     }
 
     /// The score of a member.

@@ -4,10 +4,10 @@ use repld::config::words;
 
 use crate::client::{Client, encode, shown, strings};
 use crate::random::Random;
-use crate::server::{Kind, Launcher, Server};
+use crate::server::{Kind, Launcher, Server, wait_until};
 
 /// A command per line; `2>` in front sends it on a second connection. `<` and `2<` only await what a connection is sent
-/// out of turn. `SCAN-ALL …` follows a scan to its end.
+/// out of turn, or what it waits for since `2!`, which sends a command that blocks. `SCAN-ALL …` follows a scan to its end.
 const SCRIPT: &str = include_str!("differential.txt");
 
 /// Replies that depend on when the command was executed may differ by so much, in their own unit.
@@ -86,7 +86,16 @@ impl Pair {
             None => (&mut self.first, line),
         };
         let awaited = command.starts_with('<');
-        let words = words_of(command.trim_start_matches(['<', '>']));
+        let words = words_of(command.trim_start_matches(['<', '>', '!']));
+        if command.starts_with('!') {
+            for client in clients {
+                client.send(&encode(&words)).expect("a live server");
+            }
+            for client in &mut self.first {
+                wait_until("it blocks", || client.info("blocked_clients") == "1");
+            }
+            return;
+        }
         let [ours, theirs] = match words[0].as_slice() {
             _ if awaited => clients.each_mut().map(|client| client.reply().expect("a message")),
             b"SCAN-ALL" => clients.each_mut().map(|client| client.scan(&words[1..]).join(&b"\n"[..])),
