@@ -92,7 +92,7 @@ impl Pair {
                 client.send(&encode(&words)).expect("a live server");
             }
             for client in &mut self.first {
-                wait_until("it blocks", || client.info("blocked_clients") == "1");
+                wait_until(&format!("{line} blocks"), || client.info("blocked_clients") == "1");
             }
             return;
         }
