@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::client::ClientKind;
-use crate::instance::{Instance, REDIS_VERSION};
+use crate::instance::{Failover, Instance, REDIS_VERSION};
 use crate::replication::{Backlog, FeedState, Link, Role};
 
 type Render = fn(&Instance, &mut String);
@@ -60,6 +60,9 @@ fn server(instance: &Instance, text: &mut String) {
     field!(text, "server_time_usec", instance.now_ms * 1000);
     field!(text, "uptime_in_seconds", uptime_s);
     field!(text, "uptime_in_days", uptime_s / 86_400);
+    if let Some(shutdown) = &instance.shutdown {
+        field!(text, "shutdown_in_milliseconds", (shutdown.deadline_ms - instance.now_ms).max(0));
+    }
     field!(text, "hz", instance.config.hz);
     field!(text, "configured_hz", instance.config.hz);
     field!(text, "executable", std::env::current_exe().unwrap_or_default().display());
@@ -179,7 +182,7 @@ fn replication(instance: &Instance, text: &mut String) {
         let _ = write!(text, "slave{index}:ip={ip},port={port},state={state},offset={offset},lag={lag_s}\r\n");
     }
     let second = replication.history.previous;
-    field!(text, "master_failover_state", "no-failover");
+    field!(text, "master_failover_state", Failover::state(instance.failover.as_ref()));
     field!(text, "master_replid", replication.history.replid);
     field!(text, "master_replid2", second.map_or_else(|| "0".repeat(40), |(id, _)| id.to_string()));
     field!(text, "master_repl_offset", replication.offset);

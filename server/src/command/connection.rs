@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 use super::key::database;
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::client::{Client, ClientKind, ReplyMode};
-use crate::instance::{Pause, REDIS_VERSION};
+use crate::instance::{Pause, PausedBy, REDIS_VERSION};
 use crate::resp::{Protocol, Reply};
 
 pub(super) fn ping(context: &mut ServerContext, args: Args) -> Result<Flow> {
@@ -195,7 +195,7 @@ pub(super) fn client_info(context: &mut ServerContext, _args: Args) -> Result<Fl
 }
 
 pub(super) fn client_unpause(context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    context.instance.unpause();
+    context.instance.unpause(PausedBy::Client);
     context.ok()
 }
 
@@ -313,11 +313,7 @@ pub(super) fn client_pause(context: &mut ServerContext, args: Args) -> Result<Fl
         return Err(ErrorReply::NEGATIVE_TIMEOUT);
     }
     let until_ms = context.instance.now_ms.saturating_add(ms);
-    let old = context.instance.pause.filter(|pause| pause.until_ms > context.instance.now_ms);
-    context.instance.pause = Some(Pause {
-        until_ms: old.map_or(until_ms, |old| old.until_ms.max(until_ms)),
-        writes_only: old.map_or(writes_only, |old| old.writes_only && writes_only),
-    });
+    context.instance.pause(PausedBy::Client, Pause { until_ms, writes_only });
     context.ok()
 }
 

@@ -1,10 +1,15 @@
-//! DEBUG: for those who test the server.
+//! `DEBUG`: for tests and for those who look for a mistake. Redis documents none of it; what is here are the parts that
+//! its own tests steer a server by.
 
 use std::fs::File;
 
-use super::{Args, ErrorReply, Flow, Result, ServerContext};
+use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::instance::Instance;
+use crate::keyspace::Deadline;
+use crate::log::log;
 use crate::rdb;
+use crate::replication::History;
+use crate::resp::{Protocol, Reply};
 use crate::snapshot::{self, LoadError, Loader};
 use crate::value::digest;
 
@@ -18,24 +23,68 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
     }
     match (args.get(1).to_ascii_lowercase().as_slice(), args.len()) {
         (b"sleep", 3) => sleep(context, args),
+        (b"set-active-expire", 3) => {
+            context.instance.active_expiry = parse_integer(args.get(2))? != 0;
+            context.ok()
+        }
+        (b"change-repl-id", 2) => {
+            log!(Notice, "Changing replication IDs after receiving change-repl-id");
+            let history = History { replid: context.instance.random_id(), previous: None };
+            context.instance.replication.set_history(history);
+            context.ok()
+        }
+        (b"log", 3) => {
+            log!(Warning, "DEBUG LOG: {}", String::from_utf8_lossy(args.get(2)));
+            context.ok()
+        }
+        (b"populate", 3..=5) => populate(context, args),
         (b"digest", 2) => {
             let digest = digest_of_all(context.instance);
             context.reply().simple(&format!("{digest:040x}"));
             Ok(Flow::Continue)
         }
-        (b"digest-value", 2..) => digest_values(context, args),
+        (b"digest-value", _) => digest_values(context, args),
         (b"object", 3) => object(context, args),
-        (b"reload", 2..) => reload(context, args),
+        (b"reload", _) => {
+            reload(context.instance, args)?;
+            context.ok()
+        }
+        (b"replicate", 4..) => replicate(context, args),
+        (b"protocol", 3) => protocol(context, args),
         _ => Err(ErrorReply::subcommand_arguments(args)),
     }
 }
 
+/// The whole server sleeps: that is what it is for.
 fn sleep(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let text = std::str::from_utf8(args.get(2)).ok();
     let seconds = text.and_then(|text| text.parse::<f64>().ok()).filter(|seconds| (0.0..1e9).contains(seconds));
     let seconds = seconds.ok_or(ErrorReply::NOT_A_FLOAT)?;
-    // The whole server sleeps: that is what it is for.
     std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
+    context.ok()
+}
+
+/// `POPULATE count [prefix] [size]`: keys `prefix:0` and so on with values `value:0` and so on, cut or filled up to a size.
+fn populate(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let count = u64::try_from(parse_integer(args.get(2))?).map_err(|_| ErrorReply::NOT_AN_INTEGER)?;
+    let prefix = args.maybe(3).unwrap_or(b"key");
+    let size = args.maybe(4).map(parse_integer).transpose()?;
+    let size = size.map(|size| usize::try_from(size).map_err(|_| ErrorReply::NOT_AN_INTEGER)).transpose()?;
+    if size.is_some_and(|size| size as u64 > context.instance.config.proto_max_bulk_len) {
+        return Err(ErrorReply::new("ERR string exceeds maximum allowed size (proto-max-bulk-len)"));
+    }
+    let (db, keyspace) = (context.session.db(), &mut context.instance.keyspace);
+    for number in 0..count {
+        let name = [prefix, b":", number.to_string().as_bytes()].concat();
+        let mut value = format!("value:{number}").into_bytes();
+        if let Some(size) = size.filter(|size| *size > 0) {
+            value.resize(size, 0);
+        }
+        let key = keyspace.key(&name);
+        if keyspace.peek(db, key).is_none() {
+            keyspace.set_str(db, key, &value, Deadline::Clear);
+        }
+    }
     context.ok()
 }
 
@@ -76,30 +125,99 @@ fn object(context: &mut ServerContext, args: Args) -> Result<Flow> {
     Ok(Flow::Continue)
 }
 
-/// `DEBUG RELOAD [NOSAVE]`: writes the dump file and loads it, while everything else waits.
-fn reload(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let saves = match args.len() {
-        2 => true,
-        3 if args.is(2, "nosave") => false,
-        _ => return Err(ErrorReply::new("ERR DEBUG RELOAD only supports the NOSAVE option.")),
-    };
-    let failed =
-        |error: &dyn std::fmt::Display| ErrorReply::owned(format!("ERR Error trying to load the RDB dump: {error}"));
-    if context.instance.keyspace.walk_in_progress() {
+/// Saves, forgets everything and loads it again. `NOSAVE` loads what was saved before, `NOFLUSH` or `MERGE` would load it
+/// over what is there; here it takes its place either way.
+fn reload(instance: &mut Instance, args: Args) -> Result<()> {
+    let mut saves = true;
+    for option in args.from(2) {
+        match option.to_ascii_lowercase().as_slice() {
+            b"nosave" => saves = false,
+            b"noflush" | b"merge" => {}
+            _ => return Err(ErrorReply::new("ERR DEBUG RELOAD only supports the MERGE, NOFLUSH and NOSAVE options.")),
+        }
+    }
+    if instance.keyspace.walk_in_progress() {
         return Err(ErrorReply::SAVE_IN_PROGRESS);
     }
     if saves {
-        snapshot::save(context.instance).map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
+        snapshot::save(instance).map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
     }
-    let loaded = load(context.instance).map_err(|error| failed(&error))?;
-    context.instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
+    let load = |instance: &Instance| -> std::result::Result<_, LoadError> {
+        let mut file = File::open(snapshot::dump_path(instance))?;
+        let (mut loader, mut buffer) = (Loader::new(instance), Vec::new());
+        while snapshot::read_slice(&mut file, &mut buffer)? && !loader.feed(&buffer)? {}
+        loader.finish()
+    };
+    let loaded = load(instance).map_err(|error| {
+        ErrorReply::owned(format!("ERR Error trying to load the RDB dump, check server logs: {error}"))
+    })?;
+    instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
+    log!(Warning, "DB reloaded by DEBUG RELOAD");
+    Ok(())
+}
+
+/// `REPLICATE target arg…`: puts a request into the stream as it is, whatever it says.
+fn replicate(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    match args.get(2).to_ascii_lowercase().as_slice() {
+        b"replica" | b"all" => {}
+        b"aof" => return context.ok(),
+        _ => return Err(ErrorReply::new("ERR arg must be one of: aof, replica, all")),
+    }
+    let db = context.session.db();
+    context.instance.propagate_request(db, &args.from(3).collect::<Vec<_>>());
     context.ok()
 }
 
-fn load(instance: &Instance) -> std::result::Result<snapshot::Loaded, LoadError> {
-    let mut file = File::open(snapshot::dump_path(instance))?;
-    let mut loader = Loader::new(instance);
-    let mut buffer = Vec::new();
-    while snapshot::read_slice(&mut file, &mut buffer)? && !loader.feed(&buffer)? {}
-    loader.finish()
+/// One reply of each kind that the protocol has.
+fn protocol(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let kind = args.get(2).to_ascii_lowercase();
+    let resp3 = context.session.protocol == Protocol::Resp3;
+    let mut reply = context.reply();
+    match kind.as_slice() {
+        b"string" => reply.bulk(b"Hello World"),
+        b"integer" => reply.integer(12345),
+        b"double" if resp3 => reply.raw(b",3.141\r\n"),
+        b"double" => reply.bulk(b"3.141"),
+        b"null" => reply.null(),
+        b"array" => {
+            reply.array(3);
+            (0..3).for_each(|number| reply.integer(number));
+        }
+        b"set" => {
+            reply.set(3);
+            (0..3).for_each(|number| reply.integer(number));
+        }
+        b"map" => {
+            reply.map(3);
+            for number in 0..3 {
+                reply.integer(number);
+                truth(&mut reply, resp3, number == 1);
+            }
+        }
+        b"attrib" => {
+            if resp3 {
+                reply.raw(b"|1\r\n$14\r\nkey-popularity\r\n*2\r\n$7\r\nkey:123\r\n:90\r\n");
+            }
+            reply.bulk(b"Some real reply following the attribute");
+        }
+        // A message out of turn is no reply.
+        b"push" if resp3 => reply.raw(b">2\r\n$16\r\nserver-cpu-usage\r\n:42\r\n"),
+        b"push" => return Err(ErrorReply::new("ERR RESP2 is not supported by this command")),
+        b"verbatim" => reply.verbatim(b"This is a verbatim\nstring"),
+        b"bignum" if resp3 => reply.raw(b"(1234567999999999999999999999999999999\r\n"),
+        b"bignum" => reply.bulk(b"1234567999999999999999999999999999999"),
+        b"true" => truth(&mut reply, resp3, true),
+        b"false" => truth(&mut reply, resp3, false),
+        _ => {
+            return Err(ErrorReply::new(
+                "ERR Wrong protocol type name. Please use one of the following: string|integer|double|null|array|set|map|\
+                 attrib|push|verbatim|true|false",
+            ));
+        }
+    }
+    Ok(Flow::Continue)
+}
+
+fn truth(reply: &mut Reply, resp3: bool, value: bool) {
+    if resp3 { reply.raw(if value { b"#t\r\n" } else { b"#f\r\n" }) } else { reply.integer(i64::from(value)) }
 }

@@ -163,7 +163,7 @@ impl Instance {
             && session.feed.is_none()
             && session.client.subscriptions.get() == (0, 0)
             && self.loading.is_none()
-            && self.pause.is_none();
+            && !self.has_pause();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }
     }
@@ -374,7 +374,7 @@ impl Instance {
             now_ms: self.now_ms,
             expiry_ms: self.expiry_ms(caller),
             config: &self.config,
-            random: &mut self.random,
+            random: &mut self.dice,
             reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
@@ -401,7 +401,7 @@ impl Instance {
             db,
             now_ms: self.now_ms,
             expiry_ms,
-            random: &mut self.random,
+            random: &mut self.dice,
             config: &self.config,
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),

@@ -110,7 +110,7 @@ pub(super) fn reply_scan(reply: &mut Reply, next: u64, found: &[impl AsRef<[u8]>
 }
 
 pub(super) fn randomkey(context: &mut ReadContext, _args: Args) -> Result<()> {
-    let entry = context.keyspace.random(context.db, context.random.next(), context.expiry_ms);
+    let entry = context.keyspace.random(context.db, context.random.roll(), context.expiry_ms);
     context.reply.bulk_or_null(entry.as_ref().map(|entry| entry.key()));
     Ok(())
 }

@@ -34,7 +34,7 @@ use crate::instance::Instance;
 use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
 use crate::long_double::LongDouble;
 use crate::resp::{Reply, Span};
-use crate::value::{Aggregate, Random, ValueRef};
+use crate::value::{Aggregate, Dice, ValueRef};
 
 /// The error reply of a command, its code first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,7 +195,7 @@ pub struct ReadContext<'a> {
     /// Keys whose deadline is not later are absent. A replica applying its upstream's stream sees none as expired.
     expiry_ms: i64,
     config: &'a Config,
-    random: &'a mut Random,
+    random: &'a mut Dice,
     reply: Reply<'a>,
 }
 
@@ -232,7 +232,7 @@ pub struct WriteContext<'a> {
     db: usize,
     now_ms: i64,
     expiry_ms: i64,
-    random: &'a mut Random,
+    random: &'a mut Dice,
     config: &'a Config,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.

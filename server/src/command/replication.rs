@@ -1,12 +1,17 @@
-//! `REPLICAOF`, `PSYNC`, `REPLCONF`, `WAIT`, `ROLE`.
+//! `REPLICAOF`, `FAILOVER`, `PSYNC`, `REPLCONF`, `WAIT`, `ROLE`.
+
+use std::rc::Rc;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::config::Upstream;
-use crate::instance::Awaited;
+use crate::instance::{Awaited, TimeLimit};
 use crate::log::log;
-use crate::replication::{Link, Role, SyncAnswer};
+use crate::replication::{Feed, Link, Role, SyncAnswer};
 
 pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    if context.instance.failover.is_some() {
+        return Err(ErrorReply::new("ERR REPLICAOF not allowed while failing over."));
+    }
     let asked_by = context.session.client.describe(context.instance.now_ms);
     if args.is(1, "no") && args.is(2, "one") {
         if !context.instance.replication.is_master() {
@@ -36,6 +41,84 @@ pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow>
     context.instance.follow(upstream);
     log!(Notice, "REPLICAOF {host}:{port} enabled (user request from '{asked_by}')");
     context.ok()
+}
+
+pub(super) fn failover(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let instance = &mut *context.instance;
+    if args.len() == 2 && args.is(1, "abort") {
+        if instance.failover.is_none() {
+            return Err(ErrorReply::new("ERR No failover in progress."));
+        }
+        instance.abort_failover("Failover manually aborted");
+        return context.ok();
+    }
+    let wanted = FailoverOptions::parse(args)?;
+    if instance.failover.is_some() {
+        return Err(ErrorReply::new("ERR FAILOVER already in progress."));
+    }
+    if !instance.replication.is_master() {
+        return Err(ErrorReply::new("ERR FAILOVER is not valid when server is a replica."));
+    }
+    if instance.replication.feeds.is_empty() {
+        return Err(ErrorReply::new("ERR FAILOVER requires connected replicas."));
+    }
+    if wanted.force && (wanted.timeout_ms.is_none() || wanted.target.is_none()) {
+        return Err(ErrorReply::new("ERR FAILOVER with force option requires both a timeout and target HOST and IP."));
+    }
+    if let Some((host, port)) = wanted.target {
+        let is_it = |feed: &&Rc<Feed>| feed.ip.as_bytes() == host && i64::from(feed.port) == port;
+        match instance.replication.feeds.iter().find(is_it) {
+            None => return Err(ErrorReply::new("ERR FAILOVER target HOST and PORT is not a replica.")),
+            Some(feed) if !feed.is_online() => {
+                return Err(ErrorReply::new("ERR FAILOVER target replica is not online."));
+            }
+            Some(_) => {}
+        }
+    }
+    let target = wanted.target.map(|(host, port)| Upstream {
+        host: String::from_utf8_lossy(host).into_owned(),
+        port: u16::try_from(port).expect("it is a replica's"),
+    });
+    let now_ms = instance.now_ms;
+    let limit = |timeout_ms| TimeLimit { deadline_ms: now_ms.saturating_add(timeout_ms), force: wanted.force };
+    instance.begin_failover(target, wanted.timeout_ms.map(limit));
+    context.ok()
+}
+
+/// What follows `FAILOVER`, but for `ABORT`.
+#[derive(Default)]
+struct FailoverOptions<'a> {
+    target: Option<(&'a [u8], i64)>,
+    timeout_ms: Option<i64>,
+    force: bool,
+}
+
+impl<'a> FailoverOptions<'a> {
+    fn parse(args: Args<'a>) -> Result<Self> {
+        let (mut options, mut index) = (FailoverOptions::default(), 1);
+        while let Some(option) = args.maybe(index) {
+            match option.to_ascii_lowercase().as_slice() {
+                b"timeout" if index + 1 < args.len() && options.timeout_ms.is_none() => {
+                    let timeout_ms = parse_integer(args.get(index + 1))?;
+                    if timeout_ms <= 0 {
+                        return Err(ErrorReply::new("ERR FAILOVER timeout must be greater than 0"));
+                    }
+                    options.timeout_ms = Some(timeout_ms);
+                    index += 2;
+                }
+                b"to" if index + 2 < args.len() && options.target.is_none() => {
+                    options.target = Some((args.get(index + 1), parse_integer(args.get(index + 2))?));
+                    index += 3;
+                }
+                b"force" if !options.force => {
+                    options.force = true;
+                    index += 1;
+                }
+                _ => return Err(ErrorReply::SYNTAX),
+            }
+        }
+        Ok(options)
+    }
 }
 
 pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> {
@@ -95,8 +178,27 @@ fn acknowledge(context: &mut ServerContext, value: &[u8]) -> Result<Flow> {
 pub(super) fn psync(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let (id, next) = (args.get(1), parse_integer(args.get(2))?);
     // The wire names the next byte wanted; what a replica has ends one before.
-    let request = u64::try_from(next - 1).ok().filter(|_| id != b"?").map(|offset| (id, offset));
+    let request = next.checked_sub(1).and_then(|offset| u64::try_from(offset).ok());
+    let request = request.filter(|_| id != b"?").map(|offset| (id, offset));
+    if args.is(3, "failover") && context.session.feed.is_none() {
+        take_over(context, id)?;
+    }
     begin_feed(context, request)
+}
+
+/// The master asks this replica to take its place.
+fn take_over(context: &mut ServerContext, id: &[u8]) -> Result<()> {
+    log!(Warning, "Failover request received for replid {}.", String::from_utf8_lossy(id));
+    if context.instance.replication.is_master() {
+        return Err(ErrorReply::new("ERR PSYNC FAILOVER can't be sent to a master."));
+    }
+    if id != context.instance.replication.history.replid.as_str().as_bytes() {
+        return Err(ErrorReply::new("ERR PSYNC FAILOVER replid must match my replid."));
+    }
+    context.instance.unfollow();
+    let asked_by = context.session.client.describe(context.instance.now_ms);
+    log!(Notice, "MASTER MODE enabled (failover request from '{asked_by}')");
+    Ok(())
 }
 
 /// For clients that know neither partial resyncs nor payloads of unknown length.
@@ -109,6 +211,9 @@ pub(super) fn sync(context: &mut ServerContext, _args: Args) -> Result<Flow> {
 fn begin_feed(context: &mut ServerContext, request: Option<(&[u8], u64)>) -> Result<Flow> {
     if context.session.feed.is_some() {
         return Ok(Flow::Continue);
+    }
+    if context.instance.failover.is_some() {
+        return Err(ErrorReply::new("NOMASTERLINK Can't SYNC while failing over"));
     }
     if !context.instance.replication.is_master() && !context.instance.replication.is_linked() {
         return Err(ErrorReply::new("NOMASTERLINK Can't SYNC while not connected with my master"));

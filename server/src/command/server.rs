@@ -76,17 +76,21 @@ pub(super) fn shutdown(context: &mut ServerContext, args: Args) -> Result<Flow> 
         }
     }
     if abort {
-        if !context.instance.shutting_down {
+        if context.instance.shutdown.is_none() {
             return Err(ErrorReply::new("ERR No shutdown in progress."));
         }
-        context.instance.shutting_down = false;
-        context.instance.unpause();
+        log!(Warning, "Shutdown manually aborted");
+        context.instance.fail_shutdown();
         return context.ok();
     }
-    log!(Warning, "User requested shutdown...");
-    context.instance.act(Action::Shutdown(options));
-    // The connection ends with the server; should the server not end, this tells the client to ask why.
-    Ok(Flow::Close)
+    if context.instance.shutdown.is_none() {
+        log!(Warning, "User requested shutdown...");
+        context.instance.begin_shutdown();
+        context.instance.act(Action::Shutdown(options));
+    }
+    // The connection ends with the server, or learns why the server does not.
+    context.instance.wait_for_shutdown(&context.session.client);
+    Ok(Flow::Block)
 }
 
 pub(super) fn config_get(context: &mut ServerContext, args: Args) -> Result<Flow> {

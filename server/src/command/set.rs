@@ -4,7 +4,7 @@ use super::key::{ScanOptions, parse_cursor, reply_scan};
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::{Absent, Key};
 use crate::resp::append_request;
-use crate::value::{Member, Random, Set, SmallForms};
+use crate::value::{Dice, Member, Set, SmallForms};
 
 /// No reply has more members than this: it would not fit into memory, and nobody could read it.
 const REPEATED_MAX: u64 = 1 << 27;
@@ -84,7 +84,7 @@ pub(super) fn spop(context: &mut WriteContext, args: Args) -> Result<Effect> {
         return pop_several(context, args);
     }
     let key = args.first_key();
-    let mut random = Random::new(context.random.next());
+    let mut random = Dice::new(context.random.roll());
     let Some(set) = context.value::<Set>(key)? else {
         context.reply.null();
         return Ok(Effect::None);
@@ -103,7 +103,7 @@ fn pop_several(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
     let count = parse_integer(args.get(2)).ok().and_then(|count| usize::try_from(count).ok());
     let count = count.ok_or(ErrorReply::NOT_POSITIVE)?;
-    let mut random = Random::new(context.random.next());
+    let mut random = Dice::new(context.random.roll());
     let (popped, is_all) = match context.value::<Set>(key)? {
         Some(set) => {
             let popped = set.choose_distinct(count, &mut random);

@@ -434,6 +434,7 @@ pub static COMMANDS: &[Command] = &[
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
     command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),
     // Replication.
+    command("failover", -1, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::failover)),
     command("psync", -3, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::psync)),
     command("replconf", -1, OPERATOR, Keys::NONE, Server(replication::replconf)),
     command("replicaof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),

@@ -308,7 +308,7 @@ static KEPT: &[Directive] = &[
         "0",
         Live,
     ),
-    kept(&["notify-keyspace-events"], Check::Only(&Check::Text, "", "repld publishes no keyspace events"), "", Live),
+    kept(&["notify-keyspace-events"], Check::EventClasses, "", Live),
     kept(&["activedefrag"], Check::Only(&Check::YesNo, "no", "repld's allocator needs no defragmentation"), "no", Live),
     kept(
         &["oom-score-adj"],

@@ -381,6 +381,8 @@ pub(super) enum Check {
     Memory,
     OneOf(&'static [&'static str]),
     Text,
+    /// Letters for classes of keyspace events.
+    EventClasses,
     /// Several words, at least one.
     Words,
     /// Of the values that the check allows, the one that is possible here, and what is said of any other.
@@ -404,6 +406,8 @@ impl Check {
                 chosen.map(|name| name.as_bytes().to_vec()).ok_or_else(|| one_of(names.iter().copied()))
             }
             Check::Text => Ok(word.clone()),
+            Check::EventClasses if word.iter().all(|letter| b"KEg$lshzxeAtmdn".contains(letter)) => Ok(word.clone()),
+            Check::EventClasses => Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".into()),
             Check::Words => Ok(words.join(&b' ')),
             Check::Only(check, only, reason) => {
                 let value = check.normalize(words)?;

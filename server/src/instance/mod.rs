@@ -5,6 +5,11 @@
 //! backlog, which is memory that happens to have a name.
 
 mod blocking;
+mod failover;
+mod feed;
+mod link;
+mod pause;
+mod random;
 mod role;
 mod stream;
 mod time;
@@ -14,6 +19,11 @@ use std::rc::Rc;
 
 pub(crate) use blocking::Awaited;
 use blocking::Waiters;
+pub use failover::{Failover, TimeLimit};
+pub use feed::Next;
+pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
+pub use pause::{Pause, PausedBy};
+pub use random::Random;
 
 use crate::client::{Client, ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};
@@ -21,7 +31,7 @@ use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, Replication, ReplicationId};
-use crate::value::Random;
+use crate::value::Dice;
 
 /// The version of Redis whose behaviour clients may expect.
 pub const REDIS_VERSION: &str = "7.0.15";
@@ -42,17 +52,16 @@ pub enum Action {
     Shutdown(ShutdownOptions),
 }
 
-/// What is postponed by `CLIENT PAUSE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pause {
-    /// When it ends by itself, in milliseconds since the epoch.
-    pub until_ms: i64,
-    /// Only what may write.
-    pub writes_only: bool,
-}
-
 /// A key and its database.
 pub(crate) type Place = (usize, Box<[u8]>);
+
+/// A shutdown that waits for replicas.
+pub struct Shutdown {
+    /// When it waits no longer, in milliseconds since the epoch.
+    pub deadline_ms: i64,
+    /// Who asked for it, and learns whether it fails.
+    clients: Vec<Rc<Client>>,
+}
 
 /// A data set that is being loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,47 +154,54 @@ pub struct Instance {
     pub now_ms: i64,
     /// A data set is being loaded.
     pub loading: Option<Loading>,
-    /// Requests are postponed.
-    pub pause: Option<Pause>,
     /// The server will end as soon as its replicas have caught up.
-    pub shutting_down: bool,
+    pub shutdown: Option<Shutdown>,
+    /// Keys are deleted when their time has come, and not only when somebody looks at them.
+    pub active_expiry: bool,
+    /// This master hands its place to a replica.
+    pub failover: Option<Failover>,
+    pauses: [Option<Pause>; 3],
     actions: Vec<Action>,
     pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
     pub(crate) effect: Vec<u8>,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
-    /// Nobody can mistake its numbers for a secret.
-    pub(crate) random: Random,
+    random: Random,
+    /// What commands leave to chance.
+    pub(crate) dice: Dice,
     last_ping_ms: i64,
     last_second: i64,
 }
 
 impl Instance {
-    /// An empty master.
-    pub fn new(config: Config, now_ms: i64) -> Self {
-        let seed = [random_u64(), random_u64()];
+    /// An empty master. Whatever it leaves to chance comes from `random`.
+    pub fn new(config: Config, now_ms: i64, mut random: Random) -> Self {
+        let seed = [random.next_u64(), random.next_u64()];
         let keyspace = Keyspace::new(config.databases as usize, seed);
         Instance {
             keyspace,
-            replication: Replication::new(random_id()),
+            replication: Replication::new(random.id()),
             pubsub: PubSub::default(),
             clients: BTreeMap::new(),
             persistence: Persistence { last_save_s: now_ms / 1000, ..Persistence::default() },
             stats: Stats::default(),
-            run_id: random_id(),
+            run_id: random.id(),
             started_ms: now_ms,
             now_ms,
             loading: None,
-            pause: None,
-            shutting_down: false,
+            active_expiry: true,
+            shutdown: None,
+            failover: None,
+            pauses: [None; 3],
             actions: Vec::new(),
             waiters: Waiters::default(),
             watchers: HashMap::new(),
             effect: Vec::new(),
             transaction_stream: None,
             next_client_id: 1,
-            random: Random::new(random_u64()),
+            dice: Dice::new(random.next_u64()),
+            random,
             last_ping_ms: now_ms,
             last_second: 0,
             config,
@@ -205,6 +221,16 @@ impl Instance {
     /// What the shell has been asked for since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    /// A number by chance.
+    pub fn random(&mut self) -> u64 {
+        self.random.next_u64()
+    }
+
+    /// A name that nobody else will choose.
+    pub fn random_id(&mut self) -> ReplicationId {
+        self.random.id()
     }
 
     /// Takes data that were loaded in place of those that were here.
@@ -236,6 +262,9 @@ impl Instance {
         client.clear_waker();
         self.clients.remove(&client.id);
         self.forget_waiter(client);
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.clients.retain(|waiting| waiting.id != client.id);
+        }
         if client.subscriptions.get() != (0, 0) {
             self.pubsub.forget(client.id);
         }
@@ -251,17 +280,28 @@ impl Instance {
         self.hold_for_slowest();
     }
 
-    /// Whether requests are postponed: all of them, or those that may write.
-    pub fn is_paused(&self, may_write: bool) -> bool {
-        self.pause.is_some_and(|pause| pause.until_ms > self.now_ms && (may_write || !pause.writes_only))
+    /// Begins to wait for replicas before the server ends.
+    pub fn begin_shutdown(&mut self) {
+        let deadline_ms = self.now_ms.saturating_add(self.config.shutdown_timeout.as_millis() as i64);
+        self.shutdown = Some(Shutdown { deadline_ms, clients: Vec::new() });
     }
 
-    /// Ends a pause and lets everyone go on.
-    pub fn unpause(&mut self) {
-        self.pause = None;
-        for client in self.clients.values().filter(|client| client.postponed.replace(false)) {
-            client.wake();
+    /// Lets `client` wait for the server's end.
+    pub(crate) fn wait_for_shutdown(&mut self, client: &Rc<Client>) {
+        if let Some(shutdown) = &mut self.shutdown {
+            client.blocked.set(true);
+            shutdown.clients.push(Rc::clone(client));
         }
+    }
+
+    /// The server goes on, and says so to those who wanted it to end.
+    pub fn fail_shutdown(&mut self) {
+        let Some(shutdown) = self.shutdown.take() else { return };
+        for client in shutdown.clients {
+            client.send(|mailbox| mailbox.extend_from_slice(b"-ERR Errors trying to SHUTDOWN. Check logs.\r\n"));
+            client.unblock();
+        }
+        self.unpause(PausedBy::Shutdown);
     }
 
     // --- WATCH ---
@@ -306,26 +346,4 @@ impl Instance {
             }
         }
     }
-}
-
-fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        // Without O_NONBLOCK the call only ever comes back early for a signal.
-        if let Ok(count) = rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
-            filled += count;
-        }
-    }
-    bytes
-}
-
-fn random_u64() -> u64 {
-    u64::from_ne_bytes(random_bytes())
-}
-
-/// A name that nobody else will choose.
-pub fn random_id() -> ReplicationId {
-    let digits: String = random_bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect();
-    ReplicationId::parse(digits.as_bytes()).expect("40 hexadecimal digits")
 }

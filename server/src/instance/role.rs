@@ -1,6 +1,6 @@
 //! Whom this server follows, and what changes with it.
 
-use super::{Action, Instance, random_id};
+use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::config::Upstream;
 use crate::log::{self, log};
@@ -27,6 +27,8 @@ impl Instance {
                  able to synchronize with the new master with just a partial transfer."
             );
             self.replication.resumable = true;
+            let selected = self.replication.backlog.as_ref().and_then(|backlog| backlog.selected_db());
+            self.replication.stream_db = selected.unwrap_or(0) as usize;
             self.dismiss_waiters();
         }
         self.cut_feeds();
@@ -53,7 +55,7 @@ impl Instance {
         self.touch_database(None);
         self.cut_feeds();
         self.replication.backlog = None;
-        self.replication.set_history(History { replid: random_id(), previous: None });
+        self.replication.set_history(History { replid: self.random.id(), previous: None });
         self.replication.offset = 0;
         self.replication.resumable = false;
         if let Some(following) = self.replication.following_mut() {
@@ -73,7 +75,7 @@ impl Instance {
             return;
         }
         let old = self.replication.history.replid;
-        self.replication.shift_history(random_id());
+        self.replication.shift_history(self.random.id());
         self.replication.role = Role::Master;
         self.announce_role();
         log!(

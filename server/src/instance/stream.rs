@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::{Action, BACKLOG_FILE, Instance, TransactionStream, random_id};
+use super::{Action, BACKLOG_FILE, Instance, TransactionStream};
 use crate::client::{ClientKind, Session};
 use crate::log::log;
 use crate::replication::{Appended, Backlog, Feed, FeedState, History, SyncAnswer, backlog};
@@ -224,7 +224,7 @@ impl Instance {
     /// The first replica has come: from here on the stream is kept, under a new name, since nobody counted before.
     fn begin_history(&mut self) -> Result<(), String> {
         if self.replication.is_master() {
-            self.replication.history = History { replid: random_id(), previous: None };
+            self.replication.history = History { replid: self.random.id(), previous: None };
         }
         self.create_backlog()?;
         let History { replid, previous } = self.replication.history;
@@ -241,13 +241,7 @@ impl Instance {
         feed.acknowledged.set(feed.acknowledged.get().max(offset));
         feed.heard_ms.set(self.now_ms);
         self.release_acknowledged();
-    }
-
-    /// The snapshot has arrived: the stream may flow.
-    pub fn bring_online(&self, feed: &Feed) {
-        feed.state.set(FeedState::Online);
-        feed.heard_ms.set(self.now_ms);
-        log!(Notice, "Synchronization with replica {}:{} succeeded", feed.ip, feed.port);
+        self.advance_failover();
     }
 }
 

@@ -1,6 +1,6 @@
 //! What has to be done from time to time.
 
-use super::{Action, Instance, random_id};
+use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::log::log;
 use crate::replication::{FeedState, History};
@@ -12,16 +12,16 @@ const EXPIRE_SEGMENTS: usize = 512;
 impl Instance {
     /// When [`Instance::tick`] is due before its usual time, in milliseconds since the epoch.
     pub fn next_deadline_ms(&self) -> Option<i64> {
-        self.waiters.next_deadline_ms().into_iter().chain(self.pause.map(|pause| pause.until_ms)).min()
+        let waiters = self.waiters.next_deadline_ms().into_iter();
+        waiters.chain(self.pause_end_ms()).chain(self.failover_due_ms()).min()
     }
 
     /// What has to be done from time to time.
     pub fn tick(&mut self) {
         self.release_acknowledged();
         self.release_due();
-        if self.pause.is_some_and(|pause| pause.until_ms <= self.now_ms) && !self.shutting_down {
-            self.unpause();
-        }
+        self.end_due_pauses();
+        self.advance_failover();
         self.expire_due_keys();
         self.save_if_due();
         if self.last_second != self.now_ms / 1000 {
@@ -45,7 +45,7 @@ impl Instance {
 
     /// Only a master decides that a key has expired, and says so in its stream.
     fn expire_due_keys(&mut self) {
-        if !self.replication.is_master() || self.loading.is_some() || self.is_paused(true) {
+        if !self.active_expiry || !self.replication.is_master() || self.loading.is_some() || self.is_paused(true) {
             return;
         }
         for db in 0..self.keyspace.databases() {
@@ -143,7 +143,7 @@ impl Instance {
         let unused = ttl_ms > 0 && replication.feeds.is_empty() && self.now_ms - replication.unfed_since_ms > ttl_ms;
         if replication.backlog.is_some() && replication.is_master() && unused {
             replication.backlog = None;
-            replication.history = History { replid: random_id(), previous: None };
+            replication.history = History { replid: self.random.id(), previous: None };
             log!(Notice, "Replication backlog freed after {} seconds without connected replicas.", ttl_ms / 1000);
         }
     }

@@ -30,7 +30,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use self::stream::Stream;
 use crate::client::{ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};
-use crate::instance::{Action, Instance, Pause};
+use crate::instance::{Action, Instance, Pause, PausedBy, Random};
 use crate::log::log;
 use crate::snapshot;
 
@@ -90,7 +90,7 @@ async fn run(config: Config) -> Result<(), String> {
     let socket = config.unixsocket.as_ref().map(|path| config.dir.join(path));
     let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
-    let mut instance = Instance::new(config, now_ms());
+    let mut instance = Instance::new(config, now_ms(), Random::from_system());
     let upstream = instance.config.replicaof.clone();
     if let Some(upstream) = &upstream {
         instance.follow_from_start(upstream.clone());
@@ -289,10 +289,6 @@ impl Server {
 
     /// Waits for replicas that lag, saves if that is wanted, and stops.
     async fn shut_down(self: Rc<Self>, options: ShutdownOptions) {
-        if self.instance.borrow().shutting_down {
-            return;
-        }
-        self.instance.borrow_mut().shutting_down = true;
         if !options.now && !self.wait_for_lagging().await {
             return;
         }
@@ -306,8 +302,7 @@ impl Server {
                 log!(Warning, "Error trying to save the DB: {error}");
                 if !options.force {
                     log!(Warning, "Errors trying to shut down the server. Check the logs for more information.");
-                    instance.shutting_down = false;
-                    instance.unpause();
+                    instance.fail_shutdown();
                     return;
                 }
             }
@@ -320,11 +315,13 @@ impl Server {
         let (target, replicas, deadline_ms) = {
             let mut instance = self.instance.borrow_mut();
             let replicas = instance.replication.feeds.len();
-            let deadline_ms = instance.now_ms + instance.config.shutdown_timeout.as_millis() as i64;
+            let Some(deadline_ms) = instance.shutdown.as_ref().map(|shutdown| shutdown.deadline_ms) else {
+                return false;
+            };
             if !instance.replication.is_master() || replicas == 0 {
                 return true;
             }
-            instance.pause = Some(Pause { until_ms: i64::MAX, writes_only: true });
+            instance.pause(PausedBy::Shutdown, Pause { until_ms: i64::MAX, writes_only: true });
             instance.ask_for_acknowledgement();
             (instance.replication.offset, replicas, deadline_ms)
         };
@@ -333,7 +330,7 @@ impl Server {
                 let instance = self.instance.borrow();
                 let there = instance.replication.feeds_at(target);
                 let connected = instance.replication.feeds.len().min(replicas);
-                if !instance.shutting_down {
+                if instance.shutdown.is_none() {
                     return false;
                 }
                 if there >= connected {
@@ -341,6 +338,10 @@ impl Server {
                     return true;
                 }
                 if now_ms() > deadline_ms {
+                    for feed in instance.replication.feeds.iter().filter(|feed| feed.acknowledged.get() < target) {
+                        let behind = target - feed.acknowledged.get();
+                        log!(Warning, "Lagging replica {}:{} is {behind} bytes behind.", feed.ip, feed.port);
+                    }
                     log!(Warning, "{there} of {connected} replicas are in sync when shutting down.");
                     return true;
                 }
@@ -405,6 +406,9 @@ async fn obey_signals(server: Rc<Server>) {
             let config = &server.instance.borrow().config;
             if name == "SIGTERM" { config.shutdown_on_sigterm } else { config.shutdown_on_sigint }
         };
-        spawn_local(Rc::clone(&server).shut_down(options));
+        if server.instance.borrow().shutdown.is_none() {
+            server.instance.borrow_mut().begin_shutdown();
+            spawn_local(Rc::clone(&server).shut_down(options));
+        }
     }
 }

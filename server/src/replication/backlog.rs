@@ -332,8 +332,13 @@ impl Backlog {
         self.set_slowest(None);
     }
 
-    /// The database that the stream has selected at its end; `None` if it has selected none yet.
+    /// The database that the stream has selected at its end; `None` if it has selected none yet, or none that whoever
+    /// writes next may count on.
     pub fn selected_db(&self) -> Option<u32> {
+        let forgotten = |selection: &Selection| selection.from == self.end + 1 && selection.db.is_none();
+        if self.selections.iter().any(forgotten) {
+            return None;
+        }
         selected_db(self.selections, self.end)
     }
 

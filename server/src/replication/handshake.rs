@@ -14,6 +14,8 @@ pub struct Greeting {
     pub announced_ip: Option<String>,
     /// The history and the bytes of it that this replica has; none asks for everything.
     pub resume: Option<(ReplicationId, u64)>,
+    /// The upstream is a replica that shall take over.
+    pub failover: bool,
 }
 
 /// What the upstream agreed to.
@@ -118,12 +120,16 @@ fn identify(greeting: &Greeting) -> Step {
 }
 
 fn ask(greeting: &Greeting) -> Step {
-    let request = match &greeting.resume {
+    let (id, next) = match &greeting.resume {
         // The wire names the next byte wanted.
-        Some((id, offset)) => request(&[b"PSYNC", id.as_str().as_bytes(), (offset + 1).to_string().as_bytes()]),
-        None => request(&[b"PSYNC", b"?", b"-1"]),
+        Some((id, offset)) => (id.to_string(), (offset + 1).to_string()),
+        None => ("?".into(), "-1".into()),
     };
-    Step::Send(Handshake::AwaitSync, request)
+    let mut arguments = vec![b"PSYNC".as_slice(), id.as_bytes(), next.as_bytes()];
+    if greeting.failover {
+        arguments.push(b"FAILOVER");
+    }
+    Step::Send(Handshake::AwaitSync, request(&arguments))
 }
 
 fn agreement(line: &[u8]) -> Step {

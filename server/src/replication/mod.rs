@@ -20,12 +20,14 @@
 
 pub mod backlog;
 mod handshake;
+mod payload;
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 pub use backlog::{Appended, Backlog, BacklogError, History, ReplicationId};
 pub use handshake::{Answer, Greeting, Handshake, Step};
+pub use payload::Payload;
 
 use crate::client::Client;
 use crate::config::Upstream;
@@ -84,6 +86,11 @@ impl Feed {
     /// Whether the stream flows to it.
     pub fn is_online(&self) -> bool {
         self.state.get() == FeedState::Online
+    }
+
+    /// Whether others reach it at this address.
+    pub fn is_at(&self, address: &Upstream) -> bool {
+        self.ip == address.host && self.port == address.port
     }
 }
 

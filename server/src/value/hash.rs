@@ -2,7 +2,7 @@
 
 use super::flat::Flat;
 use super::map::{Map, select};
-use super::{Random, SmallForm};
+use super::{Dice, SmallForm};
 
 /// Fields with values: a small one in the order in which the fields came, a big one in none.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ impl Hash {
     }
 
     /// Visits `count` fields, each chosen from all of them.
-    pub fn choose(&self, count: usize, random: &mut Random, mut visit: impl FnMut(Field<'_>)) {
+    pub fn choose(&self, count: usize, random: &mut Dice, mut visit: impl FnMut(Field<'_>)) {
         match &self.0 {
             Form::Small(fields) => {
                 let fields: Vec<Field> = fields.iter().collect();
@@ -134,7 +134,7 @@ impl Hash {
     }
 
     /// Chooses `count` different fields, or all if there are not more.
-    pub fn choose_distinct(&self, count: usize, random: &mut Random) -> Vec<Field<'_>> {
+    pub fn choose_distinct(&self, count: usize, random: &mut Dice) -> Vec<Field<'_>> {
         match &self.0 {
             Form::Small(fields) => select(fields.iter(), fields.len(), count, random).collect(),
             Form::Big(fields) => fields.choose_distinct(count, random),
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn fields_are_chosen_in_both_forms() {
-        let mut random = Random::new(1);
+        let mut random = Dice::new(1);
         for len in [1, 15, 100, 3_000] {
             let mut hash = Hash::new();
             (0..len).for_each(|number: usize| _ = hash.insert(&number.to_le_bytes(), b"v", SMALL));

@@ -17,7 +17,7 @@
 //! a position in hash order keeps its meaning whatever is written, even if the table is made anew from the same elements.
 
 use super::record::{self, Payload};
-use super::{Random, reserve};
+use super::{Dice, reserve};
 use siphasher::sip::SipHasher13;
 use std::collections::HashSet;
 use std::fmt;
@@ -155,7 +155,7 @@ impl<P: Payload + ?Sized> Map<P> {
 
     /// An element, each with the same probability; `None` if there is none. It takes a few random numbers however large
     /// the table is.
-    pub fn random(&self, random: &mut Random) -> Option<(&[u8], P::Ref<'_>)> {
+    pub fn random(&self, random: &mut Dice) -> Option<(&[u8], P::Ref<'_>)> {
         (!self.is_empty()).then(|| {
             let (number, index) = self.random_place(random);
             self.segments[number].element::<P>(index)
@@ -163,7 +163,7 @@ impl<P: Payload + ?Sized> Map<P> {
     }
 
     /// `count` different elements, each with the same probability, or all if there are not more.
-    pub fn choose_distinct(&self, count: usize, random: &mut Random) -> Vec<(&[u8], P::Ref<'_>)> {
+    pub fn choose_distinct(&self, count: usize, random: &mut Dice) -> Vec<(&[u8], P::Ref<'_>)> {
         // Who wants a good part of them walks over all.
         if count.saturating_mul(16) > self.len {
             return select(self.iter(), self.len, count, random).collect();
@@ -176,7 +176,7 @@ impl<P: Payload + ?Sized> Map<P> {
     }
 
     /// A segment's number and an element's index in it; there must be one.
-    fn random_place(&self, random: &mut Random) -> (usize, usize) {
+    fn random_place(&self, random: &mut Dice) -> (usize, usize) {
         loop {
             let number = random.below(self.segments.len());
             let segment = &self.segments[number];
@@ -270,7 +270,7 @@ pub(super) fn select<T>(
     elements: impl Iterator<Item = T>,
     len: usize,
     count: usize,
-    random: &mut Random,
+    random: &mut Dice,
 ) -> impl Iterator<Item = T> {
     let (mut left, mut wanted) = (len, count);
     elements.filter(move |_| {
@@ -483,7 +483,7 @@ mod tests {
 
     #[test]
     fn a_scan_meets_whatever_stays_while_the_table_grows_and_shrinks() {
-        let mut random = Random::new(1);
+        let mut random = Dice::new(1);
         for round in 0..20 {
             let mut map = Map::<f64>::new();
             (0..500).for_each(|number| _ = map.insert(&key(number), 1.0));
@@ -494,7 +494,7 @@ mod tests {
                     break;
                 }
                 for _ in 0..50 {
-                    let other = key(1_000 + random.next() % 2_000);
+                    let other = key(1_000 + random.roll() % 2_000);
                     if (round + seen.len() / 100) % 2 == 0 {
                         map.insert(&other, 2.0)
                     } else {
@@ -520,7 +520,7 @@ mod tests {
 
     #[test]
     fn every_element_is_as_likely() {
-        let mut random = Random::new(2);
+        let mut random = Dice::new(2);
         // A table some of whose segments are split, and a single segment.
         for len in [7, 100, 1_500] {
             let mut map = Map::<()>::new();

@@ -8,21 +8,21 @@
 //! - `heap_bytes` and `clone_bytes` are known, not counted.
 //! - An empty one is never stored: a key whose last element goes, goes with it.
 
+mod dice;
 mod digest;
 mod flat;
 mod hash;
 mod list;
 mod map;
-mod random;
 mod record;
 mod set;
 pub mod sorted_set;
 
+pub use dice::Dice;
 pub use digest::digest;
 pub use hash::{Field, Hash};
 pub use list::{End, List};
 pub use map::Map;
-pub use random::Random;
 pub use set::{Member, Set};
 pub use sorted_set::SortedSet;
 

@@ -4,7 +4,7 @@ mod integers;
 
 use super::flat::Flat;
 use super::map::{Map, select};
-use super::{Random, SmallForm};
+use super::{Dice, SmallForm};
 use crate::number::parse_i64;
 use integers::Integers;
 use std::fmt;
@@ -193,10 +193,10 @@ impl Set {
     }
 
     /// Visits `count` members, each chosen from all of them.
-    pub fn choose(&self, count: usize, random: &mut Random, mut visit: impl FnMut(&[u8])) {
+    pub fn choose(&self, count: usize, random: &mut Dice, mut visit: impl FnMut(&[u8])) {
         match &self.0 {
             Form::Integers(members) => {
-                let value = |random: &mut Random| members.get(random.below(members.len()));
+                let value = |random: &mut Dice| members.get(random.below(members.len()));
                 (0..count).filter_map(|_| value(random)).for_each(|value| visit(&Member::integer(value)));
             }
             Form::Small(members) => {
@@ -212,7 +212,7 @@ impl Set {
     }
 
     /// Chooses `count` different members, or all if there are not more.
-    pub fn choose_distinct(&self, count: usize, random: &mut Random) -> Vec<Member<'_>> {
+    pub fn choose_distinct(&self, count: usize, random: &mut Dice) -> Vec<Member<'_>> {
         match &self.0 {
             Form::Big(members) => {
                 let chosen = members.choose_distinct(count, random);
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn members_are_chosen_in_every_form() {
-        let mut random = Random::new(1);
+        let mut random = Dice::new(1);
         for (len, prefix) in [(1, ""), (15, ""), (100, "m"), (3_000, ""), (3_000, "m")] {
             let mut set = Set::new();
             (0..len).for_each(|number| _ = set.insert(format!("{prefix}{number}").as_bytes(), 512));

@@ -15,7 +15,7 @@ mod tests;
 mod tree;
 
 use super::map::{Map, select};
-use super::{Random, SmallForm};
+use super::{Dice, SmallForm};
 use run::Run;
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -158,7 +158,7 @@ impl SortedSet {
     }
 
     /// Visits `count` entries, each chosen from all of them.
-    pub fn choose(&self, count: usize, random: &mut Random, visit: impl FnMut(Entry<'_>)) {
+    pub fn choose(&self, count: usize, random: &mut Dice, visit: impl FnMut(Entry<'_>)) {
         if !self.is_empty() {
             let ranks = (0..count).map(|_| random.below(self.len()));
             ranks.filter_map(|rank| self.range(rank..rank + 1).next()).for_each(visit);
@@ -166,7 +166,7 @@ impl SortedSet {
     }
 
     /// Chooses `count` different entries, or all if there are not more.
-    pub fn choose_distinct(&self, count: usize, random: &mut Random) -> Vec<Entry<'_>> {
+    pub fn choose_distinct(&self, count: usize, random: &mut Dice) -> Vec<Entry<'_>> {
         match &self.0 {
             Form::Small(run) => select(run.iter(), run.len(), count, random).collect(),
             Form::Big(big) => {

@@ -4,6 +4,7 @@
 
 mod client;
 mod differential;
+mod failover;
 mod long_double;
 mod malformed;
 mod random;
