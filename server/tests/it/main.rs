@@ -12,3 +12,4 @@ mod replication;
 mod sentinel;
 mod server;
 mod shell;
+mod values;
