@@ -165,7 +165,8 @@ impl Instance {
             && session.feed.is_none()
             && session.client.subscriptions.get() == (0, 0)
             && self.loading.is_none()
-            && !self.has_pause();
+            && !self.has_pause()
+            && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }
     }
@@ -228,6 +229,12 @@ impl Instance {
         if !session.authenticated && !command.is(table::NO_AUTH) {
             return Err(ErrorReply::new("NOAUTH Authentication required."));
         }
+        if self.replication.is_ghost() && !runs_on_a_ghost(command) {
+            return Err(ErrorReply::owned(format!(
+                "ERR '{}' is refused: this serves a dead server's backlog to its replicas and has no data",
+                command.name
+            )));
+        }
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
             self.gate_write(session)?;
         }
@@ -238,8 +245,9 @@ impl Instance {
                 command.name
             )));
         }
-        let stale =
-            !self.config.replica_serve_stale_data && !self.replication.is_master() && !self.replication.is_linked();
+        let stale = !self.config.replica_serve_stale_data
+            && self.replication.following().is_some()
+            && !self.replication.is_linked();
         if stale && !command.is(table::STALE) {
             return Err(ErrorReply::new(
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
@@ -517,6 +525,15 @@ fn places_of<'a>(call: &Call, db: usize, known: impl Iterator<Item = &'a Place>)
         "copy" => vec![(object::copy_target(call.args).unwrap_or(db), call.args.get(2).into())],
         _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
     }
+}
+
+/// What a replica needs for its handshake, and what shows an operator how far the replicas are.
+fn runs_on_a_ghost(command: &Command) -> bool {
+    let family = command.name.split('|').next().unwrap_or_default();
+    matches!(family, "client" | "command")
+        || ["auth", "config|get", "echo", "hello", "info", "ping", "psync", "quit", "replconf", "reset", "role"]
+            .contains(&command.name)
+        || ["shutdown", "time"].contains(&command.name)
 }
 
 fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {

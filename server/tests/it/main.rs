@@ -10,6 +10,8 @@ mod long_double;
 mod malformed;
 mod random;
 mod replication;
+mod salvage;
 mod sentinel;
 mod server;
 mod shell;
+mod values;
