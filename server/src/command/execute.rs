@@ -117,6 +117,10 @@ impl Instance {
         out: &mut Vec<u8>,
     ) -> Flow {
         if args.len() == 0 {
+            if let Some(feed) = &session.feed {
+                // A replica that is busy with its image says that it lives.
+                feed.heard_ms.set(self.now_ms);
+            }
             return Flow::Continue;
         }
         let start = out.len();

@@ -334,11 +334,61 @@ fn a_postponed_inline_request_is_unescaped_once() {
 
 /// A command on either connection, or a transaction with another's write in its way.
 fn step(random: &mut Random) -> Vec<String> {
-    match random.below(12) {
+    match random.below(16) {
         0 => transaction(random),
         1..3 => vec![format!("2> {}", command(random))],
         3 => vec![format!("SCAN-ALL {}", random.pick(&["", "COUNT 1", "MATCH key:*", "TYPE string", "TYPE nosuch"]))],
+        12.. => vec![sorted_set_command(random)],
         _ => vec![command(random)],
+    }
+}
+
+/// A command on sorted sets, of which some are strings.
+fn sorted_set_command(random: &mut Random) -> String {
+    const KEYS: [&str; 5] = ["z", "zz", "zzz", "zzzz", "key:1"];
+    const OPTIONS: [&str; 12] = ["", "", "", "", "NX", "XX", "GT", "LT", "CH", "INCR", "XX INCR", "GT CH"];
+    const BOUNDS: [&str; 10] = ["-inf", "+inf", "0", "(0", "1", "(2", "-1e3", "(1e17", "x", "\"\""];
+    const MEMBER_BOUNDS: [&str; 7] = ["-", "+", "[b", "(b", "[", "(x", "x"];
+    const RANKS: [&str; 9] = ["0", "1", "-1", "5", "-7", "100", "-100", "9223372036854775807", "x"];
+    const LIMITS: [&str; 6] = ["", "", "LIMIT 0 3", "LIMIT 2 -1", "LIMIT -1 2", "LIMIT 1"];
+    const SCORES: [&str; 5] = ["", "", "WITHSCORES", "withscores", "REV"];
+    let (key, other, third) = (random.pick(&KEYS), random.pick(&KEYS), random.pick(&KEYS));
+    let member = random.pick(&["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "\"\"", "\"\\xff\\x00\"", "12", "-3"]);
+    let score = match random.below(4) {
+        0 => f64::from_bits(random.next()).to_string(),
+        1 => random.pick(&["inf", "-inf", "-0", "1e17", "0.1", "3e-5", "1e400", "0x10", "nan", "x"]).to_string(),
+        _ => (random.below(9) as f64 / 2.0 - 2.0).to_string(),
+    };
+    let [bound, bound_2] = [0, 1].map(|_| random.pick(&BOUNDS));
+    let [from, to] = [0, 1].map(|_| random.pick(&MEMBER_BOUNDS));
+    let [first, last] = [0, 1].map(|_| random.pick(&RANKS));
+    let (limit, with) = (random.pick(&LIMITS), random.pick(&SCORES));
+    let weigh = random.pick(&["", "", "WEIGHTS 2 -0.5", "AGGREGATE MIN", "AGGREGATE max WEIGHTS inf 0", "WEIGHTS 1"]);
+    match random.below(30) {
+        0..8 => format!("ZADD {key} {} {score} {member} {} f", random.pick(&OPTIONS), random.below(5)),
+        8 => format!("ZINCRBY {key} {score} {member}"),
+        9 => format!("ZREM {key} {member} a"),
+        10 => format!("{} {key} {member}", random.pick(&["ZSCORE", "ZRANK", "ZREVRANK", "ZMSCORE", "GEOPOS"])),
+        11 => format!("ZCOUNT {key} {bound} {bound_2}"),
+        12 => format!("{} {key} {first} {last} {with}", random.pick(&["ZRANGE", "ZREVRANGE"])),
+        13 => format!("ZRANGE {key} {bound} {bound_2} BYSCORE {with} {limit}"),
+        14 => format!("{} {key} {bound} {bound_2} {limit}", random.pick(&["ZRANGEBYSCORE", "ZREVRANGEBYSCORE"])),
+        15 => format!("ZREMRANGEBYRANK {key} {first} {last}"),
+        16 => format!("ZREMRANGEBYSCORE {key} {bound} {bound_2}"),
+        17 => format!("{} {key} {}", random.pick(&["ZPOPMIN", "ZPOPMAX"]), random.pick(&["", "2", "0", "x"])),
+        18 => format!("ZMPOP 2 {key} {other} {} COUNT {}", random.pick(&["MIN", "MAX"]), random.below(4)),
+        19 => format!("ZRANGESTORE {key} {other} {first} {last}"),
+        20 => format!("ZRANGESTORE {key} {other} {bound} {bound_2} BYSCORE {limit}"),
+        21 => format!("{} 2 {key} {other} {weigh} {with}", random.pick(&["ZUNION", "ZINTER"])),
+        22 => format!("{} {third} 2 {key} {other} {weigh}", random.pick(&["ZUNIONSTORE", "ZINTERSTORE"])),
+        23 => format!("ZDIFF 2 {key} {other} {with}"),
+        24 => format!("ZDIFFSTORE {third} 2 {key} {other}"),
+        25 => format!("ZINTERCARD 2 {key} {other} LIMIT {}", random.below(3)),
+        // Of equal scores only: in others what lies between two members is anything.
+        26 => format!("ZADD lex 0 {member} 0 b"),
+        27 => format!("{} lex {from} {to} {limit}", random.pick(&["ZRANGEBYLEX", "ZREVRANGEBYLEX", "ZLEXCOUNT"])),
+        28 => format!("ZREMRANGEBYLEX lex {from} {to}"),
+        _ => format!("GEOADD {key} {} {score} {member}", random.below(200)),
     }
 }
 
@@ -393,7 +443,7 @@ fn list_command(random: &mut Random) -> String {
         18 => format!("LMPOP 2 {key} {other} {from} {}", random.pick(&["", "COUNT 3", "COUNT 0", "COUNT x"])),
         _ => format!(
             "SORT {key} {} {}",
-            random.pick(&["", "ALPHA", "ALPHA", "DESC ALPHA", "BY nosort", "BY nosuch* LIMIT 0 3", "NOSUCH"]),
+            random.pick(&["", "ALPHA", "ALPHA", "DESC ALPHA", "BY nosuch* LIMIT 0 3", "NOSUCH"]),
             random.pick(&["", "LIMIT 1 2", "GET # GET nosuch", "STORE m", "LIMIT 0 0 STORE m", "LIMIT x 1"])
         ),
     }
