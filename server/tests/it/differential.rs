@@ -92,7 +92,7 @@ impl Pair {
                 client.send(&encode(&words)).expect("a live server");
             }
             for client in &mut self.first {
-                wait_until("it blocks", || client.info("blocked_clients") == "1");
+                wait_until(&format!("{line} blocks"), || client.info("blocked_clients") == "1");
             }
             return;
         }
@@ -345,7 +345,9 @@ fn step(random: &mut Random) -> Vec<String> {
 fn transaction(random: &mut Random) -> Vec<String> {
     // What depends on the time or has no order could not be compared inside the one reply.
     let comparable = |line: &String| {
-        !["TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME", "KEYS"].contains(&line.split(' ').next().unwrap_or_default())
+        let name = line.split(' ').next().unwrap_or_default();
+        let is_ordered = name != "HRANDFIELD" && UNORDERED.iter().all(|(unordered, _)| *unordered != name);
+        is_ordered && !["TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"].contains(&name)
     };
     let commands = |random: &mut Random, most: usize| -> Vec<String> {
         (0..random.below(most + 1)).map(|_| command(random)).filter(comparable).collect()
@@ -413,7 +415,7 @@ fn command(random: &mut Random) -> String {
     let bad_seconds = random.pick(&BAD_SECONDS);
     // Never twice the same: which of two equal ones ends later would depend on the millisecond they were set in.
     let far = (100_000_000 + random.below(900_000_000)).to_string();
-    match random.below(44) {
+    match random.below(64) {
         0..4 => format!("SET {key} {value}"),
         4..7 => format!(
             "SET {key} {value} {} {}",
@@ -454,6 +456,9 @@ fn command(random: &mut Random) -> String {
         42 => random
             .pick(&["DBSIZE", "SWAPDB 0 1", "SWAPDB 1 2", "SWAPDB 0 99", "FLUSHDB", "PING", "TIME x", "GET"])
             .into(),
+        43..51 => hash_command(random, key),
+        51..59 => set_command(random, key, other),
+        59 | 60 => bit_command(random, key, other),
         _ => {
             // A command with the wrong number of arguments, or none at all.
             let name =
@@ -461,5 +466,71 @@ fn command(random: &mut Random) -> String {
             let words: Vec<&str> = (0..random.below(6)).map(|_| random.pick(&KEYS)).collect();
             format!("{name} {}", words.join(" "))
         }
+    }
+}
+
+/// A few small numbers, a few texts: the same ones come again.
+fn element(random: &mut Random) -> String {
+    match random.below(3) {
+        0 => random.below(12).to_string(),
+        1 => (random.below(4) as i64 * 3_000_000_000 - 5_000_000_000).to_string(),
+        _ => random.pick(&["a", "b", "c", "\"\"", "07", "\"\\x00\\xff\"", "1.5"]).into(),
+    }
+}
+
+fn elements(random: &mut Random, most: usize) -> String {
+    let elements: Vec<String> = (0..=random.below(most)).map(|_| element(random)).collect();
+    elements.join(" ")
+}
+
+fn hash_command(random: &mut Random, key: &str) -> String {
+    let field = element(random);
+    let value = element(random);
+    match random.below(12) {
+        0..3 => format!("{} {key} {field} {value} {}", random.pick(&["HSET", "HMSET"]), elements(random, 5)),
+        3 => format!("HSETNX {key} {field} {value}"),
+        4 => format!("{} {key} {field}", random.pick(&["HGET", "HEXISTS", "HSTRLEN"])),
+        5 => format!("HMGET {key} {}", elements(random, 4)),
+        6 => format!("{} {key}", random.pick(&["HGETALL", "HKEYS", "HVALS", "HLEN"])),
+        7 => format!("HDEL {key} {}", elements(random, 4)),
+        8 => format!("HINCRBY {key} {field} {value}"),
+        9 => format!("HINCRBYFLOAT {key} {field} {}", random.pick(&["1.5", "-0.1", "1e3", "x", "inf", "3"])),
+        10 => format!("HRANDFIELD {key} {} {}", random.pick(&["0", "100", "x"]), random.pick(&["", "WITHVALUES", "x"])),
+        // A long value makes a big form of a small one.
+        _ => format!("HSET {key} {field} {}", "v".repeat(random.below(80))),
+    }
+}
+
+fn set_command(random: &mut Random, key: &str, other: &str) -> String {
+    let operation = random.pick(&["SINTER", "SUNION", "SDIFF"]);
+    match random.below(11) {
+        0..3 => format!("SADD {key} {}", elements(random, 6)),
+        3 => format!("SREM {key} {}", elements(random, 4)),
+        4 => format!("{} {key}", random.pick(&["SMEMBERS", "SCARD"])),
+        5 => format!("{} {key} {}", random.pick(&["SMISMEMBER", "SISMEMBER"]), elements(random, 2)),
+        6 => format!("SMOVE {key} {other} {}", element(random)),
+        7 => format!("{operation} {key} {other} c"),
+        8 => format!("{operation}STORE {key} {other} c d"),
+        9 => format!("SINTERCARD {} {key} {other} {}", random.pick(&["2", "1", "x"]), random.pick(&["", "LIMIT 2"])),
+        _ => format!("{} {key} {}", random.pick(&["SPOP", "SRANDMEMBER"]), random.pick(&["0", "1000", "x"])),
+    }
+}
+
+fn bit_command(random: &mut Random, key: &str, other: &str) -> String {
+    let offset = random.pick(&["0", "7", "13", "#1", "100", "-1", "x"]);
+    let index = random.pick(&["0", "1", "3", "-1", "-4", "100", "x"]);
+    match random.below(6) {
+        0 => format!("SETBIT {key} {offset} {}", random.pick(&["0", "1", "1", "2"])),
+        1 => format!("GETBIT {key} {offset}"),
+        2 => format!("BITCOUNT {key} {index} {} {}", random.pick(&["-1", "2", "9"]), random.pick(&["", "BIT", "BYTE"])),
+        3 => format!("BITPOS {key} {} {index} {} BIT", random.below(3), random.pick(&["-1", "2", "9"])),
+        4 => format!("BITOP {} {key} {other} c", random.pick(&["AND", "OR", "XOR", "NOT"])),
+        _ => format!(
+            "BITFIELD {key} {} {} {} {offset} {}",
+            random.pick(&["OVERFLOW SAT", "OVERFLOW FAIL", ""]),
+            random.pick(&["SET", "INCRBY"]),
+            random.pick(&["u8", "i8", "i64", "u63", "i5"]),
+            random.pick(&["1", "-200", "9223372036854775807", "-9223372036854775808"]),
+        ),
     }
 }

@@ -56,13 +56,13 @@ fn write_much(master: &Server, seed: u64) {
     let mut random = Random::new(seed);
     let mut client = master.connect();
     let mut sent = 0;
-    for _ in 0..500 {
+    for _ in 0..1200 {
         let key = format!("key:{seed}:{}", random.below(200));
         let value = format!("{:x}", random.next()).repeat(random.below(40) + 1);
         let aggregate = |kind: &str| format!("{kind}:{seed}:{}", seed % 5);
         let [list, hash, set, sorted_set] = ["list", "hash", "set", "zset"].map(aggregate);
         let element = format!("{}", random.below(300));
-        let command: Vec<&str> = match random.below(24) {
+        let command: Vec<&str> = match random.below(32) {
             0 => vec!["SELECT", random.pick(&["0", "1", "2"])],
             1 => vec!["SET", &key, &value, "EX", "5000"],
             2 => vec!["SET", &key, &value, "PXAT", "33177117420123"],
@@ -84,6 +84,14 @@ fn write_much(master: &Server, seed: u64) {
             18 => vec!["ZREM", &sorted_set, &element],
             19 => vec!["COPY", &list, &key, "REPLACE"],
             20 => vec!["COPY", &sorted_set, "copy", "DB", "2", "REPLACE"],
+            21 => vec!["HINCRBYFLOAT", &hash, "float", "0.1"],
+            22 => vec!["HINCRBY", &hash, "count", "7"],
+            23 => vec!["SPOP", &set, random.pick(&["1", "3", "1000"])],
+            24 => vec!["SMOVE", &set, "moved", &element],
+            25 => vec![random.pick(&["SUNIONSTORE", "SINTERSTORE", "SDIFFSTORE"]), "result", &set, "moved"],
+            26 => vec!["SETBIT", "bits", &element, random.pick(&["0", "1"])],
+            27 => vec!["BITFIELD", "bits", "OVERFLOW", "SAT", "INCRBY", "i7", &element, "5"],
+            28 => vec!["BITOP", random.pick(&["AND", "XOR"]), "combined", "bits", "float"],
             _ => vec!["SET", &key, &value],
         };
         client.send(&encode(&command)).expect("a live server");
