@@ -90,3 +90,50 @@ fn a_backlog_that_cannot_be_used_is_told_and_costs_what_it_held() {
     live.run(&["promote"]).exits(0);
     assert_eq!(live.role("n2").0, "master");
 }
+
+/// The keys of one connection that were acknowledged before its server was gone.
+fn write_until_killed(port: u16, writer: usize) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    let client = redis::Client::open(("127.0.0.1", port)).expect("an address");
+    let Ok(mut connection) = client.get_connection() else { return acknowledged };
+    for number in 0.. {
+        let batch: Vec<String> = (0..16).map(|index| format!("{writer}:{number}:{index}")).collect();
+        let mut pipeline = redis::pipe();
+        for key in &batch {
+            pipeline.set(key, "x".repeat(1024)).ignore();
+        }
+        if pipeline.exec(&mut connection).is_err() {
+            break;
+        }
+        acknowledged.extend(batch);
+    }
+    acknowledged
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_under_full_load() {
+    const WRITERS: usize = 8;
+    for round in 0..3 {
+        let replica = *engines().get(1).unwrap_or(&"repld");
+        let live = Live::up(&topology(
+            "loaded",
+            "repld",
+            &[("n1", ""), ("n2<n1", ""), ("n3<n1", &format!("engine = \"{replica}\""))],
+        ));
+        let (port, master) = (live.port("n1"), live.pid("n1"));
+        let writers: Vec<_> =
+            (0..WRITERS).map(|writer| std::thread::spawn(move || write_until_killed(port, writer))).collect();
+        live.eventually("the load runs", || live.ask("n1", &["DBSIZE"]).as_u64().is_some_and(|keys| keys > 5_000));
+        kill(master, "KILL");
+        let acknowledged: Vec<String> =
+            writers.into_iter().flat_map(|writer| writer.join().expect("a writer")).collect();
+        live.eventually("n1 is seen dead", || live.node("n1")["condition"] == "dead");
+        let report = live.json(&["promote"], 0);
+        assert_eq!(report["salvaged"]["node"], "n1", "round {round}: {report}");
+        let promoted = report["plan"]["candidate"].as_str().expect("a node");
+        let client = redis::Client::open(("127.0.0.1", live.port(promoted))).expect("an address");
+        let mut connection = client.get_connection().expect("a live server");
+        let held: usize = connection.exists(&acknowledged).expect("an answer");
+        assert_eq!(held, acknowledged.len(), "round {round}: {report}");
+    }
+}
