@@ -117,6 +117,10 @@ impl Instance {
         out: &mut Vec<u8>,
     ) -> Flow {
         if args.len() == 0 {
+            if let Some(feed) = &session.feed {
+                // A replica that is busy with its image says that it lives.
+                feed.heard_ms.set(self.now_ms);
+            }
             return Flow::Continue;
         }
         let start = out.len();
@@ -383,6 +387,7 @@ impl Instance {
             db: caller.db,
             now_ms: self.now_ms,
             expiry_ms: self.expiry_ms(caller),
+            config: &self.config,
             random: &mut self.dice,
             reply: Reply::new(out, caller.protocol),
         };

@@ -4,6 +4,7 @@
 //! return the [`Effect`] that replicas are told. What concerns the connection or the server as a whole is a
 //! [`Handler::Server`].
 
+mod bit;
 mod connection;
 mod debug;
 mod execute;
@@ -194,6 +195,7 @@ pub struct ReadContext<'a> {
     now_ms: i64,
     /// Keys whose deadline is not later are absent. A replica applying its upstream's stream sees none as expired.
     expiry_ms: i64,
+    config: &'a Config,
     random: &'a mut Dice,
     reply: Reply<'a>,
 }

@@ -202,6 +202,10 @@ directives! {
     rdbcompression: bool = true, ["rdbcompression"], YesNo, Live;
     /// Write and verify a snapshot's checksum.
     rdbchecksum: bool = true, ["rdbchecksum"], YesNo, AtStart;
+    /// Pause after each key of a snapshot, in microseconds; below zero, one microsecond every so many keys. For tests.
+    rdb_key_save_delay: i32 = 0, ["rdb-key-save-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
+    /// The same for each key of a load.
+    key_load_delay: i32 = 0, ["key-load-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
     // Replication.
     /// The master to replicate; `None` on a master. `REPLICAOF` keeps it up to date, for `CONFIG REWRITE`.
     replicaof: Option<Upstream> = None, ["replicaof", "slaveof"], MasterAddress, AtStart;
@@ -336,8 +340,6 @@ static KEPT: &[Directive] = &[
     kept(&["rdb-save-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["aof-rewrite-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["rdb-del-sync-files"], Check::YesNo, "no", Live),
-    kept(&["rdb-key-save-delay"], Check::Integer(i32::MIN as i64, MAX_I32), "0", Live),
-    kept(&["key-load-delay"], Check::Integer(i32::MIN as i64, MAX_I32), "0", Live),
     kept(&["appendfsync"], Check::OneOf(&["everysec", "always", "no"]), "everysec", Live),
     kept(&["appendfilename"], Check::Text, "appendonly.aof", AtStart),
     kept(&["appenddirname"], Check::Text, "appendonlydir", AtStart),

@@ -3,6 +3,7 @@
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::config::Upstream;
+use crate::keyspace::Keyspace;
 use crate::log::{self, log};
 use crate::replication::{Following, History, Link, Remains, Role};
 
@@ -62,8 +63,10 @@ impl Instance {
 
     /// Makes room for an upstream's image that has come whole. Should it turn out to be none, there is nothing left that
     /// could be continued by anybody, and no name of it must stay that says so.
-    pub fn discard_data(&mut self) {
-        self.keyspace.flush_all();
+    /// Returns the old data, which take long to be freed.
+    pub fn discard_data(&mut self) -> Keyspace {
+        let empty = Keyspace::new(self.keyspace.databases(), self.keyspace.seed());
+        let old = std::mem::replace(&mut self.keyspace, empty);
         self.touch_database(None);
         self.cut_feeds();
         self.remove_backlog();
@@ -73,6 +76,7 @@ impl Instance {
         if let Some(following) = self.replication.following_mut() {
             following.synced = false;
         }
+        old
     }
 
     /// The link's task was ended, wherever it was: nothing of it stays.

@@ -228,6 +228,7 @@ impl Instance {
             unreceived: 0.into(),
             acknowledged: cursor.into(),
             heard_ms: self.now_ms.into(),
+            stalled_since_ms: None.into(),
         });
         session.client.kind.set(ClientKind::Replica);
         session.feed = Some(Rc::clone(&feed));

@@ -411,6 +411,11 @@ impl Keyspace {
         self.walk.is_some()
     }
 
+    /// Bytes that the running walk holds and has not given away; 0 without a walk.
+    pub fn walk_held_bytes(&self) -> usize {
+        self.walk.as_ref().map_or(0, Walk::memory_bytes)
+    }
+
     /// Bytes that writes have made the running walk copy ahead of its turn; 0 without a walk.
     pub fn walk_preimage_bytes(&self) -> u64 {
         self.walk.as_ref().map_or(0, Walk::preimage_bytes)

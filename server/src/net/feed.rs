@@ -23,7 +23,7 @@ const PAYLOAD_PIECES: usize = 4;
 pub(super) async fn serve(server: &Rc<Server>, connection: &mut Connection) {
     let Some(feed) = connection.session.feed.clone() else { return };
     let (sender, mut payload) = mpsc::channel(PAYLOAD_PIECES);
-    if feed.state.get() == FeedState::WaitsForSnapshot {
+    if matches!(feed.state.get(), FeedState::WaitsForSnapshot | FeedState::WaitsForFile) {
         server.payloads.borrow_mut().insert(feed.client.id, sender);
     }
     poll_fn(|context| {
@@ -62,8 +62,11 @@ fn poll_feed(
     let mut sent = 0;
     loop {
         connection.collect(&[]);
-        ready!(connection.poll_flush(context))?;
+        let before = connection.waiting_bytes();
+        let flushed = connection.poll_flush(context)?;
         let mut instance = server.instance.borrow_mut();
+        instance.image_waits(feed, connection.waiting_bytes(), connection.waiting_bytes() < before);
+        ready!(flushed);
         match instance.next_for(feed) {
             Next::Image => match ready!(payload.poll_recv(context)) {
                 Some(piece) => connection.collect(&piece),

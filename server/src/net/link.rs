@@ -212,6 +212,11 @@ impl Wire {
         }
     }
 
+    /// Says that this server lives, to an upstream that would otherwise wonder; one that takes nothing just now knows.
+    pub(super) fn sign_of_life(&mut self) {
+        let _ = self.stream.try_write(b"\n");
+    }
+
     /// Waits for more bytes.
     pub(super) async fn read(&mut self) -> Result<(), LinkError> {
         let read = poll_fn(|context| {

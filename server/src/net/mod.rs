@@ -7,6 +7,7 @@
 mod connection;
 mod feed;
 mod link;
+mod loading;
 mod persist;
 mod receive;
 mod recover;
@@ -60,6 +61,8 @@ pub(crate) struct Server {
     /// A snapshot is wanted.
     snapshot: Notify,
     save_wanted: Cell<bool>,
+    /// A save that runs, and those who wait for its file.
+    saving: RefCell<Option<persist::Saving>>,
     /// Where the snapshot for each waiting replica goes, by the id of its connection.
     payloads: RefCell<HashMap<u64, mpsc::Sender<Payload>>>,
     link: RefCell<Option<JoinHandle<()>>>,
@@ -108,6 +111,7 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
         timer_until_ms: Cell::new(0),
         snapshot: Notify::new(),
         save_wanted: Cell::new(false),
+        saving: RefCell::default(),
         payloads: RefCell::default(),
         link: RefCell::default(),
         stop: Notify::new(),
@@ -274,7 +278,10 @@ impl Server {
                     self.save_wanted.set(true);
                     self.snapshot.notify_one();
                 }
-                Action::Sync => self.snapshot.notify_one(),
+                Action::Sync => {
+                    persist::join(self);
+                    self.snapshot.notify_one();
+                }
                 Action::Shutdown(options) => {
                     spawn_local(Rc::clone(self).shut_down(options));
                 }

@@ -50,8 +50,13 @@ pub struct FeedIdentity {
 pub enum FeedState {
     /// A full resync was promised; the snapshot has not begun.
     WaitsForSnapshot,
+    /// The snapshot is being saved, and is sent when its file is whole.
+    WaitsForFile,
     /// The snapshot is on its way.
-    ReceivesSnapshot,
+    ReceivesSnapshot {
+        /// Its end is marked, and not announced.
+        is_marked: bool,
+    },
     /// The snapshot was sent. Where its end is marked and not announced, a stream that follows at once would hide the
     /// mark, so it waits for a word.
     AwaitsAcknowledgement,
@@ -82,6 +87,8 @@ pub struct Feed {
     pub acknowledged: Cell<u64>,
     /// When it last said anything, in milliseconds since the epoch.
     pub heard_ms: Cell<i64>,
+    /// Since when it takes nothing of the snapshot that is being sent, in milliseconds since the epoch.
+    pub stalled_since_ms: Cell<Option<i64>>,
 }
 
 impl Feed {
@@ -306,6 +313,7 @@ mod tests {
             unreceived: unreceived.into(),
             acknowledged: acknowledged.into(),
             heard_ms: 0.into(),
+            stalled_since_ms: None.into(),
         })
     }
 

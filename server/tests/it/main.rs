@@ -6,6 +6,7 @@ mod blocking;
 mod client;
 mod differential;
 mod failover;
+mod full_sync;
 mod long_double;
 mod malformed;
 mod random;
