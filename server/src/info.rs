@@ -176,6 +176,11 @@ fn replication(instance: &Instance, text: &mut String) {
         Role::Master => {
             field!(text, "role", "master");
         }
+        Role::Ghost => {
+            field!(text, "role", "master");
+            // No field of Redis says it: this hands out a dead server's backlog, and is no master that takes writes.
+            field!(text, "repld_ghost", 1);
+        }
         Role::Replica(_) => upstream(instance, text),
     }
     field!(text, "connected_slaves", replication.feeds.len());

@@ -384,6 +384,11 @@ impl Loader {
         }
     }
 
+    /// Loads what has expired as well: the rest of the stream, which is to follow, may change that.
+    pub fn keep_expired(&mut self) {
+        self.drops_expired = false;
+    }
+
     /// Takes the next bytes; true when the image is complete.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 mod connection;
 mod debug;
 mod execute;
+mod geo;
 mod hash;
 mod key;
 mod list;

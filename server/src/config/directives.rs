@@ -62,7 +62,9 @@ impl Directive {
             }
             words => words,
         };
-        if words.is_empty() || words.len() > 1 && !self.several_words {
+        // Without any, `save` says that there are no save points.
+        let too_few = words.is_empty() && self.name() != "save";
+        if too_few || words.len() > 1 && !self.several_words {
             return Err("wrong number of arguments".into());
         }
         match &self.store {

@@ -35,9 +35,10 @@ impl Instance {
         }
     }
 
-    /// So many bytes of the stream were sent.
+    /// So many bytes of the stream were sent; `unreceived` of all that was sent have not arrived at the other machine.
     #[inline]
-    pub fn stream_sent(&mut self, feed: &Feed, bytes: usize) {
+    pub fn stream_sent(&mut self, feed: &Feed, bytes: usize, unreceived: u64) {
+        feed.unreceived.set(unreceived);
         feed.cursor.set(feed.cursor.get() + bytes as u64);
         self.stats.total_net_output_bytes += bytes as u64;
         self.hold_for_slowest();

@@ -10,6 +10,7 @@ mod feed;
 mod link;
 mod pause;
 mod random;
+mod replay;
 mod role;
 mod stream;
 mod time;
@@ -24,6 +25,7 @@ pub use feed::Next;
 pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
 pub use pause::{Pause, PausedBy};
 pub use random::Random;
+pub use replay::{Replay, ReplayError};
 
 use crate::client::{Client, ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};

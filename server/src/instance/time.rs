@@ -167,11 +167,11 @@ impl Instance {
     /// Who is gone for so long will need everything anyway; what follows is a history that nobody has part of.
     fn forget_unused_backlog(&mut self) {
         let ttl_ms = self.config.repl_backlog_ttl.as_millis() as i64;
-        let replication = &mut self.replication;
+        let replication = &self.replication;
         let unused = ttl_ms > 0 && replication.feeds.is_empty() && self.now_ms - replication.unfed_since_ms > ttl_ms;
         if replication.backlog.is_some() && replication.is_master() && unused {
-            replication.backlog = None;
-            replication.history = History { replid: self.random.id(), previous: None };
+            self.remove_backlog();
+            self.replication.history = History { replid: self.random.id(), previous: None };
             log!(Notice, "Replication backlog freed after {} seconds without connected replicas.", ttl_ms / 1000);
         }
     }

@@ -87,7 +87,7 @@ fn poll_feed(
                 let pieces = if first.len() < TURN_BYTES { &pieces[..] } else { &pieces[..1] };
                 let count = ready!(connection.stream.poll_write_vectored(context, pieces))?;
                 sent += count;
-                instance.stream_sent(feed, count);
+                instance.stream_sent(feed, count, connection.stream.unreceived_bytes());
             }
             Next::Nothing => return Poll::Ready(Ok(())),
         }

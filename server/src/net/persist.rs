@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, yield_now};
 
 use super::loading::{self, Load, Source};
-use super::{Payload, Server, now_ms};
+use super::{Payload, Server, now_ms, recover};
 use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
@@ -354,23 +354,33 @@ fn broadcast(replicas: &mut Vec<mpsc::Sender<Payload>>, bytes: Vec<u8>) {
 /// # Errors
 /// It can't be read, or it is not what it should be; the words say which file and why.
 pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
+    let remains = recover::remains(server).await;
     let path = snapshot::dump_path(&server.instance.borrow());
     let file = match File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(remains) = remains {
+                recover::recover(server, remains, None).await?;
+            }
+            return Ok(());
+        }
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
     let total_bytes = file.metadata().map_or(0, |metadata| metadata.len());
     let started = std::time::Instant::now();
-    let loader = Loader::new(&server.instance.borrow());
+    let mut loader = Loader::new(&server.instance.borrow());
+    if remains.is_some() {
+        loader.keep_expired();
+    }
     let loaded = load_file(server, loader, file, total_bytes).await;
     let loaded = loaded.map_err(|error| format!("{}: {error}", path.display()))?;
-    {
-        let mut instance = server.instance.borrow_mut();
-        instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
-        if let Some(point) = loaded.point {
-            resume_history(&mut instance, point)?;
-        }
+    server.instance.borrow_mut().install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
+    let is_recovered = match remains {
+        Some(remains) => recover::recover(server, remains, loaded.point).await?,
+        None => false,
+    };
+    if let Some(point) = loaded.point.filter(|_| !is_recovered) {
+        resume_history(&mut server.instance.borrow_mut(), point)?;
     }
     log!(Notice, "DB loaded from disk: {:.3} seconds", started.elapsed().as_secs_f64());
     Ok(())

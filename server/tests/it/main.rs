@@ -2,6 +2,7 @@
 //!
 //! Every test starts its own servers in directories of their own, on ports chosen by the system, and ends them.
 
+mod blocking;
 mod client;
 mod differential;
 mod failover;
@@ -10,6 +11,8 @@ mod long_double;
 mod malformed;
 mod random;
 mod replication;
+mod salvage;
 mod sentinel;
 mod server;
 mod shell;
+mod values;
