@@ -1193,6 +1193,40 @@ mod tests {
     }
 
     #[test]
+    fn a_larger_file_is_there_before_it_is_needed_and_has_everything() {
+        let (directory, mut backlog) = backlog(sizes(1000, 100_000), 0);
+        let byte = |offset: u64| (offset % 251) as u8;
+        backlog.set_slowest(Some(0));
+        let append = |backlog: &mut Backlog, count: u64| {
+            let bytes: Vec<u8> = (backlog.end()..backlog.end() + count).map(byte).collect();
+            assert!(matches!(backlog.append(&bytes), Appended::Kept));
+        };
+        append(&mut backlog, 600);
+        assert!(matches!(backlog.ahead, Ahead::Growing(_)));
+        assert_eq!(backlog.capacity(), 1000);
+        append(&mut backlog, 100);
+        while matches!(&backlog.ahead, Ahead::Growing(growth) if !growth.is_finished()) {
+            std::thread::yield_now();
+        }
+        append(&mut backlog, 1);
+        assert_eq!(backlog.capacity(), 4000);
+        assert_eq!(content(&backlog, 0), Some((0..701).map(byte).collect()));
+        assert!(!ahead(&backlog.path).exists() && backlog.path.exists());
+
+        // Who does not wait for it has it all the same, and what is not needed any more leaves nothing behind.
+        append(&mut backlog, 2000);
+        append(&mut backlog, 3000);
+        assert_eq!(backlog.capacity(), 16_000);
+        assert_eq!(content(&backlog, 0), Some((0..5701).map(byte).collect()));
+        append(&mut backlog, 4000);
+        assert!(matches!(backlog.ahead, Ahead::Growing(_)));
+        let path = ahead(&backlog.path);
+        backlog.remove();
+        assert!(!path.exists());
+        drop(directory);
+    }
+
+    #[test]
     fn the_file_is_private_and_has_all_its_blocks() {
         let (_directory, backlog) = backlog(sizes(1 << 20, 1 << 20), 0);
         let metadata = fs::metadata(&backlog.path).expect("a file");
