@@ -108,7 +108,7 @@ impl Shape {
             Shape::Circle { radius_m } => {
                 let distance = centre.distance_m(place);
                 // What lies opposite may have no distance: rounding has made the sine of the angle more than 1.
-                (!(distance > radius_m)).then_some(distance)
+                (distance.is_nan() || distance <= radius_m).then_some(distance)
             }
             Shape::Box { width_m, height_m } => {
                 if place.north_south_m(centre) > height_m / 2.0 {

@@ -42,7 +42,7 @@ pub(super) fn geoadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
         }
         first += 1;
     }
-    if first == args.len() || (args.len() - first) % 3 != 0 || options.only_new && options.only_present {
+    if first == args.len() || !(args.len() - first).is_multiple_of(3) || options.only_new && options.only_present {
         return Err(ErrorReply::SYNTAX);
     }
     let entry = |index| {
