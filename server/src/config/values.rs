@@ -91,6 +91,13 @@ pub struct OutputLimit {
     pub soft: Duration,
 }
 
+impl OutputLimit {
+    /// Whether there is one.
+    pub fn is_set(&self) -> bool {
+        self.hard_bytes > 0 || self.soft_bytes > 0
+    }
+}
+
 /// How a replica loads a full resynchronization (`repl-diskless-load`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisklessLoad {

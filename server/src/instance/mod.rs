@@ -5,6 +5,7 @@
 //! backlog, which is memory that happens to have a name.
 
 mod failover;
+mod limits;
 mod pause;
 mod role;
 mod stream;

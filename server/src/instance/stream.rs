@@ -1,6 +1,7 @@
 //! The stream that the replicas are fed from: what goes into it, how much of it is kept, who is attached to it, and who
 //! waits for it to arrive.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -264,6 +265,7 @@ impl Instance {
             cursor: cursor.into(),
             acknowledged: cursor.into(),
             heard_ms: self.now_ms.into(),
+            progress: RefCell::default(),
         });
         session.client.kind.set(ClientKind::Replica);
         session.feed = Some(Rc::clone(&feed));

@@ -100,6 +100,15 @@ pub struct Sizes {
     pub capacity_max: u64,
 }
 
+/// A write that is kept for the slowest cursor although it is beyond the limit by itself.
+#[derive(Debug, Clone, Copy)]
+struct Oversized {
+    /// Its length.
+    bytes: u64,
+    /// The offset behind it: a cursor that is here has it.
+    end: u64,
+}
+
 /// What became of the slowest cursor by an [`Backlog::append`].
 #[must_use]
 #[derive(Debug)]
@@ -217,6 +226,7 @@ pub struct Backlog {
     /// Where in the file the byte after the newest one goes: `end` modulo the capacity, without a division for each append.
     next: usize,
     slowest: Option<u64>,
+    oversized: Option<Oversized>,
     /// Appending up to this offset overwrites nothing that `slowest` needs.
     room_until: u64,
 }
@@ -247,6 +257,7 @@ impl Backlog {
             end: at,
             next: 0,
             slowest: None,
+            oversized: None,
             room_until: u64::MAX,
         };
         backlog.write_header();
@@ -366,6 +377,12 @@ impl Backlog {
         self.file.capacity
     }
 
+    /// So much is kept for the slowest cursor, bytes.
+    pub fn kept_for_slowest(&self) -> u64 {
+        let oversized = self.oversized.filter(|oversized| self.slowest.is_some_and(|slowest| slowest < oversized.end));
+        self.sizes.capacity_max.saturating_add(oversized.map_or(0, |oversized| oversized.bytes))
+    }
+
     /// Changes the configured sizes. The newest bytes are kept, and what the slowest cursor needs even if it is more.
     ///
     /// # Errors
@@ -402,8 +419,13 @@ impl Backlog {
         let end = self.end + bytes.len() as u64;
         let needed = self.slowest_needs(end);
         let mut growth_error = None;
-        if needed > self.file.capacity && needed <= self.sizes.capacity_max {
-            let capacity = needed.max(GROWTH * self.file.capacity).min(self.sizes.capacity_max);
+        if self.slowest_needs(self.end) <= self.sizes.capacity && needed > self.sizes.capacity_max {
+            // Whoever lacks next to nothing is not to blame for a write that is beyond the limit by itself.
+            self.oversized = Some(Oversized { bytes: bytes.len() as u64, end });
+        }
+        let limit = self.kept_for_slowest();
+        if needed > self.file.capacity && needed <= limit {
+            let capacity = needed.max(GROWTH * self.file.capacity).min(limit);
             growth_error = self.rebuild(capacity).err();
         }
         let start = end.saturating_sub(self.file.capacity);

@@ -21,7 +21,7 @@
 pub mod backlog;
 mod handshake;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub use backlog::{Appended, Backlog, BacklogError, History, ReplicationId};
@@ -78,6 +78,32 @@ pub struct Feed {
     pub acknowledged: Cell<u64>,
     /// When it last said anything, in milliseconds since the epoch.
     pub heard_ms: Cell<i64>,
+    /// Whether its cursor moves.
+    pub progress: RefCell<Progress>,
+}
+
+/// When a cursor moved last, as far as anybody looked.
+#[derive(Debug, Default)]
+pub struct Progress {
+    cursor: u64,
+    since_ms: i64,
+    told: bool,
+}
+
+impl Progress {
+    /// Takes a look at the cursor: how long it has been where it is though something waits, in milliseconds.
+    pub fn stalled_ms(&mut self, cursor: u64, pending_bytes: u64, now_ms: i64) -> Option<i64> {
+        if self.since_ms == 0 || pending_bytes == 0 || cursor != self.cursor {
+            *self = Progress { cursor, since_ms: now_ms, told: false };
+            return None;
+        }
+        Some(now_ms - self.since_ms)
+    }
+
+    /// Whether somebody is to be told of it: once while it stands.
+    pub fn tell(&mut self) -> bool {
+        !std::mem::replace(&mut self.told, true)
+    }
 }
 
 impl Feed {
