@@ -30,7 +30,7 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
         }
         (b"change-repl-id", 2) => {
             log!(Notice, "Changing replication IDs after receiving change-repl-id");
-            let history = History { replid: crate::instance::random_id(), previous: None };
+            let history = History { replid: context.instance.random_id(), previous: None };
             context.instance.replication.set_history(history);
             context.ok()
         }

@@ -7,6 +7,9 @@
 mod failover;
 mod limits;
 mod pause;
+mod feed;
+mod link;
+mod random;
 mod role;
 mod stream;
 mod time;
@@ -16,6 +19,9 @@ use std::rc::Rc;
 
 pub use failover::{Failover, TimeLimit};
 pub use pause::{Pause, PausedBy};
+pub use feed::Next;
+pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
+pub use random::Random;
 
 use crate::client::{Client, ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};
@@ -167,24 +173,24 @@ pub struct Instance {
     pub(crate) effect: Vec<u8>,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
-    random: u64,
+    random: Random,
     last_ping_ms: i64,
     last_second: i64,
 }
 
 impl Instance {
-    /// An empty master.
-    pub fn new(config: Config, now_ms: i64) -> Self {
-        let seed = [random_u64(), random_u64()];
+    /// An empty master. Whatever it leaves to chance comes from `random`.
+    pub fn new(config: Config, now_ms: i64, mut random: Random) -> Self {
+        let seed = [random.next_u64(), random.next_u64()];
         let keyspace = Keyspace::new(config.databases as usize, seed);
         Instance {
             keyspace,
-            replication: Replication::new(random_id()),
+            replication: Replication::new(random.id()),
             pubsub: PubSub::default(),
             clients: BTreeMap::new(),
             persistence: Persistence { last_save_s: now_ms / 1000, ..Persistence::default() },
             stats: Stats::default(),
-            run_id: random_id(),
+            run_id: random.id(),
             started_ms: now_ms,
             now_ms,
             loading: None,
@@ -198,7 +204,7 @@ impl Instance {
             effect: Vec::new(),
             transaction_stream: None,
             next_client_id: 1,
-            random: random_u64() | 1,
+            random,
             last_ping_ms: now_ms,
             last_second: 0,
             config,
@@ -220,13 +226,14 @@ impl Instance {
         std::mem::take(&mut self.actions)
     }
 
-    /// The next of a sequence of numbers that nobody can mistake for a secret.
+    /// A number by chance.
     pub fn random(&mut self) -> u64 {
-        // Marsaglia's xorshift64.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
+        self.random.next_u64()
+    }
+
+    /// A name that nobody else will choose.
+    pub fn random_id(&mut self) -> ReplicationId {
+        self.random.id()
     }
 
     /// Takes data that were loaded in place of those that were here.
@@ -342,26 +349,4 @@ impl Instance {
             }
         }
     }
-}
-
-fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        // Without O_NONBLOCK the call only ever comes back early for a signal.
-        if let Ok(count) = rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
-            filled += count;
-        }
-    }
-    bytes
-}
-
-fn random_u64() -> u64 {
-    u64::from_ne_bytes(random_bytes())
-}
-
-/// A name that nobody else will choose.
-pub fn random_id() -> ReplicationId {
-    let digits: String = random_bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect();
-    ReplicationId::parse(digits.as_bytes()).expect("40 hexadecimal digits")
 }

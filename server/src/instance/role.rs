@@ -1,6 +1,6 @@
 //! Whom this server follows, and what changes with it.
 
-use super::{Action, Instance, random_id};
+use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::config::Upstream;
 use crate::log::{self, log};
@@ -57,7 +57,7 @@ impl Instance {
         self.touch_database(None);
         self.cut_feeds();
         self.replication.backlog = None;
-        self.replication.set_history(History { replid: random_id(), previous: None });
+        self.replication.set_history(History { replid: self.random.id(), previous: None });
         self.replication.offset = 0;
         self.replication.resumable = false;
         if let Some(following) = self.replication.following_mut() {
@@ -77,7 +77,7 @@ impl Instance {
             return;
         }
         let old = self.replication.history.replid;
-        self.replication.shift_history(random_id());
+        self.replication.shift_history(self.random.id());
         self.replication.role = Role::Master;
         self.announce_role();
         log!(

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::{Action, BACKLOG_FILE, Instance, TransactionStream, Waiter, random_id};
+use super::{Action, BACKLOG_FILE, Instance, TransactionStream, Waiter};
 use crate::client::{Client, ClientKind, Session};
 use crate::log::log;
 use crate::replication::{Appended, Backlog, Feed, FeedState, History, SyncAnswer, backlog};
@@ -280,7 +280,7 @@ impl Instance {
     /// The first replica has come: from here on the stream is kept, under a new name, since nobody counted before.
     fn begin_history(&mut self) -> Result<(), String> {
         if self.replication.is_master() {
-            self.replication.history = History { replid: random_id(), previous: None };
+            self.replication.history = History { replid: self.random.id(), previous: None };
         }
         self.create_backlog()?;
         let History { replid, previous } = self.replication.history;
@@ -298,13 +298,6 @@ impl Instance {
         feed.heard_ms.set(self.now_ms);
         self.release_waiters();
         self.advance_failover();
-    }
-
-    /// The snapshot has arrived: the stream may flow.
-    pub fn bring_online(&self, feed: &Feed) {
-        feed.state.set(FeedState::Online);
-        feed.heard_ms.set(self.now_ms);
-        log!(Notice, "Synchronization with replica {}:{} succeeded", feed.ip, feed.port);
     }
 }
 

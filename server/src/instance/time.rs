@@ -1,6 +1,6 @@
 //! What has to be done from time to time.
 
-use super::{Action, Instance, random_id};
+use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::log::log;
 use crate::replication::{FeedState, History};
@@ -129,7 +129,7 @@ impl Instance {
         let unused = ttl_ms > 0 && replication.feeds.is_empty() && self.now_ms - replication.unfed_since_ms > ttl_ms;
         if replication.backlog.is_some() && replication.is_master() && unused {
             replication.backlog = None;
-            replication.history = History { replid: random_id(), previous: None };
+            replication.history = History { replid: self.random.id(), previous: None };
             log!(Notice, "Replication backlog freed after {} seconds without connected replicas.", ttl_ms / 1000);
         }
     }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::connection::Connection;
 use super::{Payload, READ_BYTES, Server};
 use crate::command::Flow;
+use crate::instance::Next;
 use crate::replication::{Feed, FeedState};
 
 /// Bytes of the stream that one replica is sent before others have their turn.
@@ -58,61 +59,34 @@ fn poll_feed(
             Poll::Pending => break,
         }
     }
+    let mut sent = 0;
     loop {
         connection.collect(&[]);
         ready!(connection.poll_flush(context))?;
-        match feed.state.get() {
-            FeedState::WaitsForSnapshot | FeedState::ReceivesSnapshot => match ready!(payload.poll_recv(context)) {
+        let mut instance = server.instance.borrow_mut();
+        match instance.next_for(feed) {
+            Next::Image => match ready!(payload.poll_recv(context)) {
                 Some(piece) => connection.collect(&piece),
-                // The snapshot's end is told by its sender's.
-                None => finish_snapshot(server, feed)?,
+                // The image's end is told by its sender's.
+                None if instance.image_sent(feed) => {}
+                None => return Poll::Ready(Ok(())),
             },
             // Its word will come through the requests above.
-            FeedState::AwaitsAcknowledgement => return Poll::Pending,
-            FeedState::Online => return poll_stream(context, server, connection, feed),
+            Next::AfterItsWord => return Poll::Pending,
+            Next::Stream([], []) => return Poll::Pending,
+            Next::Stream(..) if sent >= TURN_BYTES => {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Next::Stream(first, second) => {
+                let first = &first[..first.len().min(TURN_BYTES)];
+                let pieces = [IoSlice::new(first), IoSlice::new(&second[..second.len().min(TURN_BYTES)])];
+                let pieces = if first.len() < TURN_BYTES { &pieces[..] } else { &pieces[..1] };
+                let count = ready!(connection.stream.poll_write_vectored(context, pieces))?;
+                sent += count;
+                instance.stream_sent(feed, count);
+            }
+            Next::Nothing => return Poll::Ready(Ok(())),
         }
-    }
-}
-
-fn finish_snapshot(server: &Server, feed: &Feed) -> io::Result<()> {
-    if feed.state.get() == FeedState::WaitsForSnapshot {
-        return Err(io::Error::other("the snapshot was given up before it began"));
-    }
-    if feed.eof {
-        feed.state.set(FeedState::AwaitsAcknowledgement);
-    } else {
-        server.instance.borrow().bring_online(feed);
-    }
-    Ok(())
-}
-
-fn poll_stream(
-    context: &mut Context,
-    server: &Server,
-    connection: &mut Connection,
-    feed: &Feed,
-) -> Poll<io::Result<()>> {
-    let mut sent = 0;
-    loop {
-        let mut instance = server.instance.borrow_mut();
-        let Some(backlog) = &instance.replication.backlog else { return Poll::Ready(Ok(())) };
-        let cursor = feed.cursor.get();
-        // What is not there any more can't be sent: it has to begin again.
-        let Some((first, second)) = backlog.slices(cursor) else { return Poll::Ready(Ok(())) };
-        if first.is_empty() && second.is_empty() {
-            return Poll::Pending;
-        }
-        if sent >= TURN_BYTES {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let first = &first[..first.len().min(TURN_BYTES)];
-        let pieces = [IoSlice::new(first), IoSlice::new(&second[..second.len().min(TURN_BYTES)])];
-        let pieces = if first.len() < TURN_BYTES { &pieces[..] } else { &pieces[..1] };
-        let count = ready!(connection.stream.poll_write_vectored(context, pieces))?;
-        sent += count;
-        feed.cursor.set(cursor + count as u64);
-        instance.stats.total_net_output_bytes += count as u64;
-        instance.hold_for_slowest();
     }
 }

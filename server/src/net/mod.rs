@@ -30,7 +30,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use self::stream::Stream;
 use crate::client::{ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};
-use crate::instance::{Action, Instance, Pause, PausedBy};
+use crate::instance::{Action, Instance, Pause, PausedBy, Random};
 use crate::log::log;
 use crate::snapshot;
 
@@ -90,7 +90,7 @@ async fn run(config: Config) -> Result<(), String> {
     let socket = config.unixsocket.as_ref().map(|path| config.dir.join(path));
     let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
-    let mut instance = Instance::new(config, now_ms());
+    let mut instance = Instance::new(config, now_ms(), Random::from_system());
     let upstream = instance.config.replicaof.clone();
     if let Some(upstream) = &upstream {
         instance.follow_from_start(upstream.clone());

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 
 use super::{Payload, Server, now_ms};
-use crate::instance::{Instance, Loading, random_id};
+use crate::instance::{Instance, Loading};
 use crate::keyspace::Chunk;
 use crate::log::log;
 use crate::rdb::Encoder;
@@ -82,32 +82,9 @@ async fn next_target(server: &Server) -> Option<Target> {
 
 /// A replica's snapshot begins: its cursor is where the snapshot ends.
 fn promise(server: &Server, feeds: &[Rc<Feed>], point: Point) -> Vec<mpsc::Sender<Payload>> {
-    if feeds.is_empty() {
-        return Vec::new();
-    }
+    server.instance.borrow_mut().promise_image(feeds, point);
     let mut payloads = server.payloads.borrow_mut();
-    let mut instance = server.instance.borrow_mut();
-    let mut senders = Vec::new();
-    for feed in feeds {
-        feed.state.set(FeedState::ReceivesSnapshot);
-        feed.cursor.set(point.offset);
-        feed.acknowledged.set(point.offset);
-        let Some(sender) = payloads.remove(&feed.client.id) else { continue };
-        if !feed.old_sync {
-            feed.client.send(|mailbox| {
-                mailbox.extend_from_slice(format!("+FULLRESYNC {} {}\r\n", point.id, point.offset).as_bytes());
-            });
-        }
-        senders.push(sender);
-    }
-    instance.hold_for_slowest();
-    if instance.replication.is_master()
-        && let Some(backlog) = &mut instance.replication.backlog
-    {
-        // Whoever starts from this snapshot does not know which database is selected.
-        backlog.select_with_next(None);
-    }
-    senders
+    feeds.iter().filter_map(|feed| payloads.remove(&feed.client.id)).collect()
 }
 
 /// Lets the walk go on between requests until it is over or nobody takes its chunks.
@@ -262,7 +239,7 @@ async fn stream_to_replicas(server: &Rc<Server>) {
     let Some(point) = image.point else { return };
     let mut senders = promise(server, &feeds, point);
     // The mark is as long as a replication id, and as unlikely to be met in the data.
-    let mark = random_id();
+    let mark = server.instance.borrow_mut().random_id();
     let sent = walk_into(server, move |chunks| {
         broadcast(&mut senders, format!("$EOF:{mark}\r\n").into_bytes());
         let complete = encode_all(image.encoder(), chunks, |bytes| {

@@ -5,33 +5,17 @@ use std::rc::Rc;
 
 use tokio::task::yield_now;
 
-use super::link::{LinkError, Wire, bring_up, set_link};
+use super::link::{LinkError, Wire};
 use super::{Server, now_ms, persist};
 use crate::config::DisklessLoad;
+use crate::instance::Promise;
 use crate::log::log;
-use crate::replication::{History, Link, ReplicationId};
+use crate::replication::{Link, Payload};
 use crate::snapshot::{self, DumpFile, Loaded};
 
-/// The mark at the end of a payload whose length is not announced, in bytes.
-const MARK_BYTES: usize = 40;
-
-/// Replaces the data by the upstream's, which are those of history `id` at `offset`.
-pub(super) async fn full_resync(
-    server: &Rc<Server>,
-    wire: &mut Wire,
-    id: ReplicationId,
-    offset: u64,
-) -> Result<(), LinkError> {
-    log!(Notice, "Full resync from master: {id}:{offset}");
-    {
-        let mut instance = server.instance.borrow_mut();
-        instance.set_now(now_ms());
-        if instance.replication.resumable {
-            log!(Notice, "Discarding previously cached master state.");
-        }
-        set_link(&mut instance, Link::Transfer { total_bytes: None, read_bytes: 0 });
-    }
-    let payload = Payload::announced(wire).await?;
+/// Replaces the data by the upstream's, which it has promised.
+pub(super) async fn full_resync(server: &Rc<Server>, wire: &mut Wire, promise: Promise) -> Result<(), LinkError> {
+    let Promise { id, offset, payload } = promise;
     let mode = server.instance.borrow().config.repl_diskless_load;
     let has_data = {
         let keyspace = &server.instance.borrow().keyspace;
@@ -44,65 +28,16 @@ pub(super) async fn full_resync(
     };
     let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
-    instance.cut_feeds();
-    instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
-    let replication = &mut instance.replication;
-    replication.history = History { replid: id, previous: None };
-    replication.offset = offset;
-    replication.stream_db = loaded.stream_db;
-    instance.create_backlog().map_err(LinkError::Said)?;
-    bring_up(&mut instance);
-    instance.persistence.dirty += 1;
-    log!(Notice, "MASTER <-> REPLICA sync: Finished with success");
-    Ok(())
+    Ok(instance.install_image(loaded, id, offset)?)
 }
 
-/// How the image's end is known.
-enum Payload {
-    Length(u64),
-    Mark([u8; MARK_BYTES]),
-}
-
-impl Payload {
-    async fn announced(wire: &mut Wire) -> Result<Payload, LinkError> {
-        loop {
-            let line = wire.line().await?;
-            let text = String::from_utf8_lossy(&line).into_owned();
-            if text.is_empty() {
-                continue;
-            }
-            if let Some(mark) = line.strip_prefix(b"$EOF:")
-                && let Ok(mark) = mark.try_into()
-            {
-                return Ok(Payload::Mark(mark));
-            }
-            if let Some(length) = text.strip_prefix('$').and_then(|digits| digits.parse().ok()) {
-                return Ok(Payload::Length(length));
-            }
-            return Err(LinkError::Said(match text.strip_prefix('-') {
-                Some(error) => format!("MASTER aborted replication with an error: {error}"),
-                None => format!(
-                    "Bad protocol from MASTER, the first byte is not '$' (we received '{text}'), are you sure the host and port are right?"
-                ),
-            }));
+fn announce(payload: Payload, place: &str) {
+    match payload {
+        Payload::Length(bytes) => {
+            log!(Notice, "MASTER <-> REPLICA sync: receiving {bytes} bytes from master to {place}")
         }
-    }
-
-    fn announce(&self, place: &str) {
-        match self {
-            Payload::Length(bytes) => {
-                log!(Notice, "MASTER <-> REPLICA sync: receiving {bytes} bytes from master to {place}")
-            }
-            Payload::Mark(_) => {
-                log!(Notice, "MASTER <-> REPLICA sync: receiving streamed RDB from master with EOF to {place}");
-            }
-        }
-    }
-
-    fn total_bytes(&self) -> Option<u64> {
-        match self {
-            Payload::Length(bytes) => Some(*bytes),
-            Payload::Mark(_) => None,
+        Payload::Mark(_) => {
+            log!(Notice, "MASTER <-> REPLICA sync: receiving streamed RDB from master with EOF to {place}");
         }
     }
 }
@@ -111,7 +46,7 @@ impl Payload {
 fn progress(server: &Server, total_bytes: Option<u64>, read_bytes: u64) {
     let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
-    set_link(&mut instance, Link::Transfer { total_bytes, read_bytes });
+    instance.set_link(Link::Transfer { total_bytes, read_bytes });
     if let Some(loading) = &mut instance.loading {
         loading.loaded_bytes = read_bytes;
     }
@@ -124,7 +59,7 @@ async fn load_from_wire(
     payload: Payload,
     serves_old_data: bool,
 ) -> Result<Loaded, LinkError> {
-    payload.announce("parser");
+    announce(payload, "parser");
     let total = payload.total_bytes();
     log!(Notice, "MASTER <-> REPLICA sync: Loading DB in memory");
     let mut loader = persist::begin_loading(server, total.unwrap_or(0), serves_old_data);
@@ -142,27 +77,15 @@ async fn load_from_wire(
         yield_now().await;
     }
     wire.unread = loader.unread().to_vec();
-    match payload {
-        Payload::Length(length) if read_bytes - wire.unread.len() as u64 == length => {}
-        Payload::Length(length) => {
-            return Err(LinkError::Said(format!("The image ends elsewhere than after the {length} bytes announced")));
-        }
-        Payload::Mark(mark) => {
-            while wire.unread.len() < MARK_BYTES {
-                wire.read().await?;
-            }
-            if wire.unread[..MARK_BYTES] != mark {
-                return Err(LinkError::Said("The image is not followed by the mark announced".into()));
-            }
-            wire.unread.drain(..MARK_BYTES);
-        }
+    while !payload.end(read_bytes - wire.unread.len() as u64, &mut wire.unread)? {
+        wire.read().await?;
     }
     Ok(loader.finish()?)
 }
 
 /// Receives the image into a file, which becomes the dump file, and only then replaces the data.
 async fn load_through_file(server: &Rc<Server>, wire: &mut Wire, payload: Payload) -> Result<Loaded, LinkError> {
-    payload.announce("disk");
+    announce(payload, "disk");
     let mut file = DumpFile::create(&snapshot::dump_path(&server.instance.borrow()))?;
     receive(server, wire, &payload, &mut file).await?;
     log!(Notice, "MASTER <-> REPLICA sync: Flushing old data");
@@ -180,23 +103,12 @@ async fn load_through_file(server: &Rc<Server>, wire: &mut Wire, payload: Payloa
 async fn receive(server: &Server, wire: &mut Wire, payload: &Payload, file: &mut DumpFile) -> Result<(), LinkError> {
     let mut received = 0;
     loop {
-        let held = wire.unread.len();
-        let (ready, complete) = match payload {
-            Payload::Length(length) => {
-                let left = length - received;
-                (left.min(held as u64) as usize, left <= held as u64)
-            }
-            // Whatever may be the mark stays until more has come; nothing follows it before we say a word.
-            Payload::Mark(mark) if wire.unread.ends_with(mark) => (held - MARK_BYTES, true),
-            Payload::Mark(_) => (held.saturating_sub(MARK_BYTES), false),
-        };
+        let (ready, complete) = payload.split(&wire.unread, received);
         file.write(&wire.unread[..ready])?;
         wire.unread.drain(..ready);
         received += ready as u64;
         if complete {
-            if let Payload::Mark(_) = payload {
-                wire.unread.clear();
-            }
+            payload.end(received, &mut wire.unread)?;
             return Ok(());
         }
         progress(server, payload.total_bytes(), received);

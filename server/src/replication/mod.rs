@@ -20,12 +20,14 @@
 
 pub mod backlog;
 mod handshake;
+mod payload;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub use backlog::{Appended, Backlog, BacklogError, History, ReplicationId};
 pub use handshake::{Answer, Greeting, Handshake, Step};
+pub use payload::Payload;
 
 use crate::client::Client;
 use crate::config::Upstream;

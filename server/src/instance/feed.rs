@@ -1,0 +1,86 @@
+//! What a replica is sent next: decided here, for whoever moves the bytes.
+
+use std::rc::Rc;
+
+use super::Instance;
+use crate::log::log;
+use crate::replication::{Feed, FeedState};
+use crate::snapshot::Point;
+
+/// What a feed is sent next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next<'a> {
+    /// The next piece of the image it was promised; after the last, [`Instance::image_sent`].
+    Image,
+    /// Nothing, until it has said a word.
+    AfterItsWord,
+    /// As much of these bytes of the stream as it takes, then [`Instance::stream_sent`]; there may be none yet.
+    Stream(&'a [u8], &'a [u8]),
+    /// Nothing ever again: what it lacks is gone, and it has to begin anew.
+    Nothing,
+}
+
+impl Instance {
+    /// What `feed` is sent next.
+    #[inline]
+    pub fn next_for(&self, feed: &Feed) -> Next<'_> {
+        match feed.state.get() {
+            FeedState::WaitsForSnapshot | FeedState::ReceivesSnapshot => Next::Image,
+            FeedState::AwaitsAcknowledgement => Next::AfterItsWord,
+            FeedState::Online => {
+                let backlog = self.replication.backlog.as_ref();
+                let slices = backlog.and_then(|backlog| backlog.slices(feed.cursor.get()));
+                slices.map_or(Next::Nothing, |(first, second)| Next::Stream(first, second))
+            }
+        }
+    }
+
+    /// So many bytes of the stream were sent.
+    #[inline]
+    pub fn stream_sent(&mut self, feed: &Feed, bytes: usize) {
+        feed.cursor.set(feed.cursor.get() + bytes as u64);
+        self.stats.total_net_output_bytes += bytes as u64;
+        self.hold_for_slowest();
+    }
+
+    /// An image of this `point` is about to be sent to `feeds`, and is their cursor's beginning.
+    pub fn promise_image(&mut self, feeds: &[Rc<Feed>], point: Point) {
+        if feeds.is_empty() {
+            return;
+        }
+        for feed in feeds {
+            feed.state.set(FeedState::ReceivesSnapshot);
+            feed.cursor.set(point.offset);
+            feed.acknowledged.set(point.offset);
+            if !feed.old_sync {
+                let line = format!("+FULLRESYNC {} {}\r\n", point.id, point.offset);
+                feed.client.send(|mailbox| mailbox.extend_from_slice(line.as_bytes()));
+            }
+        }
+        self.hold_for_slowest();
+        if self.replication.is_master()
+            && let Some(backlog) = &mut self.replication.backlog
+        {
+            // Whoever starts from this snapshot does not know which database is selected.
+            backlog.select_with_next(None);
+        }
+    }
+
+    /// The image was sent, to its last byte; false if it never began.
+    pub fn image_sent(&self, feed: &Feed) -> bool {
+        match feed.state.get() {
+            FeedState::WaitsForSnapshot => return false,
+            // Where its end is marked and not announced, the stream must not hide the mark.
+            _ if feed.eof => feed.state.set(FeedState::AwaitsAcknowledgement),
+            _ => self.bring_online(feed),
+        }
+        true
+    }
+
+    /// The image has arrived: the stream may flow.
+    pub(super) fn bring_online(&self, feed: &Feed) {
+        feed.state.set(FeedState::Online);
+        feed.heard_ms.set(self.now_ms);
+        log!(Notice, "Synchronization with replica {}:{} succeeded", feed.ip, feed.port);
+    }
+}
