@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::group::{FailoverPlan, GroupError, Journal, Step};
+use crate::group::{FailoverPlan, GroupError, Journal, NodeSignal, Step};
+use crate::process::ProcessIdentity;
 
 /// Something that happened. As JSON it is an object with the kebab-case name under `"event"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,12 +85,30 @@ pub enum Event {
         /// The one it replaced.
         old_master: String,
     },
+    /// A replica follows another node from now on.
+    Repointed {
+        /// The replica.
+        node: String,
+        /// The node that it followed.
+        from: String,
+        /// The one that it follows.
+        to: String,
+    },
     /// The master was killed on purpose.
     MasterKilled {
         /// The master.
         node: String,
+        /// Its process.
+        process: ProcessIdentity,
         /// Where every node that answered was just before, in bytes of the replication stream.
         offsets: BTreeMap<String, u64>,
+    },
+    /// A node's process was killed, stopped or let go on, on purpose.
+    Signalled {
+        /// The node.
+        node: String,
+        /// What was done to it.
+        signal: NodeSignal,
     },
     /// A command ended.
     Finished {

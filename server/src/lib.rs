@@ -24,6 +24,7 @@ pub mod rdb;
 pub mod replication;
 pub mod resp;
 pub mod snapshot;
+pub mod value;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::instance::{Instance, REDIS_VERSION};
-use crate::keyspace::{Chunk, DatabaseSize, Deadline, Keyspace, ValueRef, WalkInProgress};
+use crate::keyspace::{Chunk, DatabaseSize, Deadline, Keyspace, WalkInProgress};
 use crate::log::log;
-use crate::rdb::{self, Decoder, EncodeValue, Encoder, Item, RdbError};
+use crate::rdb::{self, Decoder, Encoder, Item, RdbError};
 use crate::replication::ReplicationId;
 
-/// Bytes that are encoded before they are handed on, and read at a time.
-pub const SLICE_BYTES: usize = 64 * 1024;
+/// Bytes of a chunk, and of what is read at a time.
+pub const SLICE_BYTES: usize = rdb::SLICE_BYTES;
 
 /// A point of a history: where an image was taken, or where a server may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,12 +87,14 @@ impl Image {
     }
 }
 
-/// Adds the keys of a chunk.
-pub fn encode(encoder: &mut Encoder, chunk: &Chunk) {
-    for frame in chunk.iter() {
-        let ValueRef::Str(value) = frame.value;
-        encoder.entry(frame.db as u32, frame.key, EncodeValue::Str(value), frame.deadline_ms);
-    }
+/// Adds the keys of a chunk, and hands on what is encoded as it gathers.
+///
+/// # Errors
+/// Those of `emit`.
+pub fn encode(encoder: &mut Encoder, chunk: &Chunk, mut emit: impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+    chunk
+        .iter()
+        .try_for_each(|frame| encoder.entry(frame.db as u32, frame.key, frame.value, frame.deadline_ms, &mut emit))
 }
 
 /// A dump file in the making; dropped before [`DumpFile::commit`], it leaves nothing behind.
@@ -168,10 +170,7 @@ fn write_all(instance: &mut Instance, image: &Image) -> io::Result<()> {
     let mut encoder = image.encoder();
     let mut file = DumpFile::create(&dump_path(instance))?;
     while let Some(chunk) = instance.keyspace.walk_slice(SLICE_BYTES) {
-        encode(&mut encoder, &chunk);
-        if encoder.pending_bytes() >= SLICE_BYTES {
-            file.write(&encoder.take())?;
-        }
+        encode(&mut encoder, &chunk, |slice| file.write(&slice))?;
     }
     file.write(&encoder.finish())?;
     file.commit()

@@ -14,15 +14,19 @@ pub mod kill_master;
 pub mod logs;
 pub mod ls;
 pub mod promote;
+pub mod repoint;
 pub mod serve;
+pub mod signal;
+pub mod start;
 pub mod status;
+pub mod switchover;
 pub mod up;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use replctl::group::{GroupError, Refusal};
+use replctl::group::{GroupError, NodeSignal, Refusal, Step};
 use replctl::process::StateError;
 use replctl::topology::TopologyError;
 use serde_json::json;
@@ -95,8 +99,22 @@ enum Command {
     Status(status::StatusArgs),
     /// Kill the master's process, as a failing machine would
     KillMaster(kill_master::KillMasterArgs),
+    /// Kill nodes' processes, as failing machines would
+    Kill(signal::SignalArgs),
+    /// Let nodes' processes hang
+    Pause(signal::SignalArgs),
+    /// Let nodes that hang go on
+    Resume(signal::SignalArgs),
+    /// Start nodes that do not run, in the roles that they have now
+    Start(start::StartArgs),
+    /// End nodes and start them again, one at a time
+    Restart(start::RestartArgs),
     /// Replace a lost master by its best replica and let the others follow
     Promote(promote::PromoteArgs),
+    /// Let a master hand over to a replica without losing a write
+    Switchover(switchover::SwitchoverArgs),
+    /// Let a replica follow another node
+    Repoint(repoint::RepointArgs),
     /// End every process of a group
     Down(down::DownArgs),
     /// List the groups
@@ -132,7 +150,14 @@ impl Cli {
             Command::Up(args) => args.run(&context),
             Command::Status(args) => args.run(&context),
             Command::KillMaster(args) => args.run(&context),
+            Command::Kill(args) => args.run(NodeSignal::Kill, &context),
+            Command::Pause(args) => args.run(NodeSignal::Pause, &context),
+            Command::Resume(args) => args.run(NodeSignal::Resume, &context),
+            Command::Start(args) => args.run(&context),
+            Command::Restart(args) => args.run(&context),
             Command::Promote(args) => args.run(&context),
+            Command::Switchover(args) => args.run(&context),
+            Command::Repoint(args) => args.run(&context),
             Command::Down(args) => args.run(&context),
             Command::Ls(args) => args.run(&context),
             Command::Logs(args) => args.run(&context),
@@ -238,13 +263,17 @@ impl Failure {
             GroupError::Engine { source, .. } => (ExitCode::Failed, source.hint().map(str::to_owned)),
             GroupError::Refused(refusal @ Refusal::NoSuchNode(_)) => (ExitCode::Usage, Some(refusal.hint())),
             GroupError::Refused(refusal) => (ExitCode::Refused, Some(refusal.hint())),
-            GroupError::UnsafeUp { hint, .. } => (ExitCode::Refused, Some(hint.clone())),
+            GroupError::Unsafe { hint, .. } => (ExitCode::Refused, Some(hint.clone())),
             GroupError::PortTaken { .. } => {
                 (ExitCode::Failed, Some("end it, or give the node another port, or none".to_owned()))
+            }
+            GroupError::StepFailed { step: Step::HandOver { .. }, .. } => {
+                (ExitCode::Failed, Some("replctl status; replctl promote, if nobody is the master".to_owned()))
             }
             GroupError::StepFailed { .. } => {
                 (ExitCode::Failed, Some("replctl promote again goes on from what is there".to_owned()))
             }
+            GroupError::NotRunning { node } => (ExitCode::Failed, Some(format!("replctl start {node}"))),
             GroupError::NoLivingMaster(diagnosis) => (ExitCode::Failed, diagnosis.hint()),
             GroupError::State(_)
             | GroupError::Io(_)

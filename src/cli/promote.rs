@@ -89,7 +89,7 @@ impl PromoteArgs {
     }
 }
 
-fn show_nothing_to_do(master: &str, context: &Context<'_>) -> ExitCode {
+pub(super) fn show_nothing_to_do(master: &str, context: &Context<'_>) -> ExitCode {
     match context.printer.is_json() {
         true => context.printer.object(&json!({ "nothing_to_do": true, "master": master })),
         false => context.printer.data(format_args!("nothing to do: {master} is the master already")),
@@ -97,7 +97,7 @@ fn show_nothing_to_do(master: &str, context: &Context<'_>) -> ExitCode {
     ExitCode::Done
 }
 
-fn show_plan(plan: &FailoverPlan, context: &Context<'_>) {
+pub(super) fn show_plan(plan: &FailoverPlan, context: &Context<'_>) {
     let ranked = plan.ranked.iter().map(|one| {
         let verdict = if one.node == plan.candidate { "is promoted" } else { "could be promoted" };
         vec![one.node.clone(), one.offset.to_string(), one.priority.to_string(), verdict.to_owned()]
@@ -112,7 +112,7 @@ fn show_plan(plan: &FailoverPlan, context: &Context<'_>) {
     context.printer.data(format_args!("\n{}\n\nlost: {}", steps.join("\n"), plan.loss));
 }
 
-fn show_report(group: &Group, report: &FailoverReport, context: &Context<'_>) {
+pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Context<'_>) {
     let printer = context.printer;
     for rejected in &report.plan.rejected {
         printer.note(format_args!("{} could not be promoted: {}", rejected.node, rejected.reason));

@@ -44,6 +44,11 @@ impl Status {
         Self { diagnosis: diagnose(&view), group, view }
     }
 
+    /// The group.
+    pub fn into_group(self) -> Group {
+        self.group
+    }
+
     /// Prints it. Ends in [`ExitCode::Incomplete`] unless all is as it is meant to be.
     pub fn show(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let hint = self.diagnosis.hint();

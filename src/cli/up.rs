@@ -68,7 +68,7 @@ impl UpArgs {
     }
 }
 
-fn show_plan(plan: &LaunchPlan, context: &Context<'_>) {
+pub(super) fn show_plan(plan: &LaunchPlan, context: &Context<'_>) {
     if context.printer.is_json() {
         return context.printer.object(&json!({ "plan": plan }));
     }

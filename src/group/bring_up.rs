@@ -15,7 +15,7 @@
 //!
 //! What fails ends everything that this run has started; what it has found running stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ use super::diagnosis::{Diagnosis, diagnose};
 use super::links::{ReplicasOf, await_link, watch_replicas};
 use super::stop::end_processes;
 use super::view::observe;
-use super::{Group, GroupError, GroupView, endpoint};
+use super::{Group, GroupError, GroupView, Refusal, endpoint};
 use crate::event::{Event, Recorder};
 use crate::process::{
     Durability, GroupDir, Listeners, LiveProcess, Program, RunNode, RunProcess, RunState, Started, free_ports,
@@ -54,7 +54,12 @@ pub struct LaunchPlan {
     /// Per node, in topology order.
     pub actions: Vec<Action>,
     #[serde(skip)]
+    command: &'static str,
+    #[serde(skip)]
     run: RunState,
+    /// The nodes whose links are waited for, and those above them.
+    #[serde(skip)]
+    linked: BTreeSet<String>,
     /// Every engine that is needed, with its program.
     #[serde(skip)]
     programs: Vec<(Engine, Program)>,
@@ -82,19 +87,71 @@ impl LaunchPlan {
     /// data by older.
     pub async fn new(dir: &GroupDir, topology: &Topology, force: bool) -> Result<Self, GroupError> {
         let wished = wished_state(dir.name(), topology);
-        let mut run = match dir.run_state()? {
+        let run = match dir.run_state()? {
             None => wished,
             Some(last) => resume(Group { dir: dir.clone(), run: last }, wished, force).await?,
         };
-        let programs = find_programs(&run)?;
-        assign_ports(&mut run)?;
-        let actions = run.nodes.iter().map(|node| Action {
+        let names = |nodes: &mut dyn Iterator<Item = &RunNode>| nodes.map(|node| node.name.clone()).collect();
+        let alive = names(&mut run.nodes.iter().filter(|node| node.process.is_some()));
+        let all = names(&mut run.nodes.iter());
+        Self::of_nodes("up", run, &all, &alive)
+    }
+
+    /// Decides how to start single nodes of a group, in the roles that they have in it now: who was the master and is not
+    /// any more comes back as a replica, before it can take a write.
+    ///
+    /// # Errors
+    /// There is no such node; or one is still the master, and its replicas live: with less than they have it would make
+    /// them lose the difference.
+    pub async fn start(group: Group, nodes: &[String], force: bool) -> Result<Self, GroupError> {
+        if let Some(unknown) = nodes.iter().find(|name| group.run.node(name).is_none()) {
+            return Err(Refusal::NoSuchNode(unknown.clone()).into());
+        }
+        let (view, _) = observe(&group).await?;
+        let is_alive = |name: &str| view.node(name).is_some_and(|seen| seen.is_alive());
+        let mut run = group.run;
+        // What is known of others that have ended is kept: a promotion asks for it.
+        for node in run.nodes.iter_mut().filter(|node| nodes.contains(&node.name)) {
+            node.process = node.process.take().filter(|_| is_alive(&node.name));
+        }
+        let alive: BTreeSet<String> =
+            run.nodes.iter().filter(|node| is_alive(&node.name)).map(|node| node.name.clone()).collect();
+        let master = run.master().name.clone();
+        if nodes.contains(&master) && !alive.is_empty() && !alive.contains(&master) && !force {
+            return Err(GroupError::Unsafe {
+                reason: format!(
+                    "{master} is the master and its replicas live: if it came back with less than they have, they would lose it"
+                ),
+                hint: format!("replctl promote, then start {master} as a replica; --force starts it as the master"),
+            });
+        }
+        Self::of_nodes("start", run, &nodes.iter().cloned().collect(), &alive)
+    }
+
+    /// Starts those of `nodes` that are not alive.
+    fn of_nodes(
+        command: &'static str,
+        mut run: RunState,
+        nodes: &BTreeSet<String>,
+        alive: &BTreeSet<String>,
+    ) -> Result<Self, GroupError> {
+        let starts = |node: &RunNode| nodes.contains(&node.name) && !alive.contains(&node.name);
+        let programs = find_programs(run.nodes.iter().filter(|node| starts(node)))?;
+        assign_ports(&mut run, starts)?;
+        let takes_part = |node: &RunNode| alive.contains(&node.name) || nodes.contains(&node.name);
+        let above = |node: &RunNode| -> Option<Vec<String>> {
+            let chain = std::iter::successors(Some(node), |node| run.upstream_of(node));
+            chain.map(|node| takes_part(node).then(|| node.name.clone())).collect()
+        };
+        // Who is cut off from the master is started all the same, and its link not waited for.
+        let linked = run.nodes.iter().filter(|node| nodes.contains(&node.name)).filter_map(above).flatten().collect();
+        let actions = run.nodes.iter().filter(|node| nodes.contains(&node.name)).map(|node| Action {
             node: node.name.clone(),
             port: node.port,
             upstream: node.upstream.clone(),
             is_adopted: node.process.is_some(),
         });
-        Ok(Self { group: run.group.clone(), actions: actions.collect(), run, programs })
+        Ok(Self { group: run.group.clone(), actions: actions.collect(), command, linked, programs, run })
     }
 }
 
@@ -124,7 +181,7 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
     let is_running = view.nodes.iter().any(|node| node.is_alive());
     if !is_same_wish(&last.run, &wished) {
         if is_running {
-            return Err(GroupError::UnsafeUp {
+            return Err(GroupError::Unsafe {
                 reason: format!("a group {} runs that was started from another topology", wished.group),
                 hint: "replctl down ends it; or give this topology another name".to_owned(),
             });
@@ -159,7 +216,7 @@ fn is_same_wish(last: &RunState, wished: &RunState) -> bool {
 fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result<RunState, GroupError> {
     let (was, becomes) = (&last.master().name, &wished.master().name);
     if was != becomes && !force {
-        return Err(GroupError::UnsafeUp {
+        return Err(GroupError::Unsafe {
             reason: format!(
                 "{was} was the master last, and the topology makes {becomes} the master: its older data would replace {was}'s"
             ),
@@ -183,7 +240,7 @@ fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
         | Diagnosis::ReplicasUnreachable { .. }
         | Diagnosis::ReplicasNeverSynced { .. }
         | Diagnosis::LinksDown { .. } => Ok(()),
-        _ => Err(GroupError::UnsafeUp {
+        _ => Err(GroupError::Unsafe {
             reason: diagnosis.to_string(),
             hint: diagnosis.hint().unwrap_or_else(|| "replctl status".to_owned()),
         }),
@@ -192,23 +249,23 @@ fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
 
 /// Gives every node its port: the topology's, or the one it had, or a free one. A topology's port that somebody else
 /// holds is an error; one that was chosen by the system is chosen anew.
-fn assign_ports(run: &mut RunState) -> Result<(), GroupError> {
+fn assign_ports(run: &mut RunState, starts: impl Fn(&RunNode) -> bool) -> Result<(), GroupError> {
     let listeners = Listeners::read();
-    for node in run.nodes.iter_mut().filter(|node| node.process.is_none() && node.port != 0) {
+    for node in run.nodes.iter_mut().filter(|node| starts(node) && node.port != 0) {
         let Some(stranger) = listeners.on(node.port) else { continue };
         if node.wished_port.is_some() {
             return Err(GroupError::PortTaken { node: node.name.clone(), stranger });
         }
         node.port = 0;
     }
-    let mut free = free_ports(run.nodes.iter().filter(|node| node.port == 0).count())?.into_iter();
-    for node in run.nodes.iter_mut().filter(|node| node.port == 0) {
+    let mut free = free_ports(run.nodes.iter().filter(|node| starts(node) && node.port == 0).count())?.into_iter();
+    for node in run.nodes.iter_mut().filter(|node| starts(node) && node.port == 0) {
         node.port = free.next().expect("as many as are missing");
     }
     Ok(())
 }
 
-/// Starts what the plan says and waits until every replica is linked and has caught up. Returns the group.
+/// Starts what the plan says and waits until every replica in it is linked and has caught up. Returns the group.
 ///
 /// # Errors
 /// A server dies, or not all is there within `limit`, or the user interrupts: then everything that this run started has been
@@ -219,16 +276,19 @@ pub async fn up(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<Group, GroupError> {
-    recorder.record(Event::Began { command: "up".to_owned() })?;
+    let command = plan.command.to_owned();
+    recorder.record(Event::Began { command: command.clone() })?;
+    let names: BTreeSet<String> = plan.actions.iter().map(|action| action.node.clone()).collect();
     let launch = Arc::new(Launch {
         dir,
         run: Mutex::new(plan.run),
+        linked: plan.linked,
         started: Mutex::default(),
         programs: plan.programs,
         display: recorder.display(),
     });
     let result = tokio::select! {
-        result = launch.run_all(limit) => result,
+        result = launch.run_all(names, limit) => result,
         () = interruption() => Err(GroupError::Interrupted),
     };
     let result = match result {
@@ -239,14 +299,14 @@ pub async fn up(
         }
     };
     let error = result.as_ref().err().map(ToString::to_string);
-    recorder.record(Event::Finished { command: "up".to_owned(), error })?;
+    recorder.record(Event::Finished { command, error })?;
     result.map(|()| Group { dir: launch.dir.clone(), run: launch.run().clone() })
 }
 
 /// Every engine's program once.
-fn find_programs(run: &RunState) -> Result<Vec<(Engine, Program)>, GroupError> {
+fn find_programs<'a>(starts: impl Iterator<Item = &'a RunNode>) -> Result<Vec<(Engine, Program)>, GroupError> {
     let mut programs: Vec<(Engine, Program)> = Vec::new();
-    for node in run.nodes.iter().filter(|node| node.process.is_none()) {
+    for node in starts {
         if programs.iter().all(|(engine, _)| *engine != node.engine) {
             let program =
                 Program::find(&node.engine).map_err(|source| GroupError::Engine { node: node.name.clone(), source })?;
@@ -284,6 +344,8 @@ type Stages = BTreeMap<String, watch::Sender<Stage>>;
 struct Launch {
     dir: GroupDir,
     run: Mutex<RunState>,
+    /// The nodes whose links are waited for, and those above them.
+    linked: BTreeSet<String>,
     /// What this run started, to be ended if it fails.
     started: Mutex<BTreeMap<String, Started>>,
     programs: Vec<(Engine, Program)>,
@@ -303,8 +365,8 @@ impl Launch {
         self.run().node(name).expect("tasks are named after nodes").clone()
     }
 
-    async fn run_all(self: &Arc<Self>, limit: Duration) -> Result<(), GroupError> {
-        let names: Vec<String> = self.run().nodes.iter().map(|node| node.name.clone()).collect();
+    async fn run_all(self: &Arc<Self>, mut names: BTreeSet<String>, limit: Duration) -> Result<(), GroupError> {
+        names.extend(self.linked.iter().cloned());
         let stages: Stages = names.iter().map(|name| (name.clone(), watch::Sender::new(Stage::Starting))).collect();
         let stages = Arc::new(stages);
         let versions = self.spawn_version_checks();
@@ -332,7 +394,7 @@ impl Launch {
     /// One node, from nothing (or from what runs) to linked.
     async fn bring_up(&self, name: &str, stages: &Stages) -> Result<(), GroupError> {
         let node = self.node(name);
-        let upstream = node.upstream.clone();
+        let upstream = node.upstream.clone().filter(|_| self.linked.contains(name));
         if let Some(upstream) = upstream.as_ref().filter(|_| starts_after_its_upstream(&node)) {
             await_linked(stages, upstream).await;
         }
@@ -490,6 +552,9 @@ impl Launch {
     /// Notes the history that the whole group now shares, and makes the run state durable.
     async fn remember_whole(&self) -> Result<(), GroupError> {
         let master = self.run().master().clone();
+        if !self.linked.contains(&master.name) {
+            return Ok(self.dir.save_run_state(&self.run(), Durability::Disk)?);
+        }
         let replication = async { ping(&master).await?.replication().await }.await;
         let replication = replication.map_err(|source| GroupError::Wire { node: master.name, source })?;
         let mut run = self.run();

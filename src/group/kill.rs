@@ -60,7 +60,11 @@ fn offsets(view: &GroupView) -> BTreeMap<String, u64> {
 /// # Errors
 /// It cannot be killed.
 pub async fn kill_master(plan: KillPlan, recorder: &mut Recorder) -> Result<KillReport, GroupError> {
-    recorder.record(Event::MasterKilled { node: plan.master.clone(), offsets: plan.offsets.clone() })?;
+    recorder.record(Event::MasterKilled {
+        node: plan.master.clone(),
+        process: plan.process.clone(),
+        offsets: plan.offsets.clone(),
+    })?;
     let began = Instant::now();
     end_processes(vec![(plan.master.clone(), plan.process.clone())], None).await?;
     let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);

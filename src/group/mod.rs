@@ -6,7 +6,8 @@
 //!                                                     FailoverPlan::new --promote--> FailoverReport
 //! ```
 //!
-//! [`diagnose`] and [`FailoverPlan::new`] are pure; [`up`], [`promote`], [`kill_master`] and [`down`] are where things
+//! [`diagnose`], [`FailoverPlan::new`] and [`FailoverPlan::switchover`] are pure; [`up`], [`promote`], [`switchover`],
+//! [`kill_master`] and [`down`] are where things
 //! happen. Nothing here prints: what happens goes out as [`Event`]s.
 
 mod bring_up;
@@ -16,6 +17,9 @@ mod kill;
 mod links;
 mod plan;
 mod promotion;
+mod repoint;
+mod restart;
+mod signal;
 mod stop;
 mod view;
 
@@ -31,7 +35,10 @@ pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use journal::{Journal, JournalEntry, recent};
 pub use kill::{KillPlan, KillReport, kill_master};
 pub use plan::{FailoverPlan, Ineligible, LossEstimate, Policy, Ranked, Refusal, Rejected, Step};
-pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last};
+pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
+pub use repoint::{RepointPlan, RepointReport, repoint};
+pub use restart::{end_nodes, restart_order};
+pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_strays, living};
 pub use view::{Answer, Clients, GroupView, NodeView, observe};
 
@@ -64,9 +71,9 @@ pub enum GroupError {
     /// A promotion is not called for, or could do harm.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Starting the group could do harm.
+    /// Starting a node or the group could do harm.
     #[error("{reason}")]
-    UnsafeUp {
+    Unsafe {
         /// What could happen.
         reason: String,
         /// What to do instead.
@@ -122,6 +129,12 @@ pub enum GroupError {
     /// A process did not end.
     #[error("{} did not end", listed(.0))]
     StillAlive(Vec<String>),
+    /// A node is not there to be signalled.
+    #[error("{node} does not run")]
+    NotRunning {
+        /// The node.
+        node: String,
+    },
     /// There is no living master to kill.
     #[error("no master lives: {0}")]
     NoLivingMaster(Diagnosis),
@@ -147,20 +160,17 @@ impl Group {
         }
     }
 
-    /// The offset at which the master was seen just before `kill-master` ended it, unless the group changed since.
+    /// The offset at which the master was seen just before `kill-master` ended the process that it still has.
     fn offset_before_kill(&self) -> Result<Option<u64>, GroupError> {
+        let master = self.run.master();
+        let Some(present) = &master.process else { return Ok(None) };
         let entries = recent(&self.dir.journal_file())?;
-        Ok(entries.iter().rev().find_map(|entry| offset_of_kill(&entry.event, &self.run.master().name)).flatten())
-    }
-}
-
-/// `Some(None)` for an event after which earlier kills say nothing any more.
-fn offset_of_kill(event: &Event, master: &str) -> Option<Option<u64>> {
-    match event {
-        Event::MasterKilled { node, offsets } if node == master => Some(offsets.get(node).copied()),
-        Event::MasterKilled { .. } | Event::Promoted { .. } => Some(None),
-        Event::Began { command } if command == "up" => Some(None),
-        _ => None,
+        Ok(entries.iter().rev().find_map(|entry| match &entry.event {
+            Event::MasterKilled { node, process, offsets } if *process == present.identity => {
+                offsets.get(node).copied()
+            }
+            _ => None,
+        }))
     }
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::diagnosis::{Diagnosis, diagnose, listed};
 use super::view::{Answer, GroupView, NodeView};
-use crate::wire::{Replication, ReplicationId};
+use crate::wire::{Link, Replication, ReplicationId};
 
 /// What a promotion may do.
 #[derive(Debug, Clone, Default)]
@@ -154,6 +154,21 @@ pub enum Step {
         /// The replicas whose link still looked up.
         nodes: Vec<String>,
     },
+    /// Let the candidate follow the master itself: it can only hand over to one that it feeds.
+    Attach {
+        /// The candidate.
+        node: String,
+        /// The master.
+        to: String,
+    },
+    /// Let the master hold back its writes until the candidate has everything, become its replica, and the candidate the
+    /// master: the two exchange roles by themselves (`FAILOVER`), and at no moment do both take writes.
+    HandOver {
+        /// The master.
+        from: String,
+        /// The candidate.
+        to: String,
+    },
     /// Make the candidate a master.
     Promote {
         /// The candidate.
@@ -183,6 +198,8 @@ impl fmt::Display for Step {
         match self {
             Self::Fence { node } => write!(out, "fence {node}"),
             Self::AwaitDrain { nodes } => write!(out, "let {} read to the end of the stream", listed(nodes)),
+            Self::Attach { node, to } => write!(out, "let {node} follow {to} directly"),
+            Self::HandOver { from, to } => write!(out, "hand over from {from} to {to}"),
             Self::Promote { node } => write!(out, "promote {node}"),
             Self::Confirm { node } => write!(out, "confirm that {node} takes writes"),
             Self::Repoint { nodes, to } => write!(out, "let {} follow {to}", listed(nodes)),
@@ -248,6 +265,12 @@ pub enum Refusal {
         /// That node.
         master: String,
     },
+    /// A master cannot hand over while something is wrong with the group.
+    #[error("a switchover needs a whole group, and this one is not: {diagnosis}")]
+    NotWhole {
+        /// What is wrong.
+        diagnosis: Diagnosis,
+    },
     /// The promotion would lose, or may lose, more than is allowed.
     #[error("it would lose more than max-loss ({max_bytes} bytes) allows: {loss}")]
     TooMuchLoss {
@@ -278,6 +301,7 @@ impl Refusal {
             Self::WantedIneligible { .. } => "replctl promote --dry-run shows who can be promoted".to_owned(),
             Self::WantedBehind { best, .. } => format!("promote {best}, or give up these bytes with --force"),
             Self::AlreadyMoved { master } => format!("replctl promote {master} lets the others follow it"),
+            Self::NotWhole { diagnosis } => diagnosis.hint().unwrap_or_else(|| "replctl status".to_owned()),
             Self::TooMuchLoss { .. } => "--force accepts the loss".to_owned(),
         }
     }
@@ -309,6 +333,60 @@ impl FailoverPlan {
             Situation::Lost(old) => Self::replace(view, old, policy),
             Situation::Taken { old, new } => Self::complete(view, old, new, policy),
         }
+    }
+
+    /// Decides on a planned change: the master hands over to a replica, and nothing is lost.
+    ///
+    /// # Errors
+    /// The group is not whole, or there is no node to hand over to. With force, replicas that could not follow anyway are
+    /// left behind.
+    pub fn switchover(view: &GroupView, policy: &Policy) -> Result<Self, Refusal> {
+        if let Some(unknown) = policy.wanted.as_ref().filter(|wanted| view.node(wanted).is_none()) {
+            return Err(Refusal::NoSuchNode(unknown.clone()));
+        }
+        let old = view.meant_master();
+        let diagnosis = diagnose(view);
+        let only_replicas_suffer = matches!(
+            diagnosis,
+            Diagnosis::OrphanedReplicas { .. }
+                | Diagnosis::ReplicasUnreachable { .. }
+                | Diagnosis::ReplicasNeverSynced { .. }
+                | Diagnosis::LinksDown { .. }
+        );
+        if !(diagnosis.is_healthy() || policy.force && only_replicas_suffer) {
+            return Err(Refusal::NotWhole { diagnosis });
+        }
+        if policy.wanted.as_ref() == Some(&old.name) {
+            return Err(Refusal::MasterAlive { master: old.name.clone() });
+        }
+        let master = &old.report().expect("the master of a group that works has answered").replication;
+        let others = view.nodes.iter().filter(|node| node.name != old.name);
+        let (mut ranked, rejected) = rank(others.filter(|node| is_linked(node)), Some(&master.replid));
+        // All will have the same, so what was wished for counts first.
+        ranked.sort_by_key(|one| one.priority);
+        let Some(best) = ranked.first() else { return Err(Refusal::NoCandidate { rejected }) };
+        let candidate = match &policy.wanted {
+            Some(wanted) => choose_wanted(wanted, old, &ranked, &rejected, true)?,
+            None => best,
+        };
+        let candidate = view.node(&candidate.node).expect("a ranked node is in the view");
+        let upstreams = upstreams_after(view, old, candidate);
+        Ok(Self {
+            group: view.group.clone(),
+            old_master: old.name.clone(),
+            candidate: candidate.name.clone(),
+            lineage: master.replid.clone(),
+            loss: LossEstimate {
+                master_offset: Some(master.offset),
+                survivor_offset: master.offset,
+                // It gets what it lacks before it takes over.
+                candidate_offset: master.offset,
+            },
+            steps: switchover_steps(view, old, candidate, &upstreams),
+            ranked,
+            rejected,
+            upstreams,
+        })
     }
 
     fn replace(view: &GroupView, old: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
@@ -531,6 +609,26 @@ fn steps(view: &GroupView, old: &NodeView, candidate: &NodeView, upstreams: &BTr
     steps
 }
 
+fn switchover_steps(
+    view: &GroupView,
+    old: &NodeView,
+    candidate: &NodeView,
+    upstreams: &BTreeMap<String, String>,
+) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let (from, to) = (old.name.clone(), candidate.name.clone());
+    if view.followed_by(candidate).is_none_or(|followed| followed.name != old.name) {
+        steps.push(Step::Attach { node: to.clone(), to: from.clone() });
+    }
+    steps.push(Step::HandOver { from, to: to.clone() });
+    steps.push(Step::Confirm { node: to });
+    let follows = |node: &NodeView| node.report().is_some() && node.name != candidate.name;
+    // The old master follows by itself once it has handed over.
+    steps.extend(repoints(view, candidate, upstreams, |node| follows(node) && node.name != old.name));
+    steps.push(Step::ConfirmLinks { nodes: names(view, follows) });
+    steps
+}
+
 /// Who does not follow the right node yet, by that node, the candidate first.
 fn repoints(
     view: &GroupView,
@@ -550,6 +648,10 @@ fn repoints(
         .collect()
 }
 
+fn is_linked(node: &NodeView) -> bool {
+    node.report().and_then(|report| report.replication.upstream()).is_none_or(|upstream| upstream.link == Link::Up)
+}
+
 fn is_replica(node: &NodeView) -> bool {
     node.report().is_some_and(|report| !report.replication.is_master())
 }
@@ -559,4 +661,4 @@ fn names(view: &GroupView, is_meant: impl Fn(&NodeView) -> bool) -> Vec<String> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

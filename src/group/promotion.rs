@@ -5,6 +5,7 @@
 //! the plan only completes what is missing. The run state names the new master as soon as it is one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -26,6 +27,8 @@ use crate::wire::{NodeClient, WireError};
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a promoted node may take to accept its first write.
 const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the exchange of roles may take after the replica has caught up.
+const HAND_OVER_GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at a node that is about to be where it should.
 const POLL_EVERY: Duration = Duration::from_millis(1);
 /// How often a plan that no longer fits what is seen is made anew.
@@ -47,6 +50,9 @@ pub struct FailoverReport {
     /// From the command's start to the first write that the new master accepted, in microseconds. `None`: it accepted none
     /// (it may be waiting for `min-replicas-to-write`).
     pub first_write_us: Option<u64>,
+    /// For how long nobody took writes: from the order to hand over to the first write that the new master accepted, in
+    /// microseconds. `None` unless the old master handed over.
+    pub write_pause_us: Option<u64>,
     /// From the command's start to the last confirmed link, in microseconds.
     pub took_us: u64,
     /// The steps, in order.
@@ -112,7 +118,7 @@ pub async fn promote(
         recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
         let mut promotion = Promotion::new(&plan, group, clients, began, limit, recorder);
         match promotion.execute(&view).await {
-            Ok(()) => return promotion.report(plan.clone(), view).await,
+            Ok(()) => return promotion.report("promote", plan.clone(), view).await,
             Err(Stop::Failed(error)) => {
                 recorder.record(Event::Finished { command: "promote".to_owned(), error: Some(error.to_string()) })?;
                 return Err(error);
@@ -123,6 +129,33 @@ pub async fn promote(
     let reason = format!("the replicas kept changing over {PLANS_MAX} plans");
     let step = Step::AwaitDrain { nodes: view.nodes.iter().map(|node| node.name.clone()).collect() };
     Err(GroupError::StepFailed { step, reason })
+}
+
+/// Exchanges the roles of a master that works and a replica: observes, decides, executes, observes again. `patience` is how
+/// long the master may hold back its writes for the replica to catch up.
+///
+/// # Errors
+/// As [`promote`]; where the hand-over itself fails, the master is the master as before.
+pub async fn switchover(
+    group: &mut Group,
+    policy: &Policy,
+    began: Instant,
+    (patience, limit): (Duration, Duration),
+    recorder: &mut Recorder,
+) -> Result<FailoverReport, GroupError> {
+    let (view, clients) = observe(group).await?;
+    let plan = FailoverPlan::switchover(&view, policy)?;
+    recorder.record(Event::Began { command: "switchover".to_owned() })?;
+    recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
+    let mut switchover = Promotion::new(&plan, group, clients, began, limit, recorder);
+    switchover.patience = patience;
+    let error = match switchover.execute(&view).await {
+        Ok(()) => return switchover.report("switchover", plan.clone(), view).await,
+        Err(Stop::Failed(error)) => error,
+        Err(Stop::Stale) => unreachable!("only a drain makes a plan stale, and a switchover has none"),
+    };
+    recorder.record(Event::Finished { command: "switchover".to_owned(), error: Some(error.to_string()) })?;
+    Err(error)
 }
 
 /// The node that the last promotion made the master, if nothing replaced it since.
@@ -147,6 +180,9 @@ struct Promotion<'a> {
     recorder: &'a mut Recorder,
     steps: Vec<StepReport>,
     first_write: Option<Duration>,
+    /// How long a master may hold back its writes, and since when it does.
+    patience: Duration,
+    handed_over: Option<Duration>,
     missing: Vec<String>,
     log_marks: BTreeMap<String, u64>,
     /// The replicas that were still reading what the old master had sent.
@@ -172,6 +208,8 @@ impl<'a> Promotion<'a> {
             recorder,
             steps: Vec::new(),
             first_write: None,
+            patience: Duration::ZERO,
+            handed_over: None,
             missing: Vec::new(),
             log_marks: BTreeMap::new(),
             draining: Vec::new(),
@@ -186,6 +224,8 @@ impl<'a> Promotion<'a> {
             match &step {
                 Step::Fence { node } => self.fence(view, node).await?,
                 Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
+                Step::Attach { node, to } => self.attach(&step, node, to).await?,
+                Step::HandOver { from, to } => self.hand_over(&step, from, to).await?,
                 Step::Promote { node } => self.promote(&step, node).await?,
                 Step::Confirm { node } => self.confirm(&step, node).await?,
                 Step::Repoint { nodes, to } => self.repoint(view, nodes, to).await?,
@@ -229,6 +269,64 @@ impl<'a> Promotion<'a> {
         let of_candidate = offsets.iter().find(|(is_candidate, _)| *is_candidate).map_or(0, |(_, offset)| *offset);
         let is_overtaken = offsets.iter().any(|(_, offset)| *offset > of_candidate);
         if was_best && is_overtaken { Err(Stop::Stale) } else { Ok(()) }
+    }
+
+    async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
+        let (replica, master) = (self.client(node)?.clone(), self.client(to)?.clone());
+        let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
+        replica.command(&["REPLICAOF", "127.0.0.1", &port]).await.map_err(|error| failed(step, &error))?;
+        let display = self.recorder.display();
+        let link = await_link(node, &replica, watch_replicas(master), &display);
+        let linked = tokio::time::timeout(self.limit, link).await;
+        linked.unwrap_or(Err(WireError::Silent(self.limit))).map_err(|error| failed(step, &error))?;
+        Ok(())
+    }
+
+    /// Nobody writes until the replica has everything; then master and replica exchange their roles by themselves. `FAILOVER`
+    /// alone would do all of it, but a replica's word that it has everything may be a second old; so it is asked, and the
+    /// exchange is then ordered without waiting for that word. The pause ends by itself should this program end before.
+    async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
+        let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
+        self.handed_over = Some(self.began.elapsed());
+        let exchanged = self.exchange_roles(&old, &new).await;
+        if exchanged.is_err() {
+            // Without effect where it has not come so far, or is done.
+            let _ = old.command(&["FAILOVER", "ABORT"]).await;
+        }
+        // A replica refuses writes at once; a pause would only hold them back.
+        let _ = old.command(&["CLIENT", "UNPAUSE"]).await;
+        let Err(reason) = exchanged else { return Ok(()) };
+        let state = match old.replication().await {
+            Ok(own) if own.is_master() => format!("{from} is the master as before"),
+            _ => format!("{from} is no master now"),
+        };
+        Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason: format!("{to} {reason}; {state}") }))
+    }
+
+    async fn exchange_roles(&self, old: &NodeClient, new: &NodeClient) -> Result<(), String> {
+        let words = |error: WireError| format!("could not take over: {error}");
+        let deadline = Instant::now() + self.patience;
+        let pause_ms = (self.patience + HAND_OVER_GRACE).as_millis().to_string();
+        old.command(&["CLIENT", "PAUSE", &pause_ms, "WRITE"]).await.map_err(words)?;
+        let end = old.replication().await.map_err(words)?;
+        while new.replication().await.map_err(words)?.offset < end.offset {
+            if Instant::now() > deadline {
+                return Err(format!("did not catch up within {} ms", self.patience.as_millis()));
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+        let replica = end.replicas.iter().find(|one| one.port == new.port());
+        let (host, port) = (replica.map_or("127.0.0.1", |one| &one.host), new.port().to_string());
+        old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", "1"]).await.map_err(words)?;
+        let deadline = Instant::now() + HAND_OVER_GRACE;
+        while !new.replication().await.map_err(words)?.is_master() {
+            let own = old.replication().await.map_err(words)?;
+            if Instant::now() > deadline || own.is_master() && !own.is_handing_over {
+                return Err("did not take over".to_owned());
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+        Ok(())
     }
 
     /// One write, three answers: the order, what the node then is, and whether it takes a write.
@@ -361,7 +459,12 @@ impl<'a> Promotion<'a> {
         linked
     }
 
-    async fn report(mut self, plan: FailoverPlan, before: GroupView) -> Result<FailoverReport, GroupError> {
+    async fn report(
+        mut self,
+        command: &str,
+        plan: FailoverPlan,
+        before: GroupView,
+    ) -> Result<FailoverReport, GroupError> {
         let took_us = micros(self.began.elapsed());
         if self.first_write.is_none()
             && let Some(client) = self.clients.get(&plan.candidate).cloned()
@@ -377,13 +480,17 @@ impl<'a> Promotion<'a> {
         }
         let (after, _) = observe(self.group).await?;
         let resyncs = self.resyncs(&before, &after);
-        self.recorder.record(Event::Finished { command: "promote".to_owned(), error: None })?;
+        self.recorder.record(Event::Finished { command: command.to_owned(), error: None })?;
         Ok(FailoverReport {
             diagnosis_after: diagnose(&after),
             plan,
             before,
             after,
             first_write_us: self.first_write.map(micros),
+            write_pause_us: self
+                .first_write
+                .zip(self.handed_over)
+                .map(|(first, ordered)| micros(first.saturating_sub(ordered))),
             took_us,
             steps: self.steps,
             resyncs,
@@ -395,7 +502,8 @@ impl<'a> Promotion<'a> {
     /// tells which kind it got.
     fn resyncs(&self, before: &GroupView, after: &GroupView) -> BTreeMap<String, Resync> {
         let linked = self.plan.upstreams.iter().filter(|(name, _)| {
-            self.clients.contains_key(*name) && !self.missing.contains(name) && **name != self.plan.old_master
+            let follows = **name != self.plan.old_master || self.handed_over.is_some();
+            self.clients.contains_key(*name) && !self.missing.contains(name) && follows
         });
         let served_full = |upstream: &str| {
             let count = |view: &GroupView| view.node(upstream)?.report().map(|report| report.sync_full);
@@ -405,27 +513,30 @@ impl<'a> Promotion<'a> {
             .map(|(name, upstream)| {
                 let resync = match served_full(upstream) {
                     Some(false) => Resync::Partial,
-                    _ => self.resync_by_log(name),
+                    _ => self
+                        .log_marks
+                        .get(name)
+                        .map_or(Resync::Unknown, |mark| resync_by_log(&self.group.dir.log_file(name), *mark)),
                 };
                 (name.clone(), resync)
             })
             .collect()
     }
 
-    fn resync_by_log(&self, name: &str) -> Resync {
-        let Some(mark) = self.log_marks.get(name) else { return Resync::Unknown };
-        let text = text_since(&self.group.dir.log_file(name), *mark).to_lowercase();
-        if text.contains("full resync from") {
-            Resync::Full
-        } else if text.contains("partial resynchronization") {
-            Resync::Partial
-        } else {
-            Resync::Unknown
-        }
-    }
-
     fn client(&self, node: &str) -> Result<&NodeClient, GroupError> {
         self.clients.get(node).ok_or_else(|| wire(node, WireError::Closed))
+    }
+}
+
+/// How a replica came to its upstream, by what its log says after `mark`.
+pub fn resync_by_log(log: &Path, mark: u64) -> Resync {
+    let text = text_since(log, mark).to_lowercase();
+    if text.contains("full resync from") {
+        Resync::Full
+    } else if text.contains("partial resynchronization") {
+        Resync::Partial
+    } else {
+        Resync::Unknown
     }
 }
 

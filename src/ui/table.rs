@@ -119,6 +119,9 @@ pub fn failover(report: &FailoverReport) -> String {
     let mut rows: Vec<Vec<String>> =
         report.steps.iter().map(|step| vec![step.step.to_string(), milliseconds(step.took_us)]).collect();
     rows.push(vec!["from start to first accepted write".to_owned(), or_none(report.first_write_us.map(milliseconds))]);
+    if let Some(pause) = report.write_pause_us {
+        rows.push(vec!["nobody took writes for".to_owned(), milliseconds(pause)]);
+    }
     rows.push(vec!["from start to last link".to_owned(), milliseconds(report.took_us)]);
     plain(&["step", ">took"], rows)
 }

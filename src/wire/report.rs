@@ -87,6 +87,8 @@ pub struct Replication {
     pub offset: u64,
     /// `replica-priority`: lower is promoted first, 0 never.
     pub priority: u32,
+    /// It is about to exchange roles with one of its replicas (`master_failover_state`).
+    pub is_handing_over: bool,
     /// The replicas that are attached to this node.
     pub replicas: Vec<AttachedReplica>,
 }
@@ -147,6 +149,8 @@ pub enum Link {
 /// A replica as its upstream sees it: the `slaveN:` lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AttachedReplica {
+    /// The address that it is known by.
+    pub host: String,
     /// The port it listens on.
     pub port: u16,
     /// `online` once it takes the stream.
@@ -240,6 +244,7 @@ impl<'a> Info<'a> {
             former: self.former_history(),
             offset,
             priority: self.number("slave_priority").unwrap_or(100),
+            is_handing_over: self.get("master_failover_state").is_some_and(|state| state != "no-failover"),
             replicas: self.attached_replicas(),
         })
     }
@@ -313,6 +318,7 @@ impl<'a> Info<'a> {
 fn parse_attached(line: &str) -> Option<AttachedReplica> {
     let parts: HashMap<&str, &str> = line.split(',').filter_map(|part| part.split_once('=')).collect();
     Some(AttachedReplica {
+        host: parts.get("ip").map(|host| (*host).to_owned())?,
         port: parts.get("port")?.parse().ok()?,
         is_online: parts.get("state") == Some(&"online"),
         acknowledged_offset: parts.get("offset")?.parse().ok()?,

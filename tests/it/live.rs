@@ -1,7 +1,11 @@
 //! Groups of real processes for the tests: started in a fixture, ended when dropped, whatever happens.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -162,4 +166,57 @@ impl Drop for Live {
 pub fn kill(pid: u32, signal: &str) {
     let pid = pid.to_string();
     let _ = std::process::Command::new("kill").args(["-s", signal, &pid]).status();
+}
+
+/// Clients that write keys of their own without a pause, and go on to another node when one refuses.
+pub struct Writers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Writers {
+    /// `count` of them, on whichever of `ports` takes writes.
+    pub fn start(count: usize, ports: &[u16]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let write = |writer: usize| {
+            let (stop, ports) = (Arc::clone(&stop), ports.to_vec());
+            std::thread::spawn(move || {
+                let mut acknowledged = Vec::new();
+                for attempt in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    // Whatever ends it, a refusal or a broken connection, the next node is asked.
+                    let _ = write_to(ports[attempt % ports.len()], writer, &stop, &mut acknowledged);
+                }
+                acknowledged
+            })
+        };
+        Self { threads: (0..count).map(write).collect(), stop }
+    }
+
+    /// Ends them; returns the keys whose writes were acknowledged.
+    pub fn finish(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().expect("a writer does not panic")).collect()
+    }
+}
+
+fn write_to(port: u16, writer: usize, stop: &AtomicBool, acknowledged: &mut Vec<String>) -> std::io::Result<()> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    // A request that is held back for longer is given up: whether it was done is not known then.
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut answers = BufReader::new(stream.try_clone()?);
+    let mut requests = stream;
+    while !stop.load(Ordering::Relaxed) {
+        let key = format!("w{writer}:{}", acknowledged.len());
+        write!(requests, "SET {key} x\r\n")?;
+        let mut answer = String::new();
+        answers.read_line(&mut answer)?;
+        if answer != "+OK\r\n" {
+            return Ok(());
+        }
+        acknowledged.push(key);
+    }
+    Ok(())
 }

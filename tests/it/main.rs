@@ -4,7 +4,9 @@ mod by_hand;
 mod check;
 mod cli;
 mod live;
+mod nodes;
 mod promote;
+mod switchover;
 mod up;
 
 use std::ffi::OsStr;

@@ -8,11 +8,12 @@ use siphasher::sip::SipHasher13;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::instance::Instance;
-use crate::keyspace::{Deadline, EntryRef, ValueRef};
+use crate::keyspace::{Deadline, EntryRef};
 use crate::log::log;
 use crate::replication::History;
 use crate::resp::{Protocol, Reply};
 use crate::snapshot::{self, LoadError, Loader};
+use crate::value::ValueRef;
 
 pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
     if !context.instance.config.enable_debug_command.to(context.session.client.origin()) {
@@ -215,9 +216,25 @@ impl Digest {
     }
 
     fn of_value(value: ValueRef) -> Digest {
+        let mut digest = Digest::of_bytes(value.type_name().as_bytes());
         match value {
-            ValueRef::Str(bytes) => Digest::of_bytes(bytes),
+            ValueRef::Str(bytes) => digest.follow(Digest::of_bytes(bytes)),
+            ValueRef::List(list) => list.iter().for_each(|element| digest.follow(Digest::of_bytes(element.as_ref()))),
+            ValueRef::Hash(hash) => hash.iter().for_each(|(field, value)| {
+                digest.add(Digest::of_pair(field.as_ref(), value.as_ref()));
+            }),
+            ValueRef::Set(set) => set.iter().for_each(|member| digest.add(Digest::of_bytes(member.as_ref()))),
+            ValueRef::SortedSet(set) => set.iter().for_each(|(member, score)| {
+                digest.add(Digest::of_pair(member.as_ref(), &score.to_bits().to_le_bytes()));
+            }),
         }
+        digest
+    }
+
+    fn of_pair(first: &[u8], second: &[u8]) -> Digest {
+        let mut digest = Digest::of_bytes(first);
+        digest.follow(Digest::of_bytes(second));
+        digest
     }
 
     fn of_bytes(bytes: &[u8]) -> Digest {

@@ -22,8 +22,9 @@ pub use table::Command;
 
 use crate::client::Session;
 use crate::instance::Instance;
-use crate::keyspace::{EntryRef, Key, Keyspace};
+use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
 use crate::resp::{Reply, Span};
+use crate::value::{Aggregate, ValueRef};
 
 /// The error reply of a command, its code first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,8 @@ impl ErrorReply {
     const BAD_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is not an integer or out of range");
     const NEGATIVE_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is negative");
     const SAVE_IN_PROGRESS: ErrorReply = ErrorReply::new("ERR Background save already in progress");
+
+    const WRONG_TYPE: ErrorReply = ErrorReply::new("WRONGTYPE Operation against a key holding the wrong kind of value");
 
     const fn new(text: &'static str) -> Self {
         ErrorReply(Cow::Borrowed(text.as_bytes()))
@@ -82,6 +85,12 @@ impl ErrorReply {
     /// As it goes over the wire, without the leading `-`. It may quote what a client has sent, whatever that is.
     pub fn text(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl From<WrongType> for ErrorReply {
+    fn from(_: WrongType) -> Self {
+        ErrorReply::WRONG_TYPE
     }
 }
 
@@ -160,6 +169,27 @@ impl<'a> ReadContext<'a> {
     fn get(&self, key: Key) -> Option<EntryRef<'a>> {
         self.keyspace.get(self.db, key, self.expiry_ms)
     }
+
+    /// The list, hash, set or sorted set that the key holds, if there is one.
+    ///
+    /// # Errors
+    /// It holds another type.
+    fn value<A: Aggregate>(&self, key: Key) -> Result<Option<&'a A>> {
+        self.get(key).map(aggregate).transpose()
+    }
+}
+
+/// The value of an entry, which must be of this type.
+fn aggregate<'a, A: Aggregate>(entry: EntryRef<'a>) -> Result<&'a A> {
+    A::of(entry.value()).ok_or(ErrorReply::WRONG_TYPE)
+}
+
+/// The value of an entry, which must be a string.
+fn as_string(entry: EntryRef<'_>) -> Result<&[u8]> {
+    match entry.value() {
+        ValueRef::Str(bytes) => Ok(bytes),
+        _ => Err(ErrorReply::WRONG_TYPE),
+    }
 }
 
 /// What a writing handler sees.
@@ -175,6 +205,36 @@ pub struct WriteContext<'a> {
 }
 
 impl WriteContext<'_> {
+    fn get(&self, key: Key) -> Option<EntryRef<'_>> {
+        self.keyspace.get(self.db, key, self.expiry_ms)
+    }
+
+    /// The list, hash, set or sorted set that the key holds, if there is one.
+    ///
+    /// # Errors
+    /// It holds another type.
+    fn value<A: Aggregate>(&self, key: Key) -> Result<Option<&A>> {
+        self.get(key).map(aggregate).transpose()
+    }
+
+    /// Edits the list, hash, set or sorted set that the key holds, and keeps its deadline; the key goes if nothing is
+    /// left in it. `None` if it is absent, and `absent` says to skip it.
+    ///
+    /// # Errors
+    /// It holds another type.
+    fn edit<A: Aggregate, R>(&mut self, key: Key, absent: Absent, edit: impl FnOnce(&mut A) -> R) -> Result<Option<R>> {
+        Ok(self.keyspace.edit(self.db, key, self.expiry_ms, absent, edit)?)
+    }
+
+    /// Lets the key hold this and nothing else, without a deadline; an empty value is no key.
+    fn store<A: Aggregate>(&mut self, key: Key, value: A) {
+        if value.is_empty() {
+            self.keyspace.remove(self.db, key);
+        } else {
+            self.keyspace.insert(self.db, key, value.into_value(), None);
+        }
+    }
+
     fn check_string_len(&self, len: u64) -> Result<()> {
         if len > self.string_bytes_max {
             return Err(ErrorReply::new("ERR string exceeds maximum allowed size (proto-max-bulk-len)"));

@@ -1,7 +1,7 @@
 //! Strings: <https://redis.io/docs/latest/commands/?group=string>.
 
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
-use crate::keyspace::{Deadline, Key, ValueRef};
+use crate::keyspace::{Deadline, Key};
 use crate::long_double::LongDouble;
 use crate::resp::append_request;
 
@@ -45,19 +45,12 @@ impl<'a> Expiry<'a> {
     }
 }
 
-/// The bytes of a value that must be a string.
-fn as_str(value: ValueRef<'_>) -> &[u8] {
-    match value {
-        ValueRef::Str(bytes) => bytes,
-    }
-}
-
 fn lookup<'a>(context: &'a WriteContext, key: Key) -> Result<Option<&'a [u8]>> {
-    Ok(context.keyspace.get(context.db, key, context.expiry_ms).map(|entry| as_str(entry.value())))
+    context.get(key).map(super::as_string).transpose()
 }
 
 fn read<'a>(context: &ReadContext<'a>, key: Key) -> Result<Option<&'a [u8]>> {
-    Ok(context.get(key).map(|entry| as_str(entry.value())))
+    context.get(key).map(super::as_string).transpose()
 }
 
 pub(super) fn get(context: &mut ReadContext, args: Args) -> Result<()> {
@@ -75,8 +68,9 @@ pub(super) fn strlen(context: &mut ReadContext, args: Args) -> Result<()> {
 pub(super) fn mget(context: &mut ReadContext, args: Args) -> Result<()> {
     context.reply.array(args.len() - 1);
     for name in args.from(1) {
-        let entry = context.keyspace.get(context.db, context.keyspace.key(name), context.expiry_ms);
-        context.reply.bulk_or_null(entry.map(|entry| as_str(entry.value())));
+        // What is no string is as good as absent here.
+        let value = read(context, context.keyspace.key(name)).unwrap_or(None);
+        context.reply.bulk_or_null(value);
     }
     Ok(())
 }

@@ -106,7 +106,7 @@ impl Follower {
             match &mut self.stage {
                 Stage::Stream(applier) => {
                     if instance.is_paused(true) {
-                        // Whoever ends the pause wakes it.
+                        // Whoever ends the pause wakes the link.
                         applier.session.client.postponed.set(true);
                     } else {
                         applier.apply(instance, unread)?;
@@ -142,7 +142,11 @@ impl Follower {
         if state == Handshake::AwaitPong && line.starts_with(b"+PONG") {
             log!(Notice, "Master replied to PING, replication can continue...");
         }
-        match state.on_line(&self.greeting, line) {
+        let step = state.on_line(&self.greeting, line);
+        if self.greeting.failover && state == Handshake::AwaitSync {
+            end_failover(instance, &step);
+        }
+        match step {
             Step::Wait(next) => self.stage = Stage::Handshake(next),
             Step::Send(next, bytes) => {
                 if next == Handshake::AwaitSync {
@@ -157,12 +161,10 @@ impl Follower {
                 self.stage = Stage::Handshake(next);
             }
             Step::Done(Answer::Partial { id }) => {
-                instance.complete_failover();
                 instance.accept_partial(id)?;
                 self.stream(instance);
             }
             Step::Done(Answer::Full { id, offset }) => {
-                instance.complete_failover();
                 log!(Notice, "Full resync from master: {id}:{offset}");
                 if instance.replication.resumable {
                     log!(Notice, "Discarding previously cached master state.");
@@ -170,12 +172,7 @@ impl Follower {
                 instance.set_link(Link::Transfer { total_bytes: None, read_bytes: 0 });
                 self.stage = Stage::Announcement(id, offset);
             }
-            Step::Retry(reason) | Step::Refused(reason) => {
-                if state == Handshake::AwaitSync && self.greeting.failover {
-                    instance.abort_failover("Failover target rejected psync request");
-                }
-                return Err(reason);
-            }
+            Step::Retry(reason) | Step::Refused(reason) => return Err(reason),
         }
         Ok(())
     }
@@ -272,6 +269,15 @@ fn greeting(instance: &Instance) -> Greeting {
         announced_ip: config.replica_announce_ip.clone(),
         resume: replication.resumable.then_some((replication.history.replid, replication.offset)),
         failover: instance.is_handing_over(),
+    }
+}
+
+/// Whether the upstream has taken over is known by its answer to `PSYNC`; while there is none, it is asked again.
+fn end_failover(instance: &mut Instance, answer: &Step) {
+    match answer {
+        Step::Done(_) => instance.complete_failover(),
+        Step::Retry(_) | Step::Refused(_) => instance.abort_failover("Failover target rejected psync request"),
+        Step::Wait(_) | Step::Send(..) => {}
     }
 }
 

@@ -5,10 +5,10 @@
 //! backlog, which is memory that happens to have a name.
 
 mod failover;
-mod limits;
-mod pause;
 mod feed;
+mod limits;
 mod link;
+mod pause;
 mod random;
 mod role;
 mod stream;
@@ -18,9 +18,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 pub use failover::{Failover, TimeLimit};
-pub use pause::{Pause, PausedBy};
 pub use feed::Next;
 pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
+pub use pause::{Pause, PausedBy};
 pub use random::Random;
 
 use crate::client::{Client, ClientKind, Session};

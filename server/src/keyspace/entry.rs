@@ -8,7 +8,7 @@
 //! else is a boxed [`Value`] whose pointer takes the value's place. So a read of a small key costs one cache miss here.
 
 use super::slab::{Slab, cell_size};
-use super::{Value, ValueRef};
+use crate::value::{Value, ValueRef};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
@@ -188,10 +188,7 @@ impl Entry {
         unsafe {
             match self.boxed_ptr() {
                 Some(value) => Content::Boxed(Box::from_raw(value)),
-                None => {
-                    let ValueRef::Str(value) = self.as_ref::<'a>().value();
-                    Content::Inline(value)
-                }
+                None => Content::Inline(self.as_ref::<'a>().inline()),
             }
         }
     }
@@ -245,14 +242,20 @@ impl<'a> EntryRef<'a> {
 
     /// The value.
     pub fn value(self) -> ValueRef<'a> {
-        let shape = self.shape();
-        // SAFETY: a boxed entry has a box for as long as it lives; otherwise the value lies where `Shape` puts it.
+        // SAFETY: a boxed entry has a box for as long as it lives.
         unsafe {
             match Entry(self.header).boxed_ptr() {
                 Some(value) => (&*value).borrow(),
-                None => ValueRef::Str(self.slice(shape.value_at(), shape.inline_len)),
+                None => ValueRef::Str(self.inline()),
             }
         }
+    }
+
+    /// The string that lies in the entry; none does if the value is boxed.
+    pub(super) fn inline(self) -> &'a [u8] {
+        let shape = self.shape();
+        // SAFETY: that is where `Shape` puts it, and its length is 0 if it is not there.
+        unsafe { self.slice(shape.value_at(), shape.inline_len) }
     }
 
     /// When it expires, in milliseconds since the Unix epoch.
@@ -269,9 +272,7 @@ impl<'a> EntryRef<'a> {
 
     /// The type's name, as TYPE replies it.
     pub fn type_name(self) -> &'static str {
-        match self.value() {
-            ValueRef::Str(_) => "string",
-        }
+        self.value().type_name()
     }
 }
 

@@ -45,6 +45,8 @@ use std::cell::Cell;
 use table::Table;
 use walk::Walk;
 
+use crate::value::{Aggregate, Value};
+
 /// A key with its hash, computed once by [`Keyspace::key`] and carried from the prefetch to the last use.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
@@ -54,34 +56,19 @@ pub struct Key<'a> {
     pub hash: u64,
 }
 
-/// An owned value; every data type is a variant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// A string.
-    Str(Vec<u8>),
-}
-
-impl Value {
-    fn borrow(&self) -> ValueRef<'_> {
-        match self {
-            Value::Str(bytes) => ValueRef::Str(bytes),
-        }
-    }
-
-    /// What it takes when boxed, in bytes.
-    fn heap_bytes(&self) -> usize {
-        match self {
-            Value::Str(bytes) => size_of::<Value>() + bytes.capacity(),
-        }
-    }
-}
-
-/// A borrowed value, wherever it is stored.
+/// What an edit finds where there is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueRef<'a> {
-    /// A string.
-    Str(&'a [u8]),
+pub enum Absent {
+    /// An empty value, which is stored if the edit puts something into it.
+    Create,
+    /// Nothing: there is no edit.
+    Skip,
 }
+
+/// A key holds a value of another type than was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the key holds another type of value")]
+pub struct WrongType;
 
 /// What a write does to the key's deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +204,30 @@ impl Keyspace {
         self.existing_for_write(db, key.hash)?.take(key)
     }
 
-    /// Edits a string (APPEND, SETRANGE), keeping its deadline; `None` if the key is absent. A string too long to lie in
+    /// Edits a list, hash, set or sorted set where it is, keeping its deadline. A key whose value is empty afterwards is
+    /// removed; one that expired before `now_ms` counts as absent. `None` if it is absent and `absent` says to skip it.
+    ///
+    /// # Errors
+    /// It holds another type.
+    pub fn edit<A: Aggregate, R>(
+        &mut self,
+        db: usize,
+        key: Key<'_>,
+        now_ms: i64,
+        absent: Absent,
+        edit: impl FnOnce(&mut A) -> R,
+    ) -> Result<Option<R>, WrongType> {
+        let table = match absent {
+            Absent::Create => self.table_for_write(db, key.hash),
+            Absent::Skip => match self.existing_for_write(db, key.hash) {
+                Some(table) => table,
+                None => return Ok(None),
+            },
+        };
+        table.edit(key, now_ms, absent, edit)
+    }
+
+    /// Edits a string (APPEND, SETRANGE), keeping its deadline; `None` if the key is absent or no string. A string too long to lie in
     /// its entry is edited where it is, so appending to it costs amortised constant time per byte.
     pub fn str_mut<R>(&mut self, db: usize, key: Key<'_>, edit: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
         self.existing_for_write(db, key.hash)?.str_mut(key, edit)

@@ -15,7 +15,8 @@
 use super::entry::{Content, Entry, EntryRef, INLINE_MAX};
 use super::segment::{CAPACITY, Place, Segment};
 use super::slab::Slab;
-use super::{Deadline, Key, Value, ValueRef, keyed_hash};
+use super::{Absent, Deadline, Key, WrongType, keyed_hash};
+use crate::value::{Aggregate, Value};
 use std::ptr::NonNull;
 
 /// A segment deeper than this would need 113 keys that agree in 48 bits of a keyed hash.
@@ -176,7 +177,7 @@ impl Table {
         // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
         if let Some(value) = unsafe { entry.boxed_mut() } {
             let before = value.heap_bytes();
-            let Value::Str(bytes) = value;
+            let Value::Str(bytes) = value else { return None };
             let result = edit(bytes);
             let shrunk = (bytes.len() <= INLINE_MAX).then(|| std::mem::take(bytes));
             self.boxed_bytes = self.boxed_bytes - before + value.heap_bytes();
@@ -185,12 +186,47 @@ impl Table {
             }
             return Some(result);
         }
-        let ValueRef::Str(old) = self.segment(key.hash).entry_ref(place).value();
+        let old = self.segment(key.hash).entry_ref(place).inline();
         let mut bytes = Vec::with_capacity(old.len() * 2 + 64);
         bytes.extend_from_slice(old);
         let result = edit(&mut bytes);
         self.insert(key, Value::Str(bytes), deadline_ms);
         Some(result)
+    }
+
+    pub(super) fn edit<A: Aggregate, R>(
+        &mut self,
+        key: Key<'_>,
+        now_ms: i64,
+        absent: Absent,
+        edit: impl FnOnce(&mut A) -> R,
+    ) -> Result<Option<R>, WrongType> {
+        let found = self.locate(key);
+        let live = found.filter(|(.., deadline_ms)| deadline_ms.is_none_or(|deadline_ms| deadline_ms >= now_ms));
+        let Some((_, entry, _)) = live else {
+            return Ok((absent == Absent::Create).then(|| self.create(key, edit)));
+        };
+        // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
+        let value = unsafe { entry.boxed_mut() }.ok_or(WrongType)?;
+        let before = value.heap_bytes();
+        let aggregate = A::of_mut(value).ok_or(WrongType)?;
+        let result = edit(aggregate);
+        let is_empty = aggregate.is_empty();
+        self.boxed_bytes = self.boxed_bytes - before + value.heap_bytes();
+        if is_empty {
+            self.remove(key);
+        }
+        Ok(Some(result))
+    }
+
+    /// Stores what an edit makes of an empty value, if that is not still empty.
+    fn create<A: Aggregate, R>(&mut self, key: Key<'_>, edit: impl FnOnce(&mut A) -> R) -> R {
+        let mut aggregate = A::new();
+        let result = edit(&mut aggregate);
+        if !aggregate.is_empty() {
+            self.insert(key, aggregate.into_value(), None);
+        }
+        result
     }
 
     pub(super) fn set_deadline(&mut self, key: Key<'_>, deadline_ms: Option<i64>) -> bool {

@@ -1,6 +1,7 @@
 //! The keyspace against a map that is obviously right, and what its documentation promises.
 
 use super::*;
+use crate::value::ValueRef;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
@@ -25,7 +26,7 @@ fn fill(keyspace: &mut Keyspace, db: usize, numbers: std::ops::Range<usize>) {
 }
 
 fn text<'a>(entry: EntryRef<'a>) -> &'a [u8] {
-    let ValueRef::Str(bytes) = entry.value();
+    let ValueRef::Str(bytes) = entry.value() else { unreachable!("only strings are stored") };
     bytes
 }
 
@@ -44,7 +45,7 @@ fn contents(keyspace: &Keyspace) -> Contents {
 
 fn collect(chunk: &Chunk, into: &mut Contents) {
     for frame in chunk.iter() {
-        let ValueRef::Str(value) = frame.value;
+        let ValueRef::Str(value) = frame.value else { unreachable!("only strings are stored") };
         let old = into.insert((frame.db, frame.key.to_vec()), (value.to_vec(), frame.deadline_ms));
         assert!(old.is_none(), "the walk gave {frame:?} twice");
     }

@@ -10,27 +10,37 @@
 //! frame: key length u32 | value length u32 | database u32 | kind u8 | has deadline u8 | – – | deadline i64 | key … | value …
 //! ```
 //!
+//! Only strings are copied like that. Of a list, hash, set or sorted set the chunk has a clone, which costs little whatever
+//! the size: the two share what they hold, and a write to the original copies the node it touches. The frame then has the
+//! number of the clone in place of the value.
+//!
 //! Memory: the chunk being filled, the pre-images since the last slice, and detached tables. Who writes much should
 //! therefore slice often.
 
+use super::DatabaseSize;
 use super::entry::EntryRef;
 use super::segment::Segment;
 use super::table::Table;
-use super::{DatabaseSize, ValueRef};
+use crate::value::{Value, ValueRef};
 
 const FRAME_HEADER: usize = 24;
-const STR: u8 = 0;
+/// Kinds of frames: the value follows, or is one of the chunk's clones.
+const FLAT: u8 = 0;
+const CLONED: u8 = 1;
 /// What a segment costs of a slice's budget besides its bytes, so that a slice over empty segments ends too.
 const SEGMENT_COST: usize = 64;
 
-/// A part of a snapshot: entries as flat bytes, which another thread may encode.
+/// A part of a snapshot, which another thread may encode.
 #[derive(Debug, Default)]
 pub struct Chunk {
-    bytes: Vec<u8>,
+    frames: Vec<u8>,
+    clones: Vec<Value>,
+    /// What the clones take that they do not share.
+    clone_bytes: usize,
 }
 
 /// One entry of a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Frame<'a> {
     /// The database it was in when the walk began.
     pub db: usize,
@@ -45,26 +55,31 @@ pub struct Frame<'a> {
 impl Chunk {
     /// The entries.
     pub fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
-        let mut rest = self.bytes.as_slice();
-        std::iter::from_fn(move || (!rest.is_empty()).then(|| pop_frame(&mut rest)))
+        let mut rest = self.frames.as_slice();
+        std::iter::from_fn(move || (!rest.is_empty()).then(|| pop_frame(&mut rest, &self.clones)))
     }
 
     /// Whether it has no entry.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.frames.is_empty()
     }
 
     /// Its size in memory, in bytes.
     pub fn len_bytes(&self) -> usize {
-        self.bytes.len()
+        self.frames.len() + self.clone_bytes
     }
 
     fn push(&mut self, db: usize, entry: EntryRef<'_>) {
         let key = entry.key();
-        let (kind, value) = match entry.value() {
-            ValueRef::Str(value) => (STR, value),
+        let (kind, value_len, value) = match entry.value() {
+            ValueRef::Str(value) => (FLAT, value.len(), value),
+            aggregate => {
+                self.clone_bytes += aggregate.clone_bytes();
+                self.clones.push(aggregate.to_value());
+                (CLONED, self.clones.len() - 1, &b""[..])
+            }
         };
-        let value_len = u32::try_from(value.len()).expect("requests and RDB files are limited to values of 512 MiB");
+        let value_len = u32::try_from(value_len).expect("values are limited to 512 MiB, and chunks to fewer clones");
         let deadline_ms = entry.deadline_ms();
         let mut header = [0; FRAME_HEADER];
         header[0..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
@@ -73,15 +88,15 @@ impl Chunk {
         header[12] = kind;
         header[13] = deadline_ms.is_some().into();
         header[16..24].copy_from_slice(&deadline_ms.unwrap_or(0).to_le_bytes());
-        self.bytes.reserve(FRAME_HEADER + key.len() + value.len());
-        self.bytes.extend_from_slice(&header);
-        self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value);
+        self.frames.reserve(FRAME_HEADER + key.len() + value.len());
+        self.frames.extend_from_slice(&header);
+        self.frames.extend_from_slice(key);
+        self.frames.extend_from_slice(value);
     }
 }
 
 /// Takes one frame off the front of what [`Chunk::push`] wrote.
-fn pop_frame<'a>(rest: &mut &'a [u8]) -> Frame<'a> {
+fn pop_frame<'a>(rest: &mut &'a [u8], clones: &'a [Value]) -> Frame<'a> {
     let mut take = |len: usize| -> &'a [u8] {
         let (front, back) = rest.split_at(len);
         *rest = back;
@@ -90,10 +105,11 @@ fn pop_frame<'a>(rest: &mut &'a [u8]) -> Frame<'a> {
     let header = take(FRAME_HEADER);
     let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes")) as usize;
     let deadline_ms = i64::from_le_bytes(header[16..24].try_into().expect("8 bytes"));
+    let key = take(number(0));
     Frame {
         db: number(8),
-        key: take(number(0)),
-        value: ValueRef::Str(take(number(4))),
+        key,
+        value: if header[12] == FLAT { ValueRef::Str(take(number(4))) } else { clones[number(4)].borrow() },
         deadline_ms: (header[13] != 0).then_some(deadline_ms),
     }
 }
@@ -131,7 +147,9 @@ impl Walk {
 
     /// What the walk holds: the pending chunk and detached tables.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.pending.bytes.capacity() + self.detached.iter().map(Table::memory_bytes).sum::<usize>()
+        self.pending.frames.capacity()
+            + self.pending.clone_bytes
+            + self.detached.iter().map(Table::memory_bytes).sum::<usize>()
     }
 
     /// Whether the segment of a table that took part is still to be visited.

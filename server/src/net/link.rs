@@ -52,7 +52,7 @@ pub(super) async fn follow(server: Rc<Server>) {
             instance.set_link(Link::Down);
             backoff.after(lasted, instance.random())
         };
-        // The end of a link may be the end of following: a failover's target has refused.
+        // The upstream's last word may have ended the following altogether, and with it this task.
         server.settle();
         if wait.is_zero() {
             log!(Warning, "Connection with master lost.");

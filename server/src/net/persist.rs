@@ -126,10 +126,7 @@ fn encode_all(
             write(encoder.finish())?;
             return Ok(true);
         };
-        snapshot::encode(&mut encoder, &chunk);
-        if encoder.pending_bytes() >= SLICE_BYTES {
-            write(encoder.take())?;
-        }
+        snapshot::encode(&mut encoder, &chunk, &mut write)?;
     }
     Ok(false)
 }

@@ -2,7 +2,7 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::{MAGIC, STRING_BYTES_MAX, TYPE_STRING, VERSION_READ_MAX, lzf, opcode, string};
+use super::{MAGIC, STRING_BYTES_MAX, VERSION_READ_MAX, kind, lzf, opcode, string};
 
 /// What an image says next. Byte slices are lent until the decoder is called again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -411,7 +411,7 @@ impl<'a> Cursor<'a> {
     fn step(&mut self, version: u32) -> Result<Step<'a>, Stop> {
         let offset = self.place();
         let found = match self.byte()? {
-            TYPE_STRING => Found::Str(self.text()?, self.text()?),
+            kind::STRING => Found::Str(self.text()?, self.text()?),
             opcode::EXPIRETIME_MS => return Ok(Step::Deadline(i64::from_le_bytes(self.array()?))),
             opcode::EXPIRETIME => return Ok(Step::Deadline(i64::from(i32::from_le_bytes(self.array()?)) * 1000)),
             opcode::SELECTDB => Found::SelectDb(self.database()?),

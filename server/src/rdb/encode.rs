@@ -1,8 +1,11 @@
 //! Values to bytes.
 
+use std::io;
+
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::{MAGIC, TYPE_STRING, VERSION_WRITTEN, lzf::Compressor, opcode, string};
+use super::{MAGIC, VERSION_WRITTEN, kind, lzf::Compressor, opcode, string};
+use crate::value::ValueRef;
 
 /// What an image says about itself before its first entry, in AUX fields.
 #[derive(Debug, Clone, Default)]
@@ -41,29 +44,27 @@ pub struct Options {
     pub checksum: bool,
 }
 
-/// A value as it is handed to the encoder.
-#[derive(Debug, Clone, Copy)]
-pub enum EncodeValue<'a> {
-    /// A string.
-    Str(&'a [u8]),
-}
+/// Encoded bytes are handed on when there are this many.
+pub const SLICE_BYTES: usize = 64 << 10;
 
-/// Writes one image into memory, from where its owner takes it slice by slice as it grows.
+/// Writes one image and hands it on slice by slice as it grows, in the middle of a big value too.
 ///
 /// ```
-/// use repld::rdb::{EncodeValue, Encoder, Header, Options};
+/// use repld::rdb::{Encoder, Header, Options};
+/// use repld::value::ValueRef;
 ///
+/// let mut image = Vec::new();
 /// let mut encoder = Encoder::new(&Header::default(), Options { compress: true, checksum: true });
 /// encoder.resize_db(0, 1, 0);
-/// encoder.entry(0, b"foo", EncodeValue::Str(b"bar"), None);
-/// let mut image = encoder.take();
+/// encoder.entry(0, b"foo", ValueRef::Str(b"bar"), None, |slice| Ok(image.extend(slice)))?;
 /// image.extend(encoder.finish());
 /// assert!(image.starts_with(b"REDIS0009"));
+/// # std::io::Result::Ok(())
 /// ```
 pub struct Encoder {
-    /// Written and not yet taken.
+    /// Written and not yet handed on.
     pending: Vec<u8>,
-    /// Over everything taken so far; `None` when no checksum is asked for.
+    /// Over everything handed on so far; `None` when no checksum is asked for.
     crc: Option<Digest>,
     /// Present when strings are to be compressed.
     compressor: Option<Compressor>,
@@ -127,29 +128,68 @@ impl Encoder {
     }
 
     /// Writes one key of database `db`. Entries of several databases may come in any order; each change costs two bytes.
-    /// `deadline_ms` is in Unix milliseconds.
-    pub fn entry(&mut self, db: u32, key: &[u8], value: EncodeValue<'_>, deadline_ms: Option<i64>) {
+    /// `deadline_ms` is in Unix milliseconds. Whenever [`SLICE_BYTES`] have gathered they go to `emit`.
+    ///
+    /// # Errors
+    /// Those of `emit`; the image is then of no use.
+    pub fn entry(
+        &mut self,
+        db: u32,
+        key: &[u8],
+        value: ValueRef<'_>,
+        deadline_ms: Option<i64>,
+        mut emit: impl FnMut(Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.select(db);
         if let Some(deadline_ms) = deadline_ms {
             self.pending.push(opcode::EXPIRETIME_MS);
             self.pending.extend_from_slice(&deadline_ms.to_le_bytes());
         }
+        self.pending.push(kind_of(value));
+        self.string(key);
+        self.value(value, &mut emit)
+    }
+
+    /// Writes a value without its type.
+    fn value(&mut self, value: ValueRef<'_>, emit: &mut impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> {
         match value {
-            EncodeValue::Str(value) => {
-                self.pending.push(TYPE_STRING);
-                self.string(key);
+            ValueRef::Str(value) => {
                 self.string(value);
+                self.emit_full(emit)
             }
+            ValueRef::List(list) => self.elements(list.len(), list.iter(), emit, Self::string),
+            ValueRef::Set(set) => self.elements(set.len(), set.iter(), emit, Self::string),
+            ValueRef::Hash(hash) => self.elements(hash.len(), hash.iter(), emit, |encoder, (field, value)| {
+                encoder.string(field);
+                encoder.string(value);
+            }),
+            ValueRef::SortedSet(set) => self.elements(set.len(), set.iter(), emit, |encoder, (member, score)| {
+                encoder.string(member);
+                encoder.pending.extend_from_slice(&score.to_le_bytes());
+            }),
         }
     }
 
-    /// Bytes that wait to be taken.
-    pub fn pending_bytes(&self) -> usize {
-        self.pending.len()
+    fn elements<T>(
+        &mut self,
+        count: usize,
+        elements: impl Iterator<Item = T>,
+        emit: &mut impl FnMut(Vec<u8>) -> io::Result<()>,
+        mut write: impl FnMut(&mut Self, T),
+    ) -> io::Result<()> {
+        push_length(&mut self.pending, count as u64);
+        for element in elements {
+            write(self, element);
+            self.emit_full(emit)?;
+        }
+        Ok(())
     }
 
-    /// Hands over what has been written since the last call. The slices, in order, are the image.
-    pub fn take(&mut self) -> Vec<u8> {
+    fn emit_full(&mut self, emit: &mut impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        if self.pending.len() >= SLICE_BYTES { emit(self.take()) } else { Ok(()) }
+    }
+
+    fn take(&mut self) -> Vec<u8> {
         if let Some(crc) = &mut self.crc {
             crc.update(&self.pending);
         }
@@ -157,7 +197,7 @@ impl Encoder {
         std::mem::replace(&mut self.pending, next)
     }
 
-    /// Ends the image and hands over its last slice.
+    /// Ends the image and returns its last slice.
     pub fn finish(mut self) -> Vec<u8> {
         self.pending.push(opcode::EOF);
         let mut last = self.take();
@@ -211,6 +251,17 @@ impl Encoder {
     }
 }
 
+/// The type byte of the encoding that is written: the plain ones, which everyone reads and which have no limits.
+fn kind_of(value: ValueRef<'_>) -> u8 {
+    match value {
+        ValueRef::Str(_) => kind::STRING,
+        ValueRef::List(_) => kind::LIST,
+        ValueRef::Set(_) => kind::SET,
+        ValueRef::Hash(_) => kind::HASH,
+        ValueRef::SortedSet(_) => kind::SORTED_SET_2,
+    }
+}
+
 fn push_length(out: &mut Vec<u8>, length: u64) {
     match length {
         0..0x40 => out.push(length as u8),
@@ -255,6 +306,11 @@ mod tests {
         encoder.take()
     }
 
+    fn entry(encoder: &mut Encoder, db: u32, key: &[u8], value: &[u8], deadline_ms: Option<i64>) {
+        let written = encoder.entry(db, key, ValueRef::Str(value), deadline_ms, |_| unreachable!("it is small"));
+        written.expect("nothing was handed on");
+    }
+
     fn text(bytes: &[u8]) -> Vec<u8> {
         body(|encoder| encoder.string(bytes))
     }
@@ -263,8 +319,8 @@ mod tests {
     fn an_image_is_laid_out_as_the_module_says() {
         let bytes = body(|encoder| {
             encoder.resize_db(0, 2, 1);
-            encoder.entry(0, b"foo", EncodeValue::Str(b"bar"), None);
-            encoder.entry(0, b"n", EncodeValue::Str(b"12"), Some(1_733_000_000_000));
+            entry(encoder, 0, b"foo", b"bar", None);
+            entry(encoder, 0, b"n", b"12", Some(1_733_000_000_000));
         });
         let expected = b"\xFE\x00\xFB\x02\x01\x00\x03foo\x03bar\xFC\x00\x72\xD9\x7E\x93\x01\x00\x00\x00\x01n\xC0\x0C";
         assert_eq!(bytes, expected);
@@ -274,7 +330,7 @@ mod tests {
     fn a_change_of_database_is_said_each_time_and_only_then() {
         let bytes = body(|encoder| {
             for db in [1, 1, 300, 1] {
-                encoder.entry(db, b"k", EncodeValue::Str(b""), None);
+                entry(encoder, db, b"k", b"", None);
             }
         });
         assert_eq!(bytes, b"\xFE\x01\x00\x01k\x00\x00\x01k\x00\xFE\x41\x2C\x00\x01k\x00\xFE\x01\x00\x01k\x00");

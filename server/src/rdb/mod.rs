@@ -35,7 +35,7 @@ mod encode;
 mod lzf;
 
 pub use decode::{Decoder, Item, RdbError, Value};
-pub use encode::{EncodeValue, Encoder, Header, Options, ReplicationPoint};
+pub use encode::{Encoder, Header, Options, ReplicationPoint, SLICE_BYTES};
 
 /// The longest string that is read, in bytes: the `proto-max-bulk-len` that servers ship with.
 pub const STRING_BYTES_MAX: u64 = 512 << 20;
@@ -75,8 +75,19 @@ mod opcode {
     pub const EOF: u8 = 255;
 }
 
-/// The type byte of a string entry.
-const TYPE_STRING: u8 = 0;
+/// A type byte that announces an entry: the type of its value and how it is encoded.
+mod kind {
+    /// A string.
+    pub const STRING: u8 = 0;
+    /// A count and as many elements, each a string.
+    pub const LIST: u8 = 1;
+    /// A count and as many members.
+    pub const SET: u8 = 2;
+    /// A count and as many fields, each followed by its value.
+    pub const HASH: u8 = 4;
+    /// A count and as many members, each followed by its score, a double of 64 bits little endian.
+    pub const SORTED_SET_2: u8 = 5;
+}
 
 /// First bytes of the encoded strings.
 mod string {

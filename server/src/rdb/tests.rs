@@ -13,6 +13,7 @@ use std::{
 use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
+use crate::value::ValueRef;
 
 /// (database, key) to (value, deadline).
 type Keys = BTreeMap<(u32, Vec<u8>), (Vec<u8>, Option<i64>)>;
@@ -41,10 +42,11 @@ fn encoded(keys: &Keys, options: Options) -> Vec<u8> {
     encoder.resize_db(0, 10, 0);
     let mut image = Vec::new();
     for ((db, key), (value, deadline_ms)) in keys {
-        encoder.entry(*db, key, EncodeValue::Str(value), *deadline_ms);
-        if encoder.pending_bytes() > 100 {
-            image.extend(encoder.take());
-        }
+        let written = encoder.entry(*db, key, ValueRef::Str(value), *deadline_ms, |slice| {
+            image.extend(slice);
+            Ok(())
+        });
+        written.expect("memory takes it");
     }
     image.extend(encoder.finish());
     image

@@ -7,7 +7,7 @@ use crate::wire::{Link, NodeReport, Role, Upstream};
 
 const BASE_PORT: u16 = 7000;
 
-fn id(digit: char) -> ReplicationId {
+pub fn id(digit: char) -> ReplicationId {
     ReplicationId::parse(&String::from(digit).repeat(40)).expect("forty hexadecimal digits")
 }
 
@@ -20,7 +20,15 @@ fn report(role: Role, offset: u64) -> NodeReport {
         keys: 0,
         sync_full: 0,
         sync_partial_ok: 0,
-        replication: Replication { role, replid: id('a'), former: None, offset, priority: 100, replicas: Vec::new() },
+        replication: Replication {
+            role,
+            replid: id('a'),
+            former: None,
+            offset,
+            priority: 100,
+            is_handing_over: false,
+            replicas: Vec::new(),
+        },
     }
 }
 
@@ -40,7 +48,7 @@ fn node(number: u16, meant_upstream: Option<u16>, answer: Answer, condition: Con
     }
 }
 
-fn dead(number: u16, meant_upstream: Option<u16>) -> NodeView {
+pub fn dead(number: u16, meant_upstream: Option<u16>) -> NodeView {
     node(number, meant_upstream, Answer::NotListening, Condition::Dead)
 }
 
@@ -49,12 +57,12 @@ fn replica(number: u16, of: u16, offset: u64) -> NodeView {
     node(number, Some(of), Answer::Report(Box::new(report(role, offset))), Condition::Running)
 }
 
-fn master(number: u16, offset: u64) -> NodeView {
+pub fn master(number: u16, offset: u64) -> NodeView {
     node(number, None, Answer::Report(Box::new(report(Role::Master, offset))), Condition::Running)
 }
 
 /// Changes the report of a node that has one.
-fn with(mut node: NodeView, change: impl FnOnce(&mut NodeReport)) -> NodeView {
+pub fn with(mut node: NodeView, change: impl FnOnce(&mut NodeReport)) -> NodeView {
     match &mut node.answer {
         Answer::Report(report) => change(report),
         _ => panic!("{} has no report", node.name),
@@ -69,7 +77,7 @@ fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
     }
 }
 
-fn view(nodes: Vec<NodeView>) -> GroupView {
+pub fn view(nodes: Vec<NodeView>) -> GroupView {
     GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), offset_before_kill: None, nodes }
 }
 
@@ -384,6 +392,13 @@ fn carried_out(view: &GroupView, plan: &FailoverPlan) -> (Vec<String>, BTreeMap<
                 let writable: Vec<_> = masters.iter().filter(|master| living.contains(master)).collect();
                 assert_eq!(writable, [node], "two masters at one moment");
             }
+            Step::Attach { node, to } => drop(follows.insert(node.clone(), to.clone())),
+            Step::HandOver { from, to } => {
+                assert_eq!(follows.get(to), Some(from), "a master hands over to one that it feeds");
+                follows.remove(to);
+                follows.insert(from.clone(), to.clone());
+                masters = vec![to.clone()];
+            }
             Step::Repoint { nodes, to } => {
                 assert!(!nodes.contains(&plan.candidate), "the candidate is re-pointed");
                 follows.extend(nodes.iter().map(|node| (node.clone(), to.clone())));
@@ -437,5 +452,88 @@ fn a_refusal_means_that_nobody_was_fit() {
                 }
             }
         }
+    }
+}
+
+/// A replica whose link is up.
+pub fn linked(number: u16, of: u16, offset: u64) -> NodeView {
+    with(replica(number, of, offset), |report| upstream_of(report).link = Link::Up)
+}
+
+fn switchover(nodes: Vec<NodeView>, wanted: Option<&str>, force: bool) -> Result<FailoverPlan, Refusal> {
+    let policy = Policy { wanted: wanted.map(str::to_owned), force, max_loss_bytes: None };
+    FailoverPlan::switchover(&view(nodes), &policy)
+}
+
+#[test]
+fn a_switchover_lets_the_master_hand_over_and_everybody_follow() {
+    let plan = switchover(vec![master(1, 90), linked(2, 1, 80), linked(3, 1, 90)], Some("n2"), false);
+    let plan = plan.expect("the group is whole");
+    let steps = [
+        "hand over from n1 to n2",
+        "confirm that n2 takes writes",
+        "let n3 follow n2",
+        "confirm the links of n1 and n3",
+    ];
+    assert_eq!(steps_of(&plan), steps);
+    assert_eq!(plan.loss.bytes_min(), 0);
+    assert_eq!(plan.upstreams, [("n1", "n2"), ("n3", "n2")].map(|(a, b)| (a.to_owned(), b.to_owned())).into());
+}
+
+#[test]
+fn a_switchover_without_a_wish_goes_to_the_lowest_priority_number() {
+    let urgent = with(linked(3, 1, 80), |report| report.replication.priority = 10);
+    let never = with(linked(4, 1, 90), |report| report.replication.priority = 0);
+    let nodes = vec![master(1, 90), linked(2, 1, 90), urgent, never];
+    assert_eq!(switchover(nodes.clone(), None, false).expect("it is whole").candidate, "n3");
+    assert!(matches!(switchover(nodes.clone(), Some("n4"), true), Err(Refusal::WantedIneligible { .. })));
+    assert!(matches!(switchover(nodes.clone(), Some("n1"), false), Err(Refusal::MasterAlive { .. })));
+    assert!(matches!(switchover(nodes, Some("n9"), false), Err(Refusal::NoSuchNode(_))));
+}
+
+#[test]
+fn a_switchover_to_the_end_of_a_chain_attaches_it_to_the_master_first() {
+    let nodes = vec![master(1, 90), linked(2, 1, 90), linked(3, 2, 90)];
+    let plan = switchover(nodes, Some("n3"), false).expect("it is whole");
+    let steps = [
+        "let n3 follow n1 directly",
+        "hand over from n1 to n3",
+        "confirm that n3 takes writes",
+        "let n2 follow n3",
+        "confirm the links of n1 and n2",
+    ];
+    assert_eq!(steps_of(&plan), steps);
+}
+
+#[test]
+fn a_switchover_is_refused_unless_the_group_is_whole() {
+    let refused = |nodes: Vec<NodeView>, force| match switchover(nodes, None, force) {
+        Err(Refusal::NotWhole { diagnosis }) => Some(diagnosis),
+        _ => None,
+    };
+    let unlinked = vec![master(1, 90), linked(2, 1, 90), replica(3, 1, 90)];
+    assert_eq!(refused(unlinked.clone(), false), Some(Diagnosis::LinksDown { nodes: vec!["n3".to_owned()] }));
+    let forced = switchover(unlinked, None, true).expect("n3 is left behind by force");
+    assert_eq!(forced.candidate, "n2");
+    for nodes in [vec![dead(1, None), replica(2, 1, 90)], vec![master(1, 90), with(master(2, 90), |_| ())]] {
+        assert!(refused(nodes, true).is_some(), "no force makes a hand-over of that");
+    }
+}
+
+#[test]
+fn any_switchover_leaves_one_master_and_everybody_below_it() {
+    for seed in 0..2_000 {
+        let mut dice = Dice(seed);
+        let count = 2 + dice.roll(8) as u16;
+        let mut nodes = vec![master(1, 90)];
+        for number in 2..=count {
+            nodes.push(linked(number, 1 + dice.roll(u64::from(number - 1)) as u16, 80 + dice.roll(11)));
+        }
+        let wanted = format!("n{}", 2 + dice.roll(u64::from(count - 1)));
+        let view = view(nodes);
+        let policy = Policy { wanted: Some(wanted.clone()), force: false, max_loss_bytes: None };
+        let plan = FailoverPlan::switchover(&view, &policy).expect("the group is whole");
+        let (masters, follows) = carried_out(&view, &plan);
+        assert_eq!((masters, follows), (vec![wanted], plan.upstreams), "seed {seed}");
     }
 }

@@ -1,0 +1,169 @@
+//! What keys hold: strings, lists, hashes, sets and sorted sets.
+//!
+//! A string is bytes. The four aggregates have a module each, and all of them promise the same:
+//!
+//! - A clone is cheap whatever the size: big forms are trees or tables of `Arc` nodes that clones share, small ones are a
+//!   flat copy. A write copies the nodes it touches if they are shared. So a snapshot takes a clone between two commands,
+//!   and another thread reads it while commands go on.
+//! - `heap_bytes` and `clone_bytes` are known, not counted.
+//! - An empty one is never stored: a key whose last element goes, goes with it.
+
+mod hash;
+mod list;
+mod map;
+mod set;
+mod sorted_set;
+
+pub use hash::Hash;
+pub use list::List;
+pub use map::Map;
+pub use set::Set;
+pub use sorted_set::SortedSet;
+
+/// An owned value; every data type is a variant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A string.
+    Str(Vec<u8>),
+    /// A list.
+    List(List),
+    /// A hash.
+    Hash(Hash),
+    /// A set.
+    Set(Set),
+    /// A sorted set.
+    SortedSet(SortedSet),
+}
+
+/// A borrowed value, wherever it is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ValueRef<'a> {
+    /// A string.
+    Str(&'a [u8]),
+    /// A list.
+    List(&'a List),
+    /// A hash.
+    Hash(&'a Hash),
+    /// A set.
+    Set(&'a Set),
+    /// A sorted set.
+    SortedSet(&'a SortedSet),
+}
+
+impl Value {
+    /// The same value, borrowed.
+    pub fn borrow(&self) -> ValueRef<'_> {
+        match self {
+            Value::Str(bytes) => ValueRef::Str(bytes),
+            Value::List(list) => ValueRef::List(list),
+            Value::Hash(hash) => ValueRef::Hash(hash),
+            Value::Set(set) => ValueRef::Set(set),
+            Value::SortedSet(set) => ValueRef::SortedSet(set),
+        }
+    }
+
+    /// What it takes when boxed, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        let own = match self {
+            Value::Str(bytes) => bytes.capacity(),
+            Value::List(list) => list.heap_bytes(),
+            Value::Hash(hash) => hash.heap_bytes(),
+            Value::Set(set) => set.heap_bytes(),
+            Value::SortedSet(set) => set.heap_bytes(),
+        };
+        size_of::<Value>() + own
+    }
+}
+
+impl ValueRef<'_> {
+    /// The value on its own.
+    pub fn to_value(self) -> Value {
+        match self {
+            ValueRef::Str(bytes) => Value::Str(bytes.to_vec()),
+            ValueRef::List(list) => Value::List(list.clone()),
+            ValueRef::Hash(hash) => Value::Hash(hash.clone()),
+            ValueRef::Set(set) => Value::Set(set.clone()),
+            ValueRef::SortedSet(set) => Value::SortedSet(set.clone()),
+        }
+    }
+
+    /// The type's name, as TYPE replies it.
+    pub fn type_name(self) -> &'static str {
+        match self {
+            ValueRef::Str(_) => "string",
+            ValueRef::List(_) => "list",
+            ValueRef::Hash(_) => "hash",
+            ValueRef::Set(_) => "set",
+            ValueRef::SortedSet(_) => "zset",
+        }
+    }
+
+    /// What [`ValueRef::to_value`] takes when boxed, in bytes: of what is shared, nothing.
+    pub fn clone_bytes(self) -> usize {
+        let own = match self {
+            ValueRef::Str(bytes) => bytes.len(),
+            ValueRef::List(list) => list.clone_bytes(),
+            ValueRef::Hash(hash) => hash.clone_bytes(),
+            ValueRef::Set(set) => set.clone_bytes(),
+            ValueRef::SortedSet(set) => set.clone_bytes(),
+        };
+        size_of::<Value>() + own
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// One of the types whose values have elements.
+pub trait Aggregate: sealed::Sealed + Sized {
+    /// One without elements.
+    fn new() -> Self;
+    /// Whether it has no element.
+    fn is_empty(&self) -> bool;
+    /// The value that it is.
+    fn into_value(self) -> Value;
+    /// What a value is, if it is of this type.
+    fn of(value: ValueRef<'_>) -> Option<&Self>;
+    /// What a value is, if it is of this type, to be changed.
+    fn of_mut(value: &mut Value) -> Option<&mut Self>;
+}
+
+macro_rules! aggregate {
+    ($type:ident) => {
+        impl sealed::Sealed for $type {}
+
+        impl Aggregate for $type {
+            fn new() -> Self {
+                $type::new()
+            }
+
+            fn is_empty(&self) -> bool {
+                $type::is_empty(self)
+            }
+
+            fn into_value(self) -> Value {
+                Value::$type(self)
+            }
+
+            fn of(value: ValueRef<'_>) -> Option<&Self> {
+                match value {
+                    ValueRef::$type(value) => Some(value),
+                    _ => None,
+                }
+            }
+
+            fn of_mut(value: &mut Value) -> Option<&mut Self> {
+                match value {
+                    Value::$type(value) => Some(value),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+aggregate!(List);
+aggregate!(Hash);
+aggregate!(Set);
+aggregate!(SortedSet);
