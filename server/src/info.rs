@@ -179,7 +179,11 @@ fn replication(instance: &Instance, text: &mut String) {
             }
         };
         let (ip, port, offset) = (&feed.ip, feed.port, feed.acknowledged.get());
-        let _ = write!(text, "slave{index}:ip={ip},port={port},state={state},offset={offset},lag={lag_s}\r\n");
+        let pending = instance.pending_bytes(feed);
+        let _ = write!(
+            text,
+            "slave{index}:ip={ip},port={port},state={state},offset={offset},lag={lag_s},pending={pending}\r\n"
+        );
     }
     let second = replication.history.previous;
     field!(text, "master_failover_state", Failover::state(instance.failover.as_ref()));
@@ -216,6 +220,9 @@ fn upstream(instance: &Instance, text: &mut String) {
     field!(text, "slave_repl_offset", applied);
     // No field of Redis says it: a replica whose first sync never finished has nothing that could be promoted.
     field!(text, "repld_first_sync_finished", u8::from(following.synced));
+    if let Some(refusal) = &following.refusal {
+        field!(text, "repld_link_refused", refusal.reason);
+    }
     if let Link::Transfer { total_bytes, read_bytes } = following.link {
         field!(text, "master_sync_total_bytes", total_bytes.unwrap_or(0));
         field!(text, "master_sync_read_bytes", read_bytes);

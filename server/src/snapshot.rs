@@ -66,6 +66,17 @@ impl Image {
         })
     }
 
+    /// An image of this point without any key.
+    pub fn empty(instance: &Instance, point: Point) -> Image {
+        Image {
+            point: Some(point),
+            sizes: Vec::new(),
+            created_s: (instance.now_ms / 1000).max(0) as u64,
+            used_memory_bytes: instance.keyspace.memory_bytes() as u64,
+            options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
+        }
+    }
+
     /// An encoder that has written everything before the first key.
     pub fn encoder(&self) -> Encoder {
         let header = rdb::Header {
@@ -193,6 +204,36 @@ pub enum LoadError {
     /// It cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+/// Counts the keys of an image that comes in pieces.
+#[derive(Default)]
+pub struct KeyCounter {
+    decoder: Decoder,
+    keys: u64,
+}
+
+impl KeyCounter {
+    /// Takes the next bytes; true when the image is complete.
+    ///
+    /// # Errors
+    /// The image is not what it should be.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<bool, LoadError> {
+        self.decoder.feed(bytes);
+        while let Some(item) = self.decoder.next_item()? {
+            match item {
+                Item::Entry { .. } => self.keys += 1,
+                Item::Eof => return Ok(true),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// How many there were so far.
+    pub fn keys(&self) -> u64 {
+        self.keys
+    }
 }
 
 /// Loads an image that comes in pieces into a key space of its own.

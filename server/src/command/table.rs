@@ -273,6 +273,7 @@ pub static COMMANDS: &[Command] = &[
     command("failover", -1, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::failover)),
     command("psync", -3, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::psync)),
     command("replconf", -1, OPERATOR, Keys::NONE, Server(replication::replconf)),
+    command("replid", 1, CONNECTION | NO_AUTH, Keys::NONE, Server(replication::replid)),
     command("replicaof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),
     command("role", 1, LOADING | STALE | FAST | NO_SCRIPT, Keys::NONE, Server(replication::role)),
     command("slaveof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::kind::*;
 use super::values::*;
 use crate::log::Level;
+use crate::replication::ReplicationId;
 
 /// One directive, whatever the type of its value.
 pub(super) struct Directive {
@@ -202,7 +203,7 @@ directives! {
     rdbchecksum: bool = true, ["rdbchecksum"], YesNo, AtStart;
     // Replication.
     /// The master to replicate; `None` on a master. `REPLICAOF` keeps it up to date, for `CONFIG REWRITE`.
-    replicaof: Option<Upstream> = None, ["replicaof", "slaveof"], MasterAddress, AtStart;
+    replicaof: Option<Upstream> = None, ["replicaof", "slaveof"], MasterAddress, Live;
     /// Answer from the old data while there is no link to the master.
     replica_serve_stale_data: bool = true, ["replica-serve-stale-data", "slave-serve-stale-data"], YesNo, Live;
     /// Refuse writes on a replica.
@@ -230,6 +231,12 @@ directives! {
     replica_announce_ip: Option<String> = None, ["replica-announce-ip", "slave-announce-ip"], Text, Live;
     /// The port told to the master instead of the one listened on; 0: that one.
     replica_announce_port: u16 = 0, ["replica-announce-port", "slave-announce-port"], Integer(0, 65535), Live;
+    /// Let the kernel gather the stream to replicas in larger packets, at the price of up to 40 ms.
+    repl_disable_tcp_nodelay: bool = false, ["repl-disable-tcp-nodelay"], YesNo, Live;
+    /// Refuse a full resynchronization from an unexpected master that would leave less than half of the keys.
+    replica_full_sync_guard: bool = false, ["replica-full-sync-guard"], YesNo, Live;
+    /// A history that the master must have: one that cannot name it is sent no password.
+    replica_expect_master_id: Option<ReplicationId> = None, ["replica-expect-master-id"], OptionalId, Live;
     /// Whether Sentinel shall know this replica.
     replica_announced: bool = true, ["replica-announced"], YesNo, Live;
     /// A master refuses writes with fewer good replicas than this; 0: never.
@@ -337,7 +344,6 @@ static KEPT: &[Directive] = &[
     kept(&["sanitize-dump-payload"], Check::OneOf(&["no", "yes", "clients"]), "no", Live),
     kept(&["propagation-error-behavior"], Check::OneOf(&["ignore", "panic", "panic-on-replicas"]), "ignore", Live),
     kept(&["replica-ignore-disk-write-errors"], Check::YesNo, "no", Live),
-    kept(&["repl-disable-tcp-nodelay"], Check::YesNo, "no", Live),
     kept(&["replica-ignore-maxmemory", "slave-ignore-maxmemory"], Check::YesNo, "yes", Live),
     kept(&["replica-lazy-flush", "slave-lazy-flush"], Check::YesNo, "no", Live),
     kept(&["enable-module-command"], Check::OneOf(&["no", "yes", "local"]), "no", AtStart),

@@ -66,10 +66,14 @@ impl Instance {
         }
     }
 
-    /// The image was sent, to its last byte; false if it never began.
+    /// The image was sent, to its last byte; false if it never began, or if nothing comes behind it.
     pub fn image_sent(&self, feed: &Feed) -> bool {
         match feed.state.get() {
             FeedState::WaitsForSnapshot => return false,
+            _ if feed.rdb_only => {
+                log!(Notice, "The image was sent to {}:{}, which wants nothing else.", feed.ip, feed.port);
+                return false;
+            }
             // Where its end is marked and not announced, the stream must not hide the mark.
             _ if feed.eof => feed.state.set(FeedState::AwaitsAcknowledgement),
             _ => self.bring_online(feed),

@@ -69,6 +69,7 @@ impl Instance {
     pub fn pending_bytes(&self, feed: &Feed) -> u64 {
         match feed.state.get() {
             FeedState::WaitsForSnapshot => 0,
+            _ if feed.rdb_only => 0,
             _ => self.replication.offset.saturating_sub(feed.cursor.get()),
         }
     }

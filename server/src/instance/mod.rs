@@ -6,6 +6,7 @@
 
 mod failover;
 mod feed;
+mod guard;
 mod limits;
 mod link;
 mod pause;

@@ -4,7 +4,7 @@ use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::config::Upstream;
 use crate::log::{self, log};
-use crate::replication::{Following, History, Link, Role};
+use crate::replication::{Following, History, Role};
 
 impl Instance {
     /// Follows `upstream` from now on, keeping the data until it has sent its own.
@@ -12,12 +12,8 @@ impl Instance {
         let was_master = self.replication.is_master();
         let synced = self.replication.following().is_some_and(|following| following.synced);
         self.replication.role = Role::Replica(Following {
-            upstream: upstream.clone(),
-            link: Link::Down,
-            down_since_ms: self.now_ms,
-            heard_ms: self.now_ms,
-            unapplied_bytes: 0,
             synced: synced && self.replication.resumable,
+            ..Following::new(upstream.clone(), self.now_ms)
         });
         self.announce_role();
         if was_master {
@@ -40,14 +36,7 @@ impl Instance {
 
     /// Follows `upstream` from the start; whatever is loaded may turn out to be a part of its history.
     pub fn follow_from_start(&mut self, upstream: Upstream) {
-        self.replication.role = Role::Replica(Following {
-            upstream,
-            link: Link::Down,
-            down_since_ms: self.now_ms,
-            heard_ms: self.now_ms,
-            unapplied_bytes: 0,
-            synced: false,
-        });
+        self.replication.role = Role::Replica(Following::new(upstream, self.now_ms));
     }
 
     /// Makes room for an upstream's image that has come whole. Should it turn out to be none, there is nothing left that

@@ -90,7 +90,7 @@ impl Instance {
     fn cut_overrun_feeds(&mut self) {
         let start = self.replication.backlog.as_ref().map_or(0, Backlog::start);
         for feed in &self.replication.feeds {
-            if feed.state.get() != FeedState::WaitsForSnapshot && feed.cursor.get() < start {
+            if feed.state.get() != FeedState::WaitsForSnapshot && !feed.rdb_only && feed.cursor.get() < start {
                 self.stats.client_output_buffer_limit_disconnections += 1;
                 log!(
                     Warning,
@@ -260,6 +260,7 @@ impl Instance {
             ip,
             port,
             eof: session.identity.eof,
+            rdb_only: session.identity.rdb_only,
             old_sync: session.old_sync,
             state: state.into(),
             cursor: cursor.into(),

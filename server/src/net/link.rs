@@ -50,7 +50,7 @@ pub(super) async fn follow(server: Rc<Server>) {
             instance.set_now(now_ms());
             instance.loading = None;
             instance.set_link(Link::Down);
-            backoff.after(lasted, instance.random())
+            backoff.after(lasted, instance.random()).max(Duration::from_millis(instance.refused_for_ms()))
         };
         // The upstream's last word may have ended the following altogether, and with it this task.
         server.settle();

@@ -1,6 +1,7 @@
 //! A full resync, seen from the replica: the upstream's image is received, loaded, and put in the place of the data.
 
 use std::fs::File;
+use std::io::Seek;
 use std::rc::Rc;
 
 use tokio::task::yield_now;
@@ -24,10 +25,12 @@ pub(super) async fn full_resync(server: &Rc<Server>, wire: &mut Wire, promise: P
     let loaded = match mode {
         DisklessLoad::SwapDb => load_from_wire(server, wire, payload, has_data).await?,
         DisklessLoad::OnEmptyDb if !has_data => load_from_wire(server, wire, payload, false).await?,
-        DisklessLoad::OnEmptyDb | DisklessLoad::Disabled => load_through_file(server, wire, payload).await?,
+        DisklessLoad::OnEmptyDb | DisklessLoad::Disabled => load_through_file(server, wire, promise).await?,
     };
     let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
+    // What was received into a file was judged before; then there are no old data any more.
+    instance.judge_image(id, loaded.keys_loaded)?;
     Ok(instance.install_image(loaded, id, offset)?)
 }
 
@@ -84,13 +87,19 @@ async fn load_from_wire(
 }
 
 /// Receives the image into a file, which becomes the dump file, and only then replaces the data.
-async fn load_through_file(server: &Rc<Server>, wire: &mut Wire, payload: Payload) -> Result<Loaded, LinkError> {
+async fn load_through_file(server: &Rc<Server>, wire: &mut Wire, promise: Promise) -> Result<Loaded, LinkError> {
+    let Promise { id, payload, .. } = promise;
     announce(payload, "disk");
     let mut file = DumpFile::create(&snapshot::dump_path(&server.instance.borrow()))?;
     receive(server, wire, &payload, &mut file).await?;
+    let mut source = File::open(file.path())?;
+    if server.instance.borrow().guards_against(id) {
+        let keys = persist::count_keys(&mut source).await?;
+        server.instance.borrow_mut().judge_image(id, keys)?;
+        source.rewind()?;
+    }
     log!(Notice, "MASTER <-> REPLICA sync: Flushing old data");
     server.instance.borrow_mut().discard_data();
-    let mut source = File::open(file.path())?;
     let total_bytes = source.metadata()?.len();
     log!(Notice, "MASTER <-> REPLICA sync: Loading DB in memory");
     let mut loader = persist::begin_loading(server, total_bytes, false);

@@ -16,6 +16,10 @@ pub struct Greeting {
     pub resume: Option<(ReplicationId, u64)>,
     /// The upstream is a replica that shall take over.
     pub failover: bool,
+    /// A history that the upstream must have.
+    pub expected: Option<ReplicationId>,
+    /// The name of this run of this replica, by which a circle is noticed.
+    pub run_id: Option<ReplicationId>,
 }
 
 /// What the upstream agreed to.
@@ -40,6 +44,8 @@ pub enum Answer {
 pub enum Handshake {
     /// The `PING`.
     AwaitPong,
+    /// The question for the upstream's histories, before it is told any secret.
+    AwaitIdentity,
     /// The `AUTH`.
     AwaitAuth,
     /// So many `REPLCONF`s, which were sent together. `PSYNC` is not among them: Redis refuses it to a client that has
@@ -62,6 +68,8 @@ pub enum Step {
     Retry(String),
     /// The upstream says no; its words. Trying again helps only if somebody changes something.
     Refused(String),
+    /// Following this upstream would do harm; why.
+    Harmful(String),
 }
 
 impl Handshake {
@@ -83,16 +91,22 @@ impl Handshake {
                 if !lively.iter().any(|answer| line.starts_with(answer)) {
                     return Step::Retry(format!("Error reply to PING from master: '{}'", text()));
                 }
-                match &greeting.auth {
-                    None => identify(greeting),
-                    Some((None, password)) => Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", password])),
-                    Some((Some(user), password)) => {
-                        Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", user.as_bytes(), password]))
-                    }
+                match greeting.expected {
+                    None => authenticate(greeting),
+                    Some(_) => Step::Send(Handshake::AwaitIdentity, request(&[b"REPLID"])),
                 }
             }
+            Handshake::AwaitIdentity if greeting.expected.is_none_or(|id| names(line, id)) => authenticate(greeting),
+            Handshake::AwaitIdentity => Step::Harmful(format!(
+                "The master has not the history that replica-expect-master-id names, or cannot say so (it is no repld): \
+                 it is told no password, and not followed. Its answer: '{}'",
+                text()
+            )),
             Handshake::AwaitAuth if line[0] == b'-' => Step::Refused(format!("Unable to AUTH to MASTER: {}", text())),
             Handshake::AwaitAuth => identify(greeting),
+            Handshake::AwaitReplconf(_) if line.starts_with(b"-CYCLE") => {
+                Step::Harmful(format!("The master follows this server: {}", text()))
+            }
             // An old upstream may not know an option; that is no reason not to follow it.
             Handshake::AwaitReplconf(1) => ask(greeting),
             Handshake::AwaitReplconf(left) => Step::Wait(Handshake::AwaitReplconf(left - 1)),
@@ -107,12 +121,38 @@ fn request(arguments: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+fn authenticate(greeting: &Greeting) -> Step {
+    match &greeting.auth {
+        None => identify(greeting),
+        Some((None, password)) => Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", password])),
+        Some((Some(user), password)) => {
+            Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", user.as_bytes(), password]))
+        }
+    }
+}
+
+/// Whether an upstream's answer to `REPLID` names this history.
+fn names(line: &[u8], id: ReplicationId) -> bool {
+    let names = line.strip_prefix(b"+REPLID ").unwrap_or_default();
+    names.split(|byte| *byte == b' ').any(|name| name == id.as_str().as_bytes())
+}
+
+/// The run ids in an upstream's answer to `REPLCONF repld-run-id`: its own and those above it. Others do not know the
+/// question.
+pub fn chain(line: &[u8]) -> Option<Vec<ReplicationId>> {
+    line.strip_prefix(b"+CHAIN ")?.split(|byte| *byte == b' ').map(ReplicationId::parse).collect()
+}
+
 fn identify(greeting: &Greeting) -> Step {
     let mut out = Vec::new();
     let mut count = 2;
     append_request(&mut out, &[b"REPLCONF", b"listening-port", greeting.listening_port.to_string().as_bytes()]);
     if let Some(ip) = &greeting.announced_ip {
         append_request(&mut out, &[b"REPLCONF", b"ip-address", ip.as_bytes()]);
+        count += 1;
+    }
+    if let Some(run_id) = &greeting.run_id {
+        append_request(&mut out, &[b"REPLCONF", b"repld-run-id", run_id.as_str().as_bytes()]);
         count += 1;
     }
     append_request(&mut out, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);

@@ -26,7 +26,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub use backlog::{Appended, Backlog, BacklogError, History, ReplicationId};
-pub use handshake::{Answer, Greeting, Handshake, Step};
+pub use handshake::{Answer, Greeting, Handshake, Step, chain};
 pub use payload::Payload;
 
 use crate::client::Client;
@@ -43,6 +43,10 @@ pub struct FeedIdentity {
     pub eof: bool,
     /// It understands `+CONTINUE` with a new replication id.
     pub psync2: bool,
+    /// It wants an image and no stream.
+    pub rdb_only: bool,
+    /// It wants an image without keys.
+    pub without_keys: bool,
 }
 
 /// How far a replica has come.
@@ -70,6 +74,8 @@ pub struct Feed {
     pub port: u16,
     /// See [`FeedIdentity::eof`].
     pub eof: bool,
+    /// See [`FeedIdentity::rdb_only`].
+    pub rdb_only: bool,
     /// It asked with `SYNC`: its payload comes without a line before it.
     pub old_sync: bool,
     /// How far it has come.
@@ -153,6 +159,38 @@ pub struct Following {
     pub unapplied_bytes: u64,
     /// The data are this upstream's: a first sync was finished, or this server's own history is asked to be continued.
     pub synced: bool,
+    /// Why the upstream is not followed for now.
+    pub refusal: Option<Refusal>,
+    /// The run ids of the upstream and of those above it, as far as they told.
+    pub chain: Vec<ReplicationId>,
+    /// The upstream has named the history that it is expected to have.
+    pub identified: bool,
+}
+
+/// An upstream that would do harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it would do, and what lifts the refusal.
+    pub reason: String,
+    /// When it is asked again, in milliseconds since the epoch.
+    pub until_ms: i64,
+}
+
+impl Following {
+    /// Nothing is known yet of `upstream` at this time, in milliseconds since the epoch.
+    pub fn new(upstream: Upstream, now_ms: i64) -> Following {
+        Following {
+            upstream,
+            link: Link::Down,
+            down_since_ms: now_ms,
+            heard_ms: now_ms,
+            unapplied_bytes: 0,
+            synced: false,
+            refusal: None,
+            chain: Vec::new(),
+            identified: false,
+        }
+    }
 }
 
 /// Whom this server follows.
@@ -303,7 +341,7 @@ impl Replication {
     pub fn slowest_cursor(&self) -> Option<u64> {
         self.feeds
             .iter()
-            .filter(|feed| feed.state.get() != FeedState::WaitsForSnapshot)
+            .filter(|feed| feed.state.get() != FeedState::WaitsForSnapshot && !feed.rdb_only)
             .map(|feed| feed.cursor.get())
             .min()
     }
