@@ -124,7 +124,8 @@ fn persistence(instance: &Instance, text: &mut String) {
         field!(text, "loading_loaded_bytes", loading.loaded_bytes);
     }
     field!(text, "rdb_changes_since_last_save", state.dirty);
-    field!(text, "rdb_bgsave_in_progress", u8::from(state.saving_since_ms.is_some()));
+    let saving = state.saving_since_ms.is_some() || instance.keyspace.walk_in_progress();
+    field!(text, "rdb_bgsave_in_progress", u8::from(saving));
     field!(text, "rdb_last_save_time", state.last_save_s);
     field!(text, "rdb_last_bgsave_status", if state.failed { "err" } else { "ok" });
     field!(text, "rdb_last_bgsave_time_sec", state.last_duration_s.unwrap_or(-1));

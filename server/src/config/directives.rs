@@ -201,6 +201,9 @@ directives! {
     rdbcompression: bool = true, ["rdbcompression"], YesNo, Live;
     /// Write and verify a snapshot's checksum.
     rdbchecksum: bool = true, ["rdbchecksum"], YesNo, AtStart;
+    /// A snapshot takes so many microseconds more for each key, for tests that need a slow one; negative ones are none.
+    rdb_key_save_delay: i64 = 0, ["rdb-key-save-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
+
     // Replication.
     /// The master to replicate; `None` on a master. `REPLICAOF` keeps it up to date, for `CONFIG REWRITE`.
     replicaof: Option<Upstream> = None, ["replicaof", "slaveof"], MasterAddress, Live;
@@ -330,7 +333,6 @@ static KEPT: &[Directive] = &[
     kept(&["rdb-save-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["aof-rewrite-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["rdb-del-sync-files"], Check::YesNo, "no", Live),
-    kept(&["rdb-key-save-delay"], Check::Integer(i32::MIN as i64, MAX_I32), "0", Live),
     kept(&["key-load-delay"], Check::Integer(i32::MIN as i64, MAX_I32), "0", Live),
     kept(&["appendfsync"], Check::OneOf(&["everysec", "always", "no"]), "everysec", Live),
     kept(&["appendfilename"], Check::Text, "appendonly.aof", AtStart),

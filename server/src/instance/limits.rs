@@ -1,4 +1,5 @@
-//! Limits of what waits to be sent: who takes too little of it is cut off, and who is slow is told of.
+//! Limits of what waits to be sent: who takes too little of it is cut off, and who is slow, or is synced in full again and
+//! again, is told of.
 //!
 //! What waits for a replica is what lies between its cursor and the backlog's end; it costs no memory of its own, but the
 //! backlog grows for the slowest.
@@ -14,7 +15,57 @@ use crate::replication::{Backlog, Feed, FeedState};
 /// A replica that takes nothing of what waits for it is told of in the log after so long.
 const STALL_MS: i64 = 5_000;
 
+/// Of so many replicas the full resyncs are counted.
+const TROUBLED_MAX: usize = 1024;
+
+/// A replica that was synced in full and has not caught up since.
+#[derive(Debug)]
+pub(super) struct Troubled {
+    /// How many times in a row.
+    resyncs: u32,
+    /// The offset at which the last time began.
+    from: u64,
+}
+
 impl Instance {
+    /// A replica is synced in full. The second time in a row without having caught up in between, the log says what would
+    /// help.
+    pub(super) fn count_full_sync(&mut self, ip: &str, port: u16) {
+        let offset = self.replication.offset;
+        let place = (ip.to_owned(), port);
+        if self.troubled.len() >= TROUBLED_MAX && !self.troubled.contains_key(&place) {
+            return;
+        }
+        let troubled = self.troubled.entry(place).or_insert(Troubled { resyncs: 0, from: offset });
+        troubled.resyncs += 1;
+        let (resyncs, written) = (troubled.resyncs, offset.saturating_sub(troubled.from));
+        troubled.from = offset;
+        if resyncs < 2 {
+            return;
+        }
+        let limit = self.config.client_output_buffer_limit.replica;
+        log!(
+            Warning,
+            "Replica {ip}:{port} is synced in full {resyncs} times in a row without having caught up. Since it began \
+             the last time, {written} bytes were written; so much has to wait for a replica that is being synced, or comes \
+             back. Raise 'client-output-buffer-limit replica' (now {} bytes, or {} bytes for {} seconds) and \
+             'repl-backlog-size' (now {} bytes) above that, 'repl-timeout' (now {} seconds) if it was silent, or write less.",
+            limit.hard_bytes,
+            limit.soft_bytes,
+            limit.soft.as_secs(),
+            self.config.repl_backlog_size,
+            self.config.repl_timeout.as_secs()
+        );
+    }
+
+    /// A replica has said how far it is: one that lacks no more than the backlog keeps at rest has caught up.
+    pub(super) fn forget_trouble(&mut self, feed: &Feed) {
+        let lacks = self.replication.offset.saturating_sub(feed.acknowledged.get());
+        if !self.troubled.is_empty() && feed.is_online() && lacks <= self.config.repl_backlog_size {
+            self.troubled.remove(&(feed.ip.clone(), feed.port));
+        }
+    }
+
     /// How much may wait for a client of this kind; zeros mean any amount.
     pub(crate) fn output_limit(&self, kind: ClientKind) -> OutputLimit {
         let limits = &self.config.client_output_buffer_limit;

@@ -168,6 +168,8 @@ pub struct Instance {
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
     pauses: [Option<Pause>; 3],
+    /// Replicas that are synced in full again and again, by address and port.
+    troubled: HashMap<(String, u16), limits::Troubled>,
     actions: Vec<Action>,
     waiters: Vec<Waiter>,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
@@ -199,6 +201,7 @@ impl Instance {
             shutdown: None,
             failover: None,
             pauses: [None; 3],
+            troubled: HashMap::new(),
             actions: Vec::new(),
             waiters: Vec::new(),
             watchers: HashMap::new(),

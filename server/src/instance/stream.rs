@@ -246,6 +246,9 @@ impl Instance {
                     log!(Notice, "{reason}: {ip}:{port}");
                 }
                 self.stats.sync_full += 1;
+                if !session.identity.rdb_only {
+                    self.count_full_sync(&ip, port);
+                }
                 if self.replication.backlog.is_none() {
                     self.begin_history()?;
                 }
@@ -297,6 +300,7 @@ impl Instance {
         }
         feed.acknowledged.set(feed.acknowledged.get().max(offset));
         feed.heard_ms.set(self.now_ms);
+        self.forget_trouble(feed);
         self.release_waiters();
         self.advance_failover();
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
@@ -87,12 +88,12 @@ fn promise(server: &Server, feeds: &[Rc<Feed>], point: Point) -> Vec<mpsc::Sende
     feeds.iter().filter_map(|feed| payloads.remove(&feed.client.id)).collect()
 }
 
-/// Lets the walk go on between requests until it is over or nobody takes its chunks.
-async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>) {
+/// Lets the walk go on between requests until it is over or nobody takes its chunks or `wants` them any more.
+async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>, wants: impl Fn(&Instance) -> bool) {
     loop {
         let chunk = server.instance.borrow_mut().keyspace.walk_slice(SLICE_BYTES);
-        let last = chunk.is_none();
-        if chunks.send(chunk).await.is_err() || last {
+        let (last, keys) = (chunk.is_none(), chunk.as_ref().map_or(0, |chunk| chunk.iter().count()));
+        if chunks.send(chunk).await.is_err() || last || !dawdle(server, keys, &wants).await {
             break;
         }
         yield_now().await;
@@ -100,8 +101,30 @@ async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>) {
     server.instance.borrow_mut().keyspace.abort_walk();
 }
 
+/// Takes as long for so many keys as `rdb-key-save-delay` says, for tests that need a slow snapshot. Whether it is still
+/// wanted then.
+async fn dawdle(server: &Server, keys: usize, wants: impl Fn(&Instance) -> bool) -> bool {
+    const STEP: Duration = Duration::from_millis(10);
+    let delay = server.instance.borrow().config.rdb_key_save_delay;
+    let until = Instant::now() + Duration::from_micros(delay.max(0).unsigned_abs()) * keys as u32;
+    loop {
+        if !wants(&server.instance.borrow()) {
+            return false;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        tokio::time::sleep(left.min(STEP)).await;
+    }
+}
+
 /// Runs `work` on a thread of its own, fed by the walk, and returns its result.
-async fn walk_into<T: Send + 'static>(server: &Server, work: impl FnOnce(Chunks) -> T + Send + 'static) -> Option<T> {
+async fn walk_into<T: Send + 'static>(
+    server: &Server,
+    wants: impl Fn(&Instance) -> bool,
+    work: impl FnOnce(Chunks) -> T + Send + 'static,
+) -> Option<T> {
     let (sender, chunks) = mpsc::channel(CHUNKS_QUEUED);
     let (report, result) = oneshot::channel();
     let spawned = thread::Builder::new().name("snapshot".into()).spawn(move || {
@@ -111,7 +134,7 @@ async fn walk_into<T: Send + 'static>(server: &Server, work: impl FnOnce(Chunks)
     if let Err(error) = spawned {
         log!(Warning, "Can't save in background: a thread can't be started: {error}");
     }
-    walk(server, sender).await;
+    walk(server, sender, wants).await;
     result.await.ok()
 }
 
@@ -151,13 +174,17 @@ async fn save(server: &Rc<Server>) {
     };
     let senders = image.point.map_or_else(Vec::new, |point| promise(server, &feeds, point));
     let target = path.clone();
-    let result = walk_into(server, move |chunks| {
-        let mut file = DumpFile::create(&target)?;
-        if !encode_all(image.encoder(), chunks, |bytes| file.write(&bytes))? {
-            return Err(io::Error::other("it was given up"));
-        }
-        file.commit()
-    })
+    let result = walk_into(
+        server,
+        |_| true,
+        move |chunks| {
+            let mut file = DumpFile::create(&target)?;
+            if !encode_all(image.encoder(), chunks, |bytes| file.write(&bytes))? {
+                return Err(io::Error::other("it was given up"));
+            }
+            file.commit()
+        },
+    )
     .await;
     let result = result.unwrap_or_else(|| Err(io::Error::other("its thread has ended")));
     finish_save(&mut server.instance.borrow_mut(), &result);
@@ -237,7 +264,9 @@ async fn stream_to_replicas(server: &Rc<Server>) {
     let mut senders = promise(server, &feeds, point);
     // The mark is as long as a replication id, and as unlikely to be met in the data.
     let mark = server.instance.borrow_mut().random_id();
-    let sent = walk_into(server, move |chunks| {
+    let receivers = feeds.clone();
+    let wants = move |instance: &Instance| receivers.iter().any(|feed| instance.clients.contains_key(&feed.client.id));
+    let sent = walk_into(server, wants, move |chunks| {
         broadcast(&mut senders, format!("$EOF:{mark}\r\n").into_bytes());
         let complete = encode_all(image.encoder(), chunks, |bytes| {
             broadcast(&mut senders, bytes);

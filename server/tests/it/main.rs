@@ -5,6 +5,7 @@
 mod client;
 mod differential;
 mod failover;
+mod guards;
 mod long_double;
 mod malformed;
 mod random;
