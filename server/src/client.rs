@@ -70,7 +70,7 @@ pub struct Client {
     pub subscriptions: Cell<(usize, usize)>,
     /// Requests queued by MULTI, if it is in one.
     pub queued: Cell<Option<usize>>,
-    /// It waits for replicas: its requests are not run.
+    /// It waits for a key or for replicas: its requests are not run.
     pub blocked: Cell<bool>,
     /// Its next request waits for the end of a pause.
     pub postponed: Cell<bool>,
@@ -85,6 +85,7 @@ pub struct Client {
     /// Since when it has been over the soft limit of its class, in milliseconds since the epoch.
     slow_since_ms: Cell<Option<i64>>,
     killed: Cell<bool>,
+    dismissed: Cell<bool>,
     mailbox: RefCell<Vec<u8>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -112,6 +113,7 @@ impl Client {
             protocol: Cell::new(Protocol::Resp2),
             slow_since_ms: Cell::new(None),
             killed: Cell::new(false),
+            dismissed: Cell::new(false),
             mailbox: RefCell::default(),
             waker: RefCell::default(),
         })
@@ -146,6 +148,17 @@ impl Client {
     /// Whether [`Client::kill`] was called.
     pub fn is_killed(&self) -> bool {
         self.killed.get()
+    }
+
+    /// Lets its task end when everything it was sent has gone out.
+    pub fn dismiss(&self) {
+        self.dismissed.set(true);
+        self.wake();
+    }
+
+    /// Whether [`Client::dismiss`] was called.
+    pub fn is_dismissed(&self) -> bool {
+        self.dismissed.get()
     }
 
     /// Lets it read requests again.

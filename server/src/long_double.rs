@@ -36,6 +36,15 @@ struct Finite {
 }
 
 impl LongDouble {
+    /// The nearest `f64`, or one of the two that are next to it; infinity for either.
+    pub fn to_f64(self) -> f64 {
+        let Some(Finite { negative, mantissa, exponent }) = self.0 else { return f64::INFINITY };
+        // In two steps: neither power need be representable where their product is.
+        let half = exponent / 2;
+        let magnitude = mantissa as f64 * 2f64.powi(half) * 2f64.powi(exponent - half);
+        if negative { -magnitude } else { magnitude }
+    }
+
     /// Reads a whole text as C's `strtold` does: decimal or hexadecimal (`0x1.8p3`), `inf`, `infinity`, in any case.
     ///
     /// `None` for anything else, blanks and `nan` included, for finite numbers too large to be represented, for
@@ -57,6 +66,11 @@ impl LongDouble {
         let number = Unrounded { negative, ..exact }.round()?;
         let underflow = number.mantissa == 0 && (exact.significand != 0 || exact.sticky);
         (!underflow).then_some(LongDouble(Some(number)))
+    }
+
+    /// Whether it is a number.
+    pub fn is_finite(self) -> bool {
+        self.0.is_some()
     }
 
     /// The sum, or `None` if it is not finite.

@@ -207,13 +207,17 @@ pub enum LoadError {
 }
 
 /// Counts the keys of an image that comes in pieces.
-#[derive(Default)]
 pub struct KeyCounter {
     decoder: Decoder,
     keys: u64,
 }
 
 impl KeyCounter {
+    /// A counter at the image's start, for `instance`.
+    pub fn new(instance: &Instance) -> KeyCounter {
+        KeyCounter { decoder: Decoder::new(instance.config.small_forms()), keys: 0 }
+    }
+
     /// Takes the next bytes; true when the image is complete.
     ///
     /// # Errors
@@ -298,7 +302,7 @@ impl Loader {
     /// A loader for data like those of `instance`.
     pub fn new(instance: &Instance) -> Loader {
         Loader {
-            decoder: Decoder::new(),
+            decoder: Decoder::new(instance.config.small_forms()),
             keyspace: Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed()),
             db: 0,
             now_ms: instance.now_ms,
@@ -333,10 +337,17 @@ impl Loader {
                 Item::Entry { deadline_ms: Some(deadline), .. } if self.drops_expired && deadline <= self.now_ms => {
                     self.expired += 1;
                 }
-                Item::Entry { key, value: rdb::Value::Str(value), deadline_ms } => {
-                    let deadline = deadline_ms.map_or(Deadline::Clear, Deadline::At);
+                Item::Entry { key, value, deadline_ms } => {
                     let key = self.keyspace.key(key);
-                    self.keyspace.set_str(self.db, key, value, deadline);
+                    match value {
+                        rdb::Value::Str(value) => {
+                            let deadline = deadline_ms.map_or(Deadline::Clear, Deadline::At);
+                            self.keyspace.set_str(self.db, key, value, deadline);
+                        }
+                        rdb::Value::Aggregate(value) => {
+                            self.keyspace.insert(self.db, key, value, deadline_ms);
+                        }
+                    }
                     self.loaded += 1;
                 }
                 Item::Eof => return Ok(true),

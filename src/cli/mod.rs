@@ -9,6 +9,7 @@ pub mod cli;
 pub mod completions;
 mod context;
 pub mod down;
+pub mod history;
 pub mod init;
 pub mod kill_master;
 pub mod logs;
@@ -117,6 +118,8 @@ enum Command {
     Repoint(repoint::RepointArgs),
     /// End every process of a group
     Down(down::DownArgs),
+    /// Show what was done to a group
+    History(history::HistoryArgs),
     /// List the groups
     Ls(ls::LsArgs),
     /// Show what the nodes log
@@ -159,6 +162,7 @@ impl Cli {
             Command::Switchover(args) => args.run(&context),
             Command::Repoint(args) => args.run(&context),
             Command::Down(args) => args.run(&context),
+            Command::History(args) => args.run(&context),
             Command::Ls(args) => args.run(&context),
             Command::Logs(args) => args.run(&context),
             Command::Cli(args) => args.run(&context),

@@ -76,8 +76,7 @@ impl PromoteArgs {
         } else {
             show_report(group, &report, context);
         }
-        let is_complete = report.missing.is_empty() && report.first_write_us.is_some();
-        Ok(if is_complete { ExitCode::Done } else { ExitCode::Incomplete })
+        Ok(if report.is_complete() { ExitCode::Done } else { ExitCode::Incomplete })
     }
 
     /// The master, if the refusal only says that the last promotion holds, and it is the one that is asked for.

@@ -80,7 +80,6 @@ impl SwitchoverArgs {
         } else {
             show_report(group, &report, context);
         }
-        let is_complete = report.missing.is_empty() && report.first_write_us.is_some();
-        Ok(if is_complete { ExitCode::Done } else { ExitCode::Incomplete })
+        Ok(if report.is_complete() { ExitCode::Done } else { ExitCode::Incomplete })
     }
 }

@@ -167,7 +167,9 @@ fn wished_state(group: &str, topology: &Topology) -> RunState {
         upstream: node.replica_of.clone(),
         process: None,
     });
-    RunState::new(group, topology.max_loss_bytes(), nodes.collect())
+    let mut state = RunState::new(group, topology.max_loss_bytes(), nodes.collect());
+    state.after_promote = topology.after_promote().to_vec();
+    state
 }
 
 /// What a group that was started before goes on with: the processes that live, and the roles it had.
@@ -191,6 +193,7 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
     refuse_if_unsafe(&view)?;
     let mut run = last.run;
     run.max_loss_bytes = wished.max_loss_bytes;
+    run.after_promote = wished.after_promote;
     for node in &mut run.nodes {
         let is_alive = view.node(&node.name).is_some_and(|seen| seen.is_alive());
         node.process = node.process.take().filter(|_| is_alive);

@@ -1,7 +1,7 @@
 //! What was done to a group, in order: one JSON object per line.
 //!
 //! ```json
-//! {"time_unix_ms":1795374379785,"run":"4711-1795374379700","event":"step-began","step":"promote","node":"n2"}
+//! {"time_unix_ms":1795374379785,"run":"4711-1795374379700","user":"ann","event":"step-began","step":"promote","node":"n2"}
 //! ```
 //!
 //! A line is appended by one write, so it is whole or, after a crash, the torn last one, which a reader skips. The page
@@ -11,7 +11,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -19,13 +19,14 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 
 /// How much of the end of a journal is read to find out what happened last.
-const RECENT_BYTES: u64 = 1 << 20;
+pub const RECENT_BYTES: u64 = 1 << 20;
 
 /// A group's journal, open for appending.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     run: String,
+    user: String,
 }
 
 /// One line of a journal.
@@ -35,6 +36,9 @@ pub struct JournalEntry {
     pub time_unix_ms: u64,
     /// The run of replctl that did it: its pid and start time.
     pub run: String,
+    /// Who ran it.
+    #[serde(default)]
+    pub user: String,
     /// What happened.
     #[serde(flatten)]
     pub event: Event,
@@ -50,7 +54,9 @@ impl Journal {
         if ends_in_a_torn_line(&mut file)? {
             file.write_all(b"\n")?;
         }
-        Ok(Self { file, run: format!("{}-{}", std::process::id(), unix_ms()) })
+        // A name that can be wrong is worth more here than a number that cannot.
+        let user = std::env::var("USER").unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
+        Ok(Self { file, run: format!("{}-{}", std::process::id(), unix_ms()), user })
     }
 
     /// Appends an event.
@@ -58,7 +64,8 @@ impl Journal {
     /// # Errors
     /// The file cannot be written.
     pub fn append(&mut self, event: &Event) -> io::Result<()> {
-        let entry = JournalEntry { time_unix_ms: unix_ms(), run: self.run.clone(), event: event.clone() };
+        let (run, user) = (self.run.clone(), self.user.clone());
+        let entry = JournalEntry { time_unix_ms: unix_ms(), run, user, event: event.clone() };
         let mut line = serde_json::to_vec(&entry).map_err(io::Error::other)?;
         line.push(b'\n');
         self.file.write_all(&line)
@@ -73,20 +80,21 @@ impl Journal {
     }
 }
 
-/// The last entries of a journal, oldest first; none if there is no journal. Lines that are no entries are skipped.
+/// The entries in the last `bytes_max` bytes of a journal, oldest first; none if there is no journal. Lines that are no
+/// entries are skipped.
 ///
 /// # Errors
 /// The file exists and cannot be read.
-pub fn recent(path: &PathBuf) -> io::Result<Vec<JournalEntry>> {
+pub fn read_end(path: &Path, bytes_max: u64) -> io::Result<Vec<JournalEntry>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(RECENT_BYTES)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes_max)))?;
     let mut bytes = Vec::new();
-    file.take(RECENT_BYTES).read_to_end(&mut bytes)?;
+    file.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
@@ -117,11 +125,12 @@ mod tests {
     fn what_was_written_is_read_back_in_order() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("journal.jsonl");
-        assert_eq!(recent(&path).expect("no journal is an empty one"), []);
+        assert_eq!(read_end(&path, RECENT_BYTES).expect("no journal is an empty one"), []);
         let mut journal = Journal::open(&path).expect("the directory is ours");
         journal.append(&began("up")).expect("the file is ours");
         journal.append(&began("promote")).expect("the file is ours");
-        let events: Vec<_> = recent(&path).expect("it is readable").into_iter().map(|entry| entry.event).collect();
+        let events: Vec<_> =
+            read_end(&path, RECENT_BYTES).expect("it is readable").into_iter().map(|entry| entry.event).collect();
         assert_eq!(events, [began("up"), began("promote")]);
     }
 
@@ -133,7 +142,8 @@ mod tests {
         let whole = std::fs::read(&path).expect("it is readable");
         std::fs::write(&path, [&whole[..], &whole[..whole.len() / 2]].concat()).expect("the file is ours");
         Journal::open(&path).and_then(|mut journal| journal.append(&began("down"))).expect("the directory is ours");
-        let events: Vec<_> = recent(&path).expect("it is readable").into_iter().map(|entry| entry.event).collect();
+        let events: Vec<_> =
+            read_end(&path, RECENT_BYTES).expect("it is readable").into_iter().map(|entry| entry.event).collect();
         assert_eq!(events, [began("up"), began("down")]);
     }
 }

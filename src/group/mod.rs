@@ -12,6 +12,8 @@
 
 mod bring_up;
 mod diagnosis;
+mod history;
+mod hook;
 mod journal;
 mod kill;
 mod links;
@@ -32,7 +34,8 @@ use crate::wire::{Endpoint, WireError, split_words};
 
 pub use bring_up::{Action, LaunchPlan, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
-pub use journal::{Journal, JournalEntry, recent};
+pub use history::{Episode, Outcome, episodes};
+pub use journal::{Journal, JournalEntry, RECENT_BYTES, read_end};
 pub use kill::{KillPlan, KillReport, kill_master};
 pub use plan::{FailoverPlan, Ineligible, LossEstimate, Policy, Ranked, Refusal, Rejected, Step};
 pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
@@ -164,7 +167,7 @@ impl Group {
     fn offset_before_kill(&self) -> Result<Option<u64>, GroupError> {
         let master = self.run.master();
         let Some(present) = &master.process else { return Ok(None) };
-        let entries = recent(&self.dir.journal_file())?;
+        let entries = read_end(&self.dir.journal_file(), RECENT_BYTES)?;
         Ok(entries.iter().rev().find_map(|entry| match &entry.event {
             Event::MasterKilled { node, process, offsets } if *process == present.identity => {
                 offsets.get(node).copied()

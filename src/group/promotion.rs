@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::diagnosis::{Diagnosis, diagnose};
-use super::journal::recent;
+use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
 use super::plan::{FailoverPlan, Policy, Step};
 use super::stop::end_processes;
@@ -61,6 +61,15 @@ pub struct FailoverReport {
     pub resyncs: BTreeMap<String, Resync>,
     /// Replicas that should follow and did not in time.
     pub missing: Vec<String>,
+    /// What went wrong with the user's hook, if there is one.
+    pub hook_error: Option<String>,
+}
+
+impl FailoverReport {
+    /// Whether there is a master that takes writes, everybody follows it, and the user's hook has run.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.first_write_us.is_some() && self.hook_error.is_none()
+    }
 }
 
 /// One step that was done.
@@ -163,10 +172,11 @@ pub async fn switchover(
 /// # Errors
 /// The journal cannot be read.
 pub fn promoted_last(group: &Group) -> Result<Option<String>, GroupError> {
-    let promoted = recent(&group.dir.journal_file())?.into_iter().rev().find_map(|entry| match entry.event {
-        Event::Promoted { node, .. } => Some(node),
-        _ => None,
-    });
+    let promoted =
+        read_end(&group.dir.journal_file(), RECENT_BYTES)?.into_iter().rev().find_map(|entry| match entry.event {
+            Event::Promoted { node, .. } => Some(node),
+            _ => None,
+        });
     Ok(promoted.filter(|node| *node == group.run.master().name))
 }
 
@@ -478,6 +488,10 @@ impl<'a> Promotion<'a> {
         while let Some(synced) = self.until_disk.join_next().await {
             synced.expect("writing to disk does not panic")?;
         }
+        let hook_error = super::hook::after_promote(self.group, command, &plan.old_master, &plan.candidate).await.err();
+        if let Some(error) = &hook_error {
+            self.recorder.record(Event::Warning { text: error.clone() })?;
+        }
         let (after, _) = observe(self.group).await?;
         let resyncs = self.resyncs(&before, &after);
         self.recorder.record(Event::Finished { command: command.to_owned(), error: None })?;
@@ -495,6 +509,7 @@ impl<'a> Promotion<'a> {
             steps: self.steps,
             resyncs,
             missing: self.missing,
+            hook_error,
         })
     }
 

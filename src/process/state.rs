@@ -139,6 +139,11 @@ impl GroupDir {
         &self.name
     }
 
+    /// The state directory that it is in.
+    pub fn state_dir(&self) -> &Path {
+        self.path.parent().expect("a group's directory is in one of all groups")
+    }
+
     /// `journal.jsonl`
     pub fn journal_file(&self) -> PathBuf {
         self.path.join("journal.jsonl")
@@ -283,6 +288,9 @@ pub struct RunState {
     pub group: String,
     /// `[failover] max-loss`
     pub max_loss_bytes: Option<u64>,
+    /// `[hooks] after-promote`
+    #[serde(default)]
+    pub after_promote: Vec<String>,
     /// The replication id of the master's history when the group was last known whole.
     pub replid: Option<String>,
     /// Every node of the topology.
@@ -346,7 +354,8 @@ pub struct RunProcess {
 impl RunState {
     /// The state of a group of which nothing runs yet.
     pub fn new(group: &str, max_loss_bytes: Option<u64>, nodes: Vec<RunNode>) -> Self {
-        Self { schema: SCHEMA, group: group.to_owned(), max_loss_bytes, replid: None, nodes }
+        let (group, after_promote) = (group.to_owned(), Vec::new());
+        Self { schema: SCHEMA, group, max_loss_bytes, after_promote, replid: None, nodes }
     }
 
     /// A node by its name.

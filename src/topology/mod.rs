@@ -35,6 +35,7 @@ pub struct Topology {
     /// In file order (`count` expanded).
     nodes: Vec<Node>,
     max_loss_bytes: Option<u64>,
+    after_promote: Vec<String>,
 }
 
 /// One server of the group.
@@ -132,7 +133,7 @@ impl Topology {
             Some(name) => name,
             None => name_from(path).map_err(at_fault)?,
         };
-        Ok(Self { name, nodes, max_loss_bytes: raw.max_loss_bytes })
+        Ok(Self { name, nodes, max_loss_bytes: raw.max_loss_bytes, after_promote: raw.after_promote })
     }
 
     /// Reads a topology from a file of at most 1 MiB.
@@ -196,6 +197,12 @@ impl Topology {
     /// `[failover] max-loss`, in bytes of replication stream: a promotion that may lose more is refused.
     pub fn max_loss_bytes(&self) -> Option<u64> {
         self.max_loss_bytes
+    }
+
+    /// `[hooks] after-promote`: a program with its arguments that is run when another node has become the master; empty for
+    /// none.
+    pub fn after_promote(&self) -> &[String] {
+        &self.after_promote
     }
 
     /// Takes out the optional nodes whose engine is missing, with everything that replicates from them, and returns

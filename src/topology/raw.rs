@@ -20,7 +20,7 @@ const NAME_BYTES_MAX: usize = 64;
 /// `replica-priority` is a C int in the servers.
 const PRIORITY_MAX: i64 = i32::MAX as i64;
 
-const TOP_KEYS: [&str; 4] = ["name", "defaults", "node", "failover"];
+const TOP_KEYS: [&str; 5] = ["name", "defaults", "node", "failover", "hooks"];
 const NODE_KEYS: [&str; 8] = ["name", "port", "count", "engine", "replica-of", "priority", "optional", "config"];
 const DEFAULTS_KEYS: [&str; 5] = ["engine", "replica-of", "priority", "optional", "config"];
 const ENGINES: [&str; 3] = ["repld", "redis-server", "valkey-server"];
@@ -36,6 +36,7 @@ pub(super) struct RawTopology {
     pub defaults: Settings,
     pub nodes: Vec<RawNode>,
     pub max_loss_bytes: Option<u64>,
+    pub after_promote: Vec<String>,
 }
 
 /// One `[[node]]`.
@@ -105,6 +106,7 @@ impl Reader<'_> {
                 "defaults" => topology.defaults = self.defaults(key, value),
                 "node" => topology.nodes = self.nodes(value),
                 "failover" => topology.max_loss_bytes = self.failover(key, value),
+                "hooks" => topology.after_promote = self.hooks(key, value),
                 "sentinel" | "drill" => self.not_supported_yet(key),
                 _ => self.unknown_key(key, "a topology", &TOP_KEYS),
             }
@@ -182,6 +184,32 @@ impl Reader<'_> {
             }
         }
         max_loss_bytes
+    }
+
+    fn hooks(&mut self, key: &Key, value: &Value) -> Vec<String> {
+        let mut after_promote = Vec::new();
+        for (key, value) in self.table(key, value).into_iter().flatten() {
+            match key.get_ref().as_ref() {
+                "after-promote" => after_promote = self.command(value),
+                _ => self.unknown_key(key, "`[hooks]`", &["after-promote"]),
+            }
+        }
+        after_promote
+    }
+
+    /// A program and its arguments.
+    fn command(&mut self, value: &Value) -> Vec<String> {
+        let words = value.get_ref().as_array().map(|words| words.iter().map(|word| word.get_ref().as_str()));
+        match words.and_then(|words| words.collect::<Option<Vec<&str>>>()) {
+            Some(words) if words.first().is_some_and(|program| !program.is_empty()) => {
+                words.into_iter().map(str::to_owned).collect()
+            }
+            _ => {
+                let message = "`after-promote` must be a program with its arguments, as an array of strings";
+                self.error(Diagnostic::at(value.span(), message).hint("`after-promote = [\"notify\", \"ops\"]`"));
+                Vec::new()
+            }
+        }
     }
 
     fn engine(&mut self, value: &Value) -> Option<Engine> {

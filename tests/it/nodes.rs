@@ -123,3 +123,23 @@ fn a_replica_is_moved_below_another_node_and_stays_there() {
         assert_eq!(live.role("n3").1, Some(live.port("n2")), "{engine}: the new place is kept");
     }
 }
+
+#[test]
+fn the_history_tells_who_did_what_and_how_it_ended() {
+    let live = Live::trio("repld");
+    live.run(&["pause", "n3"]).exits(0);
+    live.run(&["resume", "n3"]).exits(0);
+    live.run(&["switchover", "n2"]).exits(0);
+    live.run(&["kill-master"]).exits(0);
+    live.run(&["promote"]).exits(0);
+    let told = live.run(&["--json", "history"]).exits(0).stdout;
+    let told: Vec<serde_json::Value> =
+        told.lines().map(|line| serde_json::from_str(line).expect("JSON Lines")).collect();
+    let commands: Vec<&str> = told.iter().filter_map(|one| one["command"].as_str()).collect();
+    assert_eq!(commands, ["up", "pause", "resume", "switchover", "kill", "promote"]);
+    assert_eq!(told[3]["what"], "n1 -> n2");
+    assert!(told.iter().all(|one| one["outcome"] == "done" && one["user"].is_string()), "{told:?}");
+    let text = live.run(&["history", "-n", "1"]).exits(0).stdout;
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains("promote"), "{text}");
+}

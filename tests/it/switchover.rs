@@ -86,3 +86,25 @@ fn a_replica_that_cannot_catch_up_leaves_the_master_as_it_was() {
         assert_eq!(live.ask("n2", &["GET", "k"]), "x", "{engine}");
     }
 }
+
+#[test]
+fn the_users_program_is_told_of_the_new_master_and_its_failure_undoes_nothing() {
+    let hook =
+        "[hooks]\nafter-promote = ['sh', '-c', 'env | grep ^REPLCTL_ | sort > told; test $REPLCTL_NEW_MASTER = n2']\n";
+    let live = Live::up(&(topology("hooked", "repld", &TRIO) + hook));
+    live.run(&["switchover", "n2"]).exits(0);
+    let told = std::fs::read_to_string(live.here.directory().join("told")).expect("the hook wrote it");
+    for line in [
+        "REPLCTL_COMMAND=switchover".to_owned(),
+        "REPLCTL_GROUP=hooked".to_owned(),
+        "REPLCTL_OLD_MASTER=n1".to_owned(),
+        format!("REPLCTL_NEW_ADDRESS=127.0.0.1:{}", live.port("n2")),
+    ] {
+        assert!(told.lines().any(|told| told == line), "{line}: {told}");
+    }
+    let report = live.json(&["switchover", "n3"], 4);
+    assert!(report["hook_error"].as_str().is_some_and(|error| error.contains("the hook sh failed")), "{report}");
+    assert_eq!(live.role("n3").0, "master");
+    live.here.write("bad.toml", "[[node]]\nname = 'a'\n[hooks]\nafter-promote = 'notify'\n");
+    assert!(live.run(&["check", "bad.toml"]).exits(2).stderr.contains("as an array of strings"));
+}

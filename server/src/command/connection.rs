@@ -341,7 +341,7 @@ pub(super) fn client_unblock(context: &mut ServerContext, args: Args) -> Result<
         _ => return Err(ErrorReply::subcommand_arguments(args)),
     };
     let id = parse_integer(args.get(2))?;
-    let unblocked = u64::try_from(id).is_ok_and(|id| context.instance.unblock_waiter(id, with_error));
+    let unblocked = u64::try_from(id).is_ok_and(|id| context.instance.unblock_client(id, with_error));
     context.reply().integer(i64::from(unblocked));
     Ok(Flow::Continue)
 }

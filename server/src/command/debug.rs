@@ -2,18 +2,16 @@
 //! its own tests steer a server by.
 
 use std::fs::File;
-use std::hash::Hasher;
-
-use siphasher::sip::SipHasher13;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::instance::Instance;
-use crate::keyspace::{Deadline, EntryRef};
+use crate::keyspace::Deadline;
 use crate::log::log;
+use crate::rdb;
 use crate::replication::History;
 use crate::resp::{Protocol, Reply};
 use crate::snapshot::{self, LoadError, Loader};
-use crate::value::ValueRef;
+use crate::value::digest;
 
 pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
     if !context.instance.config.enable_debug_command.to(context.session.client.origin()) {
@@ -41,11 +39,12 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
         }
         (b"populate", 3..=5) => populate(context, args),
         (b"digest", 2) => {
-            let text = Digest::of_everything(context.instance).to_string();
-            context.reply().simple(&text);
+            let digest = digest_of_all(context.instance);
+            context.reply().simple(&format!("{digest:040x}"));
             Ok(Flow::Continue)
         }
-        (b"digest-value", _) => digest_value(context, args),
+        (b"digest-value", _) => digest_values(context, args),
+        (b"object", 3) => object(context, args),
         (b"reload", _) => {
             reload(context.instance, args)?;
             context.ok()
@@ -89,14 +88,40 @@ fn populate(context: &mut ServerContext, args: Args) -> Result<Flow> {
     context.ok()
 }
 
-fn digest_value(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let ServerContext { instance, session, out } = context;
-    let mut reply = Reply::new(out, session.protocol);
-    reply.array(args.len() - 2);
-    for name in args.from(2) {
-        let entry = instance.keyspace.peek(session.db(), instance.keyspace.key(name));
-        reply.bulk(entry.map_or(Digest::default(), |entry| Digest::of_value(entry.value())).to_string().as_bytes());
+/// The same for equal data: what is in which database under which key, and whether it is to expire. 0 for no data.
+fn digest_of_all(instance: &Instance) -> u128 {
+    let mut sum = 0_u128;
+    for db in 0..instance.keyspace.databases() {
+        instance.keyspace.for_each(db, |entry| {
+            let (value, expires) = (entry.value().digest().to_le_bytes(), [u8::from(entry.deadline_ms().is_some())]);
+            sum = sum.wrapping_add(digest(&[&db.to_le_bytes(), entry.key(), &value, &expires]));
+        });
     }
+    sum
+}
+
+/// A digest for each key, 0 for one that is absent.
+fn digest_values(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let (keyspace, db, now_ms) = (&context.instance.keyspace, context.session.db(), context.instance.now_ms);
+    let of = |name| keyspace.get(db, keyspace.key(name), now_ms).map_or(0, |entry| entry.value().digest());
+    let digests: Vec<u128> = args.from(2).map(of).collect();
+    let mut reply = context.reply();
+    reply.array(digests.len());
+    digests.iter().for_each(|digest| reply.simple(&format!("{digest:040x}")));
+    Ok(Flow::Continue)
+}
+
+fn object(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let (keyspace, db) = (&context.instance.keyspace, context.session.db());
+    let entry = keyspace.get(db, keyspace.key(args.get(2)), context.instance.now_ms).ok_or(ErrorReply::NO_SUCH_KEY)?;
+    let value = entry.value();
+    let text = format!(
+        "Value at:{:p} refcount:1 encoding:{} serializedlength:{} lru:0 lru_seconds_idle:0",
+        entry.key().as_ptr(),
+        value.encoding(),
+        rdb::serialized_len(value)
+    );
+    context.reply().simple(&text);
     Ok(Flow::Continue)
 }
 
@@ -110,6 +135,9 @@ fn reload(instance: &mut Instance, args: Args) -> Result<()> {
             b"noflush" | b"merge" => {}
             _ => return Err(ErrorReply::new("ERR DEBUG RELOAD only supports the MERGE, NOFLUSH and NOSAVE options.")),
         }
+    }
+    if instance.keyspace.walk_in_progress() {
+        return Err(ErrorReply::SAVE_IN_PROGRESS);
     }
     if saves {
         snapshot::save(instance).map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
@@ -192,85 +220,4 @@ fn protocol(context: &mut ServerContext, args: Args) -> Result<Flow> {
 
 fn truth(reply: &mut Reply, resp3: bool, value: bool) {
     if resp3 { reply.raw(if value { b"#t\r\n" } else { b"#f\r\n" }) } else { reply.integer(i64::from(value)) }
-}
-
-/// Names the content of keys: equal for equal data, whatever their order and whoever keeps them. Zeros for none.
-#[derive(Debug, Clone, Copy, Default)]
-struct Digest([u64; 3]);
-
-impl Digest {
-    fn of_everything(instance: &Instance) -> Digest {
-        let mut sum = Digest::default();
-        for db in 0..instance.keyspace.databases() {
-            instance.keyspace.for_each(db, |entry| sum.add(Digest::of_entry(db, entry)));
-        }
-        sum
-    }
-
-    fn of_entry(db: usize, entry: EntryRef) -> Digest {
-        let mut digest = Digest::of_bytes(entry.key());
-        digest.follow(Digest::of_bytes(&(db as u64).to_le_bytes()));
-        digest.follow(Digest::of_value(entry.value()));
-        digest.follow(Digest::of_bytes(&entry.deadline_ms().unwrap_or(-1).to_le_bytes()));
-        digest
-    }
-
-    fn of_value(value: ValueRef) -> Digest {
-        let mut digest = Digest::of_bytes(value.type_name().as_bytes());
-        match value {
-            ValueRef::Str(bytes) => digest.follow(Digest::of_bytes(bytes)),
-            ValueRef::List(list) => list.iter().for_each(|element| digest.follow(Digest::of_bytes(element.as_ref()))),
-            ValueRef::Hash(hash) => hash.iter().for_each(|(field, value)| {
-                digest.add(Digest::of_pair(field.as_ref(), value.as_ref()));
-            }),
-            ValueRef::Set(set) => set.iter().for_each(|member| digest.add(Digest::of_bytes(member.as_ref()))),
-            ValueRef::SortedSet(set) => set.iter().for_each(|(member, score)| {
-                digest.add(Digest::of_pair(member.as_ref(), &score.to_bits().to_le_bytes()));
-            }),
-        }
-        digest
-    }
-
-    fn of_pair(first: &[u8], second: &[u8]) -> Digest {
-        let mut digest = Digest::of_bytes(first);
-        digest.follow(Digest::of_bytes(second));
-        digest
-    }
-
-    fn of_bytes(bytes: &[u8]) -> Digest {
-        Digest([1, 2, 3].map(|lane| {
-            let mut hasher = SipHasher13::new_with_keys(lane, 0);
-            hasher.write(bytes);
-            hasher.finish()
-        }))
-    }
-
-    /// Something else belongs to it, wherever it stands.
-    fn add(&mut self, other: Digest) {
-        for (lane, other) in self.0.iter_mut().zip(other.0) {
-            *lane = lane.wrapping_add(other);
-        }
-    }
-
-    /// Something else comes behind it.
-    fn follow(&mut self, other: Digest) {
-        for (lane, other) in self.0.iter_mut().zip(other.0) {
-            *lane = mix(lane.rotate_left(1) ^ other);
-        }
-    }
-}
-
-/// The finalizer of splitmix64.
-fn mix(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
-
-impl std::fmt::Display for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // As long as a SHA-1.
-        let [a, b, c] = self.0;
-        write!(f, "{a:016x}{b:016x}{:08x}", c as u32)
-    }
 }

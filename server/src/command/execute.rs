@@ -1,14 +1,17 @@
 //! From a request to its reply: gates, handler, commit.
 
+use std::rc::Rc;
+
 use super::{
-    Args, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, pubsub, table, transaction,
+    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, object, pubsub,
+    table, transaction,
 };
-use crate::client::{Admission, ReplyMode, Session};
-use crate::instance::Instance;
+use crate::client::{Admission, Client, Queued, ReplyMode, Session};
+use crate::instance::{Awaited, Instance, Place};
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::number::parse_i64;
-use crate::resp::{Reply, Request, Span, append_request};
+use crate::resp::{Protocol, Reply, Request, Span, append_request};
 
 /// What the connection does after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +83,20 @@ pub(crate) struct Call<'a> {
     pub(crate) canonical: Option<&'a [u8]>,
 }
 
+/// On whose behalf a command on keys is run.
+#[derive(Clone, Copy)]
+struct Caller {
+    db: usize,
+    protocol: Protocol,
+    is_upstream: bool,
+}
+
+impl Caller {
+    fn of(session: &Session) -> Caller {
+        Caller { db: session.db(), protocol: session.protocol, is_upstream: session.is_upstream() }
+    }
+}
+
 /// A key that may be watched, before a write that names it.
 struct WatchedTarget {
     db: usize,
@@ -111,7 +128,7 @@ impl Instance {
                 let call = Call { command, args, canonical: (!planned.request.inline).then_some(bytes) };
                 let admitted = match command.handler {
                     Handler::Read(_) => session.admission.reads,
-                    Handler::Write(_) => session.admission.writes,
+                    Handler::Write(_) | Handler::Blocking(_) => session.admission.writes,
                     Handler::Server(_) => {
                         session.admission = Admission::default();
                         false
@@ -133,6 +150,9 @@ impl Instance {
             out.truncate(start);
         }
         suppress_reply(session, start, out);
+        if self.waiters.any_ready() {
+            self.serve_ready();
+        }
         flow
     }
 
@@ -278,15 +298,27 @@ impl Instance {
     /// Runs a command that nothing stands against.
     pub(crate) fn call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let start = out.len();
+        let caller = Caller::of(session);
         let result = match call.command.handler {
-            Handler::Read(handler) => self.call_read(session, call, handler, out).map(|()| Flow::Continue),
-            Handler::Write(handler) => self.call_write(session, call, handler, out).map(|()| Flow::Continue),
+            Handler::Read(handler) => self.call_read(caller, call, handler, out).map(|()| Flow::Continue),
+            Handler::Write(handler) => {
+                let run = |context: &mut WriteContext| handler(context, call.args).map(Attempt::Done);
+                self.call_write(caller, call, out, run).map(|_| Flow::Continue)
+            }
+            Handler::Blocking(handler) => {
+                let run = |context: &mut WriteContext| handler(context, call.args, None);
+                self.call_write(caller, call, out, run).map(|attempt| self.wait_if_must(session, call, attempt))
+            }
             Handler::Server(handler) => {
                 // Who watches a key that has expired watches one that is absent.
-                self.expire_keys_of(session, call);
+                self.expire_keys_of(caller, call);
                 handler(&mut ServerContext { instance: self, session: &mut *session, out: &mut *out }, call.args)
             }
         };
+        if let Ok(Flow::Block) = result {
+            // What was written is for those who may not wait.
+            out.truncate(start);
+        }
         result.unwrap_or_else(|error| {
             // A handler may fail after it has begun its reply.
             out.truncate(start);
@@ -295,67 +327,106 @@ impl Instance {
         })
     }
 
+    /// Lets the client wait if its command found nothing: not within a transaction, nor one that must go on.
+    fn wait_if_must(&mut self, session: &Session, call: &Call, attempt: Attempt) -> Flow {
+        match attempt {
+            Attempt::Wait { keys, deadline_ms } if self.transaction_stream.is_none() && !session.is_upstream() => {
+                let places = keys.map(|index| (session.db(), call.args.get(index).into())).collect();
+                let request = Rc::new(call.args.queue(call));
+                self.block(session, Awaited::Keys { places, request }, deadline_ms);
+                Flow::Block
+            }
+            _ => Flow::Continue,
+        }
+    }
+
+    /// Tries a request again that waits for a key that may hold something by now; false if it waits on.
+    pub(crate) fn try_again(&mut self, client: &Client, request: &Queued, place: &Place, out: &mut Vec<u8>) -> bool {
+        let (db, key) = place;
+        let Handler::Blocking(handler) = request.command.handler else { return false };
+        let args = Args::new(&request.request, &request.spans, 0);
+        let hash = if request.command.keys.first == 1 { self.keyspace.hash(args.get(1)) } else { 0 };
+        let args = Args::new(&request.request, &request.spans, hash);
+        let call = Call { command: request.command, args, canonical: None };
+        let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false };
+        match self.call_write(caller, &call, out, |context| handler(context, args, Some(key))) {
+            Ok(Attempt::Done(_)) => true,
+            Ok(Attempt::Wait { .. }) => false,
+            Err(error) => {
+                self.stats.total_error_replies += 1;
+                out.clear();
+                Reply::new(out, caller.protocol).error(error.text());
+                true
+            }
+        }
+    }
+
     fn call_read(
         &mut self,
-        session: &Session,
+        caller: Caller,
         call: &Call,
         handler: fn(&mut ReadContext, Args) -> super::Result<()>,
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
-        let random = if call.command.name == "randomkey" { self.random() } else { 0 };
         let mut context = ReadContext {
             keyspace: &self.keyspace,
-            db: session.db(),
+            db: caller.db,
             now_ms: self.now_ms,
-            expiry_ms: self.expiry_ms(session),
-            random,
-            reply: Reply::new(out, session.protocol),
+            expiry_ms: self.expiry_ms(caller),
+            random: &mut self.dice,
+            reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
         if self.keyspace.take_saw_expired() {
-            self.expire_keys_of(session, call);
+            self.expire_keys_of(caller, call);
         }
         result
     }
 
+    #[inline]
     fn call_write(
         &mut self,
-        session: &Session,
+        caller: Caller,
         call: &Call,
-        handler: fn(&mut WriteContext, Args) -> super::Result<Effect>,
         out: &mut Vec<u8>,
-    ) -> super::Result<()> {
-        let db = session.db();
-        self.expire_keys_of(session, call);
+        run: impl FnOnce(&mut WriteContext) -> super::Result<Attempt>,
+    ) -> super::Result<Attempt> {
+        let db = caller.db;
+        self.expire_keys_of(caller, call);
         let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
-        let expiry_ms = self.expiry_ms(session);
+        let expiry_ms = self.expiry_ms(caller);
         self.effect.clear();
         let mut context = WriteContext {
             db,
             now_ms: self.now_ms,
             expiry_ms,
-            string_bytes_max: self.config.proto_max_bulk_len,
+            random: &mut self.dice,
+            config: &self.config,
             keyspace: &mut self.keyspace,
-            reply: Reply::new(out, session.protocol),
+            reply: Reply::new(out, caller.protocol),
             effect: &mut self.effect,
         };
-        let effect = handler(&mut context, call.args)?;
-        if effect != Effect::None {
+        let attempt = run(&mut context)?;
+        if let Attempt::Done(effect @ (Effect::Verbatim | Effect::Rewritten)) = attempt {
             // What was absent and still is has not changed.
             let changed = targets.iter().filter(|target| target.existed || self.exists(target.db, &target.name));
             changed.for_each(|target| self.touch(target.db, &target.name));
-            self.commit(session, call, effect);
+            if self.waiters.await_keys() {
+                let places = places_of(call, db, self.waiters.places());
+                places.into_iter().for_each(|place| self.waiters.mark_ready(place));
+            }
+            self.commit(caller, call, effect);
         }
-        Ok(())
+        Ok(attempt)
     }
 
     /// Tells the save points and the replicas of a change.
     #[inline]
-    fn commit(&mut self, session: &Session, call: &Call, effect: Effect) {
+    fn commit(&mut self, caller: Caller, call: &Call, effect: Effect) {
         self.persistence.dirty += 1;
-        let db = session.db();
+        let db = caller.db;
         // A replica forwards its upstream's very bytes.
-        if session.is_upstream() || self.replication.backlog.is_none() {
+        if caller.is_upstream || self.replication.backlog.is_none() {
             return;
         }
         match (effect, call.canonical) {
@@ -376,30 +447,18 @@ impl Instance {
 
     /// What a write may change of what is watched.
     fn watched_targets(&self, call: &Call, db: usize) -> Vec<WatchedTarget> {
-        let argument = |index| parse_i64(call.args.get(index)).and_then(|db| usize::try_from(db).ok());
-        let in_databases = |affected: &dyn Fn(usize) -> bool| {
-            self.watchers.keys().filter(|(db, _)| affected(*db)).cloned().collect::<Vec<_>>()
-        };
-        let places = match call.command.name {
-            "flushall" => in_databases(&|_| true),
-            "flushdb" => in_databases(&|at| at == db),
-            "swapdb" if argument(1) == argument(2) => Vec::new(),
-            "swapdb" => in_databases(&|at| [argument(1), argument(2)].contains(&Some(at))),
-            "move" => [Some(db), argument(2)].into_iter().flatten().map(|at| (at, call.args.get(1).into())).collect(),
-            _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
-        };
-        let target = |(db, name): (usize, Box<[u8]>)| WatchedTarget { existed: self.exists(db, &name), db, name };
-        places.into_iter().map(target).collect()
+        let target = |(db, name): Place| WatchedTarget { existed: self.exists(db, &name), db, name };
+        places_of(call, db, self.watchers.keys()).into_iter().map(target).collect()
     }
 
-    fn exists(&self, db: usize, name: &[u8]) -> bool {
+    pub(crate) fn exists(&self, db: usize, name: &[u8]) -> bool {
         db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some()
     }
 
     /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.
-    fn expire_keys_of(&mut self, session: &Session, call: &Call) {
-        let db = session.db();
-        if self.keyspace.with_deadline(db) == 0 || session.is_upstream() {
+    fn expire_keys_of(&mut self, caller: Caller, call: &Call) {
+        let db = caller.db;
+        if self.keyspace.with_deadline(db) == 0 || caller.is_upstream {
             return;
         }
         if !self.replication.is_master() || self.is_paused(true) {
@@ -417,8 +476,22 @@ impl Instance {
     }
 
     /// A replica applies its upstream's stream as if nothing ever expired: the upstream says when it has.
-    fn expiry_ms(&self, session: &Session) -> i64 {
-        if session.is_upstream() { i64::MIN } else { self.now_ms }
+    fn expiry_ms(&self, caller: Caller) -> i64 {
+        if caller.is_upstream { i64::MIN } else { self.now_ms }
+    }
+}
+
+/// Where a write may change something: the keys that it names; of those that are `known`, if it is about whole databases.
+fn places_of<'a>(call: &Call, db: usize, known: impl Iterator<Item = &'a Place>) -> Vec<Place> {
+    let argument = |index| parse_i64(call.args.get(index)).and_then(|db| usize::try_from(db).ok());
+    match call.command.name {
+        "flushall" => known.cloned().collect(),
+        "flushdb" => known.filter(|(at, _)| *at == db).cloned().collect(),
+        "swapdb" if argument(1) == argument(2) => Vec::new(),
+        "swapdb" => known.filter(|(at, _)| [argument(1), argument(2)].contains(&Some(*at))).cloned().collect(),
+        "move" => [Some(db), argument(2)].into_iter().flatten().map(|at| (at, call.args.get(1).into())).collect(),
+        "copy" => vec![(object::copy_target(call.args).unwrap_or(db), call.args.get(2).into())],
+        _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
     }
 }
 

@@ -4,7 +4,7 @@ use super::string::Unit;
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::glob;
 use crate::keyspace::{EntryRef, Key, Keyspace};
-use crate::resp::append_request;
+use crate::resp::{Reply, append_request};
 
 pub(super) fn del(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let mut removed = 0;
@@ -47,39 +47,70 @@ fn is_due(entry: &EntryRef, expiry_ms: i64) -> bool {
     entry.deadline_ms().is_some_and(|deadline| deadline <= expiry_ms)
 }
 
-pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
-    let invalid = ErrorReply::new("ERR invalid cursor");
-    let cursor = std::str::from_utf8(args.get(1)).ok().and_then(|text| text.parse::<u64>().ok()).ok_or(invalid)?;
-    let (mut pattern, mut kind, mut count) = (None, None, 10);
-    for index in (2..args.len()).step_by(2) {
-        let Some(value) = args.maybe(index + 1) else { return Err(ErrorReply::SYNTAX) };
-        match args.get(index).to_ascii_lowercase().as_slice() {
-            b"match" => pattern = Some(value),
-            b"type" => kind = Some(value),
-            b"count" => count = usize::try_from(parse_integer(value)?).map_err(|_| ErrorReply::SYNTAX)?,
-            _ => return Err(ErrorReply::SYNTAX),
+/// Where a scan goes on.
+pub(super) fn parse_cursor(text: &[u8]) -> Result<u64> {
+    let cursor = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    cursor.ok_or(ErrorReply::new("ERR invalid cursor"))
+}
+
+/// What a scan looks for.
+pub(super) struct ScanOptions<'a> {
+    /// How many elements one step is to visit.
+    pub(super) count: usize,
+    pattern: Option<&'a [u8]>,
+    kind: Option<&'a [u8]>,
+}
+
+impl<'a> ScanOptions<'a> {
+    /// From the argument `first` on. Only keys have a `TYPE`.
+    pub(super) fn parse(args: Args<'a>, first: usize) -> Result<Self> {
+        let mut options = ScanOptions { count: 10, pattern: None, kind: None };
+        let is_of_keys = first == 2;
+        for index in (first..args.len()).step_by(2) {
+            let Some(value) = args.maybe(index + 1) else { return Err(ErrorReply::SYNTAX) };
+            match args.get(index).to_ascii_lowercase().as_slice() {
+                b"match" => options.pattern = Some(value),
+                b"type" if is_of_keys => options.kind = Some(value),
+                b"count" => options.count = usize::try_from(parse_integer(value)?).map_err(|_| ErrorReply::SYNTAX)?,
+                _ => return Err(ErrorReply::SYNTAX),
+            }
+            if options.count == 0 {
+                return Err(ErrorReply::SYNTAX);
+            }
         }
+        Ok(options)
     }
-    if count == 0 {
-        return Err(ErrorReply::SYNTAX);
+
+    /// Whether an element of this name is to be shown.
+    pub(super) fn is_for(&self, name: &[u8]) -> bool {
+        self.pattern.is_none_or(|pattern| glob::matches(pattern, name, glob::Case::Sensitive))
     }
+}
+
+pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
+    let cursor = parse_cursor(args.get(1))?;
+    let options = ScanOptions::parse(args, 2)?;
     let mut found = Vec::new();
-    let next = context.keyspace.scan(context.db, cursor, count, context.expiry_ms, |entry| {
-        let wanted = pattern.is_none_or(|pattern| glob::matches(pattern, entry.key(), glob::Case::Sensitive))
-            && kind.is_none_or(|kind| entry.type_name().as_bytes().eq_ignore_ascii_case(kind));
-        if wanted {
+    let next = context.keyspace.scan(context.db, cursor, options.count, context.expiry_ms, |entry| {
+        let is_kind = |kind: &[u8]| entry.type_name().as_bytes().eq_ignore_ascii_case(kind);
+        if options.is_for(entry.key()) && options.kind.is_none_or(is_kind) {
             found.push(entry.key().to_vec());
         }
     });
-    context.reply.array(2);
-    context.reply.bulk(next.to_string().as_bytes());
-    context.reply.array(found.len());
-    found.iter().for_each(|key| context.reply.bulk(key));
+    reply_scan(&mut context.reply, next, &found);
     Ok(())
 }
 
+/// Answers a step of a scan.
+pub(super) fn reply_scan(reply: &mut Reply, next: u64, found: &[impl AsRef<[u8]>]) {
+    reply.array(2);
+    reply.bulk(next.to_string().as_bytes());
+    reply.array(found.len());
+    found.iter().for_each(|element| reply.bulk(element.as_ref()));
+}
+
 pub(super) fn randomkey(context: &mut ReadContext, _args: Args) -> Result<()> {
-    let entry = context.keyspace.random(context.db, context.random, context.expiry_ms);
+    let entry = context.keyspace.random(context.db, context.random.roll(), context.expiry_ms);
     context.reply.bulk_or_null(entry.as_ref().map(|entry| entry.key()));
     Ok(())
 }
@@ -93,7 +124,7 @@ pub(super) fn dbsize(context: &mut ReadContext, _args: Args) -> Result<()> {
 fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bool> {
     let (from, to) = (args.first_key(), context.keyspace.key(args.get(2)));
     if context.keyspace.get(context.db, from, context.expiry_ms).is_none() {
-        return Err(ErrorReply::new("ERR no such key"));
+        return Err(ErrorReply::NO_SUCH_KEY);
     }
     if from.bytes == to.bytes {
         return Ok(replace);
@@ -129,7 +160,7 @@ pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect>
     let (key, source) = (args.first_key(), context.db);
     let target = database(context.keyspace, parse_integer(args.get(2))?)?;
     if target == source {
-        return Err(ErrorReply::new("ERR source and destination objects are the same"));
+        return Err(ErrorReply::SAME_OBJECT);
     }
     let possible = context.keyspace.get(source, key, context.expiry_ms).is_some()
         && context.keyspace.get(target, key, context.expiry_ms).is_none();

@@ -7,24 +7,33 @@
 mod connection;
 mod debug;
 mod execute;
+mod hash;
 mod key;
+mod list;
+mod object;
 mod pubsub;
 mod replication;
 mod server;
+mod set;
+mod sort;
+mod sorted_set;
 mod string;
 mod table;
 mod transaction;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 pub use execute::{Flow, Planned};
 pub use table::Command;
 
 use crate::client::Session;
+use crate::config::Config;
 use crate::instance::Instance;
 use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
+use crate::long_double::LongDouble;
 use crate::resp::{Reply, Span};
-use crate::value::{Aggregate, ValueRef};
+use crate::value::{Aggregate, Dice, ValueRef};
 
 /// The error reply of a command, its code first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,12 +49,17 @@ impl ErrorReply {
     const SYNTAX: ErrorReply = ErrorReply::new("ERR syntax error");
     const NOT_AN_INTEGER: ErrorReply = ErrorReply::new("ERR value is not an integer or out of range");
     const NOT_A_FLOAT: ErrorReply = ErrorReply::new("ERR value is not a valid float");
+    const OUT_OF_RANGE: ErrorReply = ErrorReply::new("ERR value is out of range");
+    const NOT_POSITIVE: ErrorReply = ErrorReply::new("ERR value is out of range, must be positive");
     const DB_OUT_OF_RANGE: ErrorReply = ErrorReply::new("ERR DB index is out of range");
     const BAD_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is not an integer or out of range");
     const NEGATIVE_TIMEOUT: ErrorReply = ErrorReply::new("ERR timeout is negative");
     const SAVE_IN_PROGRESS: ErrorReply = ErrorReply::new("ERR Background save already in progress");
 
+    const NO_SUCH_KEY: ErrorReply = ErrorReply::new("ERR no such key");
     const WRONG_TYPE: ErrorReply = ErrorReply::new("WRONGTYPE Operation against a key holding the wrong kind of value");
+
+    const SAME_OBJECT: ErrorReply = ErrorReply::new("ERR source and destination objects are the same");
 
     const fn new(text: &'static str) -> Self {
         ErrorReply(Cow::Borrowed(text.as_bytes()))
@@ -102,6 +116,24 @@ fn quotable(sent: &[u8]) -> &[u8] {
 
 fn parse_integer(text: &[u8]) -> Result<i64> {
     crate::number::parse_i64(text).ok_or(ErrorReply::NOT_AN_INTEGER)
+}
+
+/// When a command has waited long enough whose timeout is given in seconds, in milliseconds since the epoch; 0 seconds are
+/// for ever.
+fn parse_timeout(seconds: &[u8], now_ms: i64) -> Result<Option<i64>> {
+    let invalid = ErrorReply::new("ERR timeout is not a float or out of range");
+    let ms = (LongDouble::parse(seconds).ok_or(invalid)?.to_f64() * 1000.0).ceil();
+    // As in Redis, where what does not fit 64 bits becomes negative.
+    if ms < 0.0 || ms >= i64::MAX as f64 {
+        return Err(ErrorReply::NEGATIVE_TIMEOUT);
+    }
+    Ok((ms > 0.0).then(|| now_ms.saturating_add(ms as i64)))
+}
+
+/// An argument that counts something; `error` is told of whatever is no count.
+fn parse_count(text: &[u8], least: i64, error: &'static str) -> Result<usize> {
+    let count = parse_integer(text).ok().filter(|count| *count >= least).and_then(|count| usize::try_from(count).ok());
+    count.ok_or(ErrorReply::new(error))
 }
 
 /// The arguments of one request, the command's name first, borrowed from the buffer it was read into.
@@ -161,7 +193,7 @@ pub struct ReadContext<'a> {
     now_ms: i64,
     /// Keys whose deadline is not later are absent. A replica applying its upstream's stream sees none as expired.
     expiry_ms: i64,
-    random: u64,
+    random: &'a mut Dice,
     reply: Reply<'a>,
 }
 
@@ -198,7 +230,8 @@ pub struct WriteContext<'a> {
     db: usize,
     now_ms: i64,
     expiry_ms: i64,
-    string_bytes_max: u64,
+    random: &'a mut Dice,
+    config: &'a Config,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.
     effect: &'a mut Vec<u8>,
@@ -236,7 +269,7 @@ impl WriteContext<'_> {
     }
 
     fn check_string_len(&self, len: u64) -> Result<()> {
-        if len > self.string_bytes_max {
+        if len > self.config.proto_max_bulk_len {
             return Err(ErrorReply::new("ERR string exceeds maximum allowed size (proto-max-bulk-len)"));
         }
         Ok(())
@@ -254,6 +287,20 @@ pub enum Effect {
     Rewritten,
 }
 
+/// What became of a command that may wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// It found what it wanted.
+    Done(Effect),
+    /// It did not. The reply that it has written is for a client that may not wait.
+    Wait {
+        /// Which of its arguments are the keys that it waits for.
+        keys: Range<usize>,
+        /// In milliseconds since the epoch; none: for ever.
+        deadline_ms: Option<i64>,
+    },
+}
+
 /// How a command is run, and with that what it may touch.
 #[derive(Clone, Copy)]
 pub enum Handler {
@@ -261,6 +308,9 @@ pub enum Handler {
     Read(fn(&mut ReadContext, Args) -> Result<()>),
     /// Changes keys.
     Write(fn(&mut WriteContext, Args) -> Result<Effect>),
+    /// Changes keys, or waits until one of them holds something. When one does, it is tried again with this key alone,
+    /// and waits on if there is nothing for it after all.
+    Blocking(fn(&mut WriteContext, Args, Option<&[u8]>) -> Result<Attempt>),
     /// Concerns the connection or the server.
     Server(fn(&mut ServerContext, Args) -> Result<Flow>),
 }

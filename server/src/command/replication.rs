@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::config::Upstream;
-use crate::instance::{Instance, TimeLimit};
+use crate::instance::{Awaited, Instance, TimeLimit};
 use crate::log::log;
 use crate::replication::{Feed, FeedState, History, Link, ReplicationId, Role, SyncAnswer};
 use crate::snapshot::{Image, Point};
@@ -326,7 +326,9 @@ pub(super) fn wait(context: &mut ServerContext, args: Args) -> Result<Flow> {
         return Ok(Flow::Continue);
     }
     let deadline_ms = (timeout_ms > 0).then(|| instance.now_ms.saturating_add(timeout_ms));
-    instance.wait_for_replicas(&context.session.client, wanted, deadline_ms);
+    let offset = instance.replication.offset;
+    instance.block(context.session, Awaited::Acknowledgements { offset, replicas: wanted }, deadline_ms);
+    instance.ask_for_acknowledgement();
     Ok(Flow::Block)
 }
 

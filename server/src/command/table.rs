@@ -1,12 +1,14 @@
 //! The table of commands: the one source of arity, flags, key positions and handlers.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, debug, key, pubsub, quotable, replication, server, string,
-    transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, connection, debug, hash, key, list, object, pubsub, quotable,
+    replication, server, set, sort, sorted_set, string, transaction,
 };
+use crate::number::parse_i64;
 
 /// What the gates must know of a command; `WRITE` and `READONLY` follow from its handler.
 pub type Flags = u32;
@@ -61,21 +63,63 @@ pub struct Keys {
     pub last: isize,
     /// From one to the next.
     pub step: usize,
+    /// The argument that says how many more keys follow it, 0 for none.
+    pub count: usize,
+    /// What follows the option `STORE` is a key, too.
+    pub stored: bool,
 }
 
 impl Keys {
-    pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0 };
-    const ONE: Keys = Keys { first: 1, last: 1, step: 1 };
-    const TWO: Keys = Keys { first: 1, last: 2, step: 1 };
-    const ALL: Keys = Keys { first: 1, last: -1, step: 1 };
-    const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
+    pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0, count: 0, stored: false };
+    const ONE: Keys = Keys { first: 1, last: 1, step: 1, ..Keys::NONE };
+    const SECOND: Keys = Keys { first: 2, last: 2, step: 1, ..Keys::NONE };
+    const TWO: Keys = Keys { first: 1, last: 2, step: 1, ..Keys::NONE };
+    const ALL: Keys = Keys { first: 1, last: -1, step: 1, ..Keys::NONE };
+    const ALL_BUT_LAST: Keys = Keys { last: -2, ..Keys::ALL };
+    const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, ..Keys::NONE };
+    /// So many as the first argument says.
+    const COUNTED: Keys = Keys { count: 1, ..Keys::NONE };
+    /// One, and so many as the second argument says.
+    const ONE_AND_COUNTED: Keys = Keys { count: 2, ..Keys::ONE };
+
+    /// One, and where `SORT` stores.
+    const ONE_AND_STORED: Keys = Keys { stored: true, ..Keys::ONE };
 
     /// The keys among `args`.
     pub fn of(self, args: Args<'_>) -> impl Iterator<Item = &'_ [u8]> {
         let len = args.len();
         let last = if self.last < 0 { len.saturating_add_signed(self.last) } else { (self.last as usize).min(len - 1) };
         let first = if self.first == 0 { last + 1 } else { self.first };
-        (first..=last).step_by(self.step.max(1)).map(move |index| args.get(index))
+        (first..=last)
+            .step_by(self.step.max(1))
+            .chain(self.counted(args))
+            .chain(self.stored(args))
+            .map(move |index| args.get(index))
+    }
+
+    /// Where `SORT` is told where to store; the last word counts.
+    fn stored(self, args: Args) -> Option<usize> {
+        let (mut index, mut stored) = (2, None);
+        while self.stored && index < args.len() {
+            index += match args.get(index).to_ascii_lowercase().as_slice() {
+                b"limit" => 3,
+                b"by" | b"get" => 2,
+                b"store" => {
+                    stored = Some(index + 1);
+                    2
+                }
+                _ => 1,
+            };
+        }
+        stored.filter(|index| *index < args.len())
+    }
+
+    /// Where those are whose number is an argument.
+    fn counted(self, args: Args) -> Range<usize> {
+        let start = (self.count + 1).min(args.len());
+        let count = if self.count == 0 { None } else { args.maybe(self.count).and_then(parse_i64) };
+        let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        start..start.saturating_add(count).min(args.len())
     }
 }
 
@@ -116,7 +160,7 @@ impl Command {
     /// Whether it changes keys.
     #[inline]
     pub fn is_write(&self) -> bool {
-        matches!(self.handler, Handler::Write(_))
+        matches!(self.handler, Handler::Write(_) | Handler::Blocking(_))
     }
 
     /// Whether replicas may be told of it.
@@ -134,10 +178,13 @@ impl Command {
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
         let kind = match self.handler {
             Handler::Read(_) => Some("readonly"),
-            Handler::Write(_) => Some("write"),
+            Handler::Write(_) | Handler::Blocking(_) => Some("write"),
             Handler::Server(_) => None,
         };
-        kind.into_iter().chain(NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name))
+        let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
+        let counted = (self.keys.count > 0 || self.keys.stored).then_some("movablekeys");
+        let own = NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name);
+        kind.into_iter().chain(blocking).chain(own).chain(counted)
     }
 }
 
@@ -150,7 +197,7 @@ const fn container(name: &'static str, subcommands: &'static [Command]) -> Comma
     Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(server::help)) }
 }
 
-use Handler::{Read, Server, Write};
+use Handler::{Blocking, Read, Server, Write};
 
 const CONNECTION: Flags = LOADING | STALE | NO_SCRIPT | FAST;
 const OPERATOR: Flags = LOADING | STALE | NO_SCRIPT | ADMIN;
@@ -183,9 +230,105 @@ pub static COMMANDS: &[Command] = &[
     command("setrange", 4, DENY_OOM, Keys::ONE, Write(string::setrange)),
     command("strlen", 2, FAST, Keys::ONE, Read(string::strlen)),
     command("substr", 4, 0, Keys::ONE, Read(string::getrange)),
+    // Hashes.
+    command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
+    command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
+    command("hget", 3, FAST, Keys::ONE, Read(hash::hget)),
+    command("hgetall", 2, 0, Keys::ONE, Read(hash::hgetall)),
+    command("hincrby", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrby)),
+    command("hincrbyfloat", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hincrbyfloat)),
+    command("hkeys", 2, 0, Keys::ONE, Read(hash::hkeys)),
+    command("hlen", 2, FAST, Keys::ONE, Read(hash::hlen)),
+    command("hmget", -3, FAST, Keys::ONE, Read(hash::hmget)),
+    command("hmset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hmset)),
+    command("hrandfield", -2, 0, Keys::ONE, Read(hash::hrandfield)),
+    command("hscan", -3, 0, Keys::ONE, Read(hash::hscan)),
+    command("hset", -4, FAST | DENY_OOM, Keys::ONE, Write(hash::hset)),
+    command("hsetnx", 4, FAST | DENY_OOM, Keys::ONE, Write(hash::hsetnx)),
+    command("hstrlen", 3, FAST, Keys::ONE, Read(hash::hstrlen)),
+    command("hvals", 2, 0, Keys::ONE, Read(hash::hvals)),
+    // Sets.
+    command("sadd", -3, FAST | DENY_OOM, Keys::ONE, Write(set::sadd)),
+    command("scard", 2, FAST, Keys::ONE, Read(set::scard)),
+    command("sdiff", -2, 0, Keys::ALL, Read(set::sdiff)),
+    command("sdiffstore", -3, DENY_OOM, Keys::ALL, Write(set::sdiffstore)),
+    command("sinter", -2, 0, Keys::ALL, Read(set::sinter)),
+    command("sintercard", -3, 0, Keys::COUNTED, Read(set::sintercard)),
+    command("sinterstore", -3, DENY_OOM, Keys::ALL, Write(set::sinterstore)),
+    command("sismember", 3, FAST, Keys::ONE, Read(set::sismember)),
+    command("smembers", 2, 0, Keys::ONE, Read(set::smembers)),
+    command("smismember", -3, FAST, Keys::ONE, Read(set::smismember)),
+    command("smove", 4, FAST, Keys::TWO, Write(set::smove)),
+    command("spop", -2, FAST, Keys::ONE, Write(set::spop)),
+    command("srandmember", -2, 0, Keys::ONE, Read(set::srandmember)),
+    command("srem", -3, FAST, Keys::ONE, Write(set::srem)),
+    command("sscan", -3, 0, Keys::ONE, Read(set::sscan)),
+    command("sunion", -2, 0, Keys::ALL, Read(set::sunion)),
+    command("sunionstore", -3, DENY_OOM, Keys::ALL, Write(set::sunionstore)),
+    // Lists.
+    command("blmove", 6, DENY_OOM | NO_SCRIPT, Keys::TWO, Blocking(list::blmove)),
+    command("blmpop", -5, 0, Keys { count: 2, ..Keys::NONE }, Blocking(list::blmpop)),
+    command("blpop", -3, NO_SCRIPT, Keys::ALL_BUT_LAST, Blocking(list::blpop)),
+    command("brpop", -3, NO_SCRIPT, Keys::ALL_BUT_LAST, Blocking(list::brpop)),
+    command("brpoplpush", 4, DENY_OOM | NO_SCRIPT, Keys::TWO, Blocking(list::brpoplpush)),
+    command("lindex", 3, 0, Keys::ONE, Read(list::lindex)),
+    command("linsert", 5, DENY_OOM, Keys::ONE, Write(list::linsert)),
+    command("llen", 2, FAST, Keys::ONE, Read(list::llen)),
+    command("lmove", 5, DENY_OOM, Keys::TWO, Write(list::lmove)),
+    command("lmpop", -4, 0, Keys::COUNTED, Write(list::lmpop)),
+    command("lpop", -2, FAST, Keys::ONE, Write(list::lpop)),
+    command("lpos", -3, 0, Keys::ONE, Read(list::lpos)),
+    command("lpush", -3, DENY_OOM | FAST, Keys::ONE, Write(list::lpush)),
+    command("lpushx", -3, DENY_OOM | FAST, Keys::ONE, Write(list::lpushx)),
+    command("lrange", 4, 0, Keys::ONE, Read(list::lrange)),
+    command("lrem", 4, 0, Keys::ONE, Write(list::lrem)),
+    command("lset", 4, DENY_OOM, Keys::ONE, Write(list::lset)),
+    command("ltrim", 4, 0, Keys::ONE, Write(list::ltrim)),
+    command("rpop", -2, FAST, Keys::ONE, Write(list::rpop)),
+    command("rpoplpush", 3, DENY_OOM, Keys::TWO, Write(list::rpoplpush)),
+    command("rpush", -3, DENY_OOM | FAST, Keys::ONE, Write(list::rpush)),
+    command("rpushx", -3, DENY_OOM | FAST, Keys::ONE, Write(list::rpushx)),
+    // Sorted sets.
+    command("bzmpop", -5, 0, Keys { count: 2, ..Keys::NONE }, Blocking(sorted_set::bzmpop)),
+    command("bzpopmax", -3, NO_SCRIPT | FAST, Keys::ALL_BUT_LAST, Blocking(sorted_set::bzpopmax)),
+    command("bzpopmin", -3, NO_SCRIPT | FAST, Keys::ALL_BUT_LAST, Blocking(sorted_set::bzpopmin)),
+    command("zadd", -4, DENY_OOM | FAST, Keys::ONE, Write(sorted_set::zadd)),
+    command("zcard", 2, FAST, Keys::ONE, Read(sorted_set::zcard)),
+    command("zcount", 4, FAST, Keys::ONE, Read(sorted_set::zcount)),
+    command("zdiff", -3, 0, Keys::COUNTED, Read(sorted_set::zdiff)),
+    command("zdiffstore", -4, DENY_OOM, Keys::ONE_AND_COUNTED, Write(sorted_set::zdiffstore)),
+    command("zincrby", 4, DENY_OOM | FAST, Keys::ONE, Write(sorted_set::zincrby)),
+    command("zinter", -3, 0, Keys::COUNTED, Read(sorted_set::zinter)),
+    command("zintercard", -3, 0, Keys::COUNTED, Read(sorted_set::zintercard)),
+    command("zinterstore", -4, DENY_OOM, Keys::ONE_AND_COUNTED, Write(sorted_set::zinterstore)),
+    command("zlexcount", 4, FAST, Keys::ONE, Read(sorted_set::zlexcount)),
+    command("zmpop", -4, 0, Keys::COUNTED, Write(sorted_set::zmpop)),
+    command("zmscore", -3, FAST, Keys::ONE, Read(sorted_set::zmscore)),
+    command("zpopmax", -2, FAST, Keys::ONE, Write(sorted_set::zpopmax)),
+    command("zpopmin", -2, FAST, Keys::ONE, Write(sorted_set::zpopmin)),
+    command("zrandmember", -2, 0, Keys::ONE, Read(sorted_set::zrandmember)),
+    command("zrange", -4, 0, Keys::ONE, Read(sorted_set::zrange)),
+    command("zrangebylex", -4, 0, Keys::ONE, Read(sorted_set::zrangebylex)),
+    command("zrangebyscore", -4, 0, Keys::ONE, Read(sorted_set::zrangebyscore)),
+    command("zrangestore", -5, DENY_OOM, Keys::TWO, Write(sorted_set::zrangestore)),
+    command("zrank", 3, FAST, Keys::ONE, Read(sorted_set::zrank)),
+    command("zrem", -3, FAST, Keys::ONE, Write(sorted_set::zrem)),
+    command("zremrangebylex", 4, 0, Keys::ONE, Write(sorted_set::zremrangebylex)),
+    command("zremrangebyrank", 4, 0, Keys::ONE, Write(sorted_set::zremrangebyrank)),
+    command("zremrangebyscore", 4, 0, Keys::ONE, Write(sorted_set::zremrangebyscore)),
+    command("zrevrange", -4, 0, Keys::ONE, Read(sorted_set::zrevrange)),
+    command("zrevrangebylex", -4, 0, Keys::ONE, Read(sorted_set::zrevrangebylex)),
+    command("zrevrangebyscore", -4, 0, Keys::ONE, Read(sorted_set::zrevrangebyscore)),
+    command("zrevrank", 3, FAST, Keys::ONE, Read(sorted_set::zrevrank)),
+    command("zscan", -3, 0, Keys::ONE, Read(sorted_set::zscan)),
+    command("zscore", 3, FAST, Keys::ONE, Read(sorted_set::zscore)),
+    command("zunion", -3, 0, Keys::COUNTED, Read(sorted_set::zunion)),
+    command("zunionstore", -4, DENY_OOM, Keys::ONE_AND_COUNTED, Write(sorted_set::zunionstore)),
     // Keys and databases.
+    command("copy", -3, DENY_OOM, Keys::TWO, Write(object::copy)),
     command("dbsize", 1, FAST, Keys::NONE, Read(key::dbsize)),
     command("del", -2, 0, Keys::ALL, Write(key::del)),
+    command("dump", 2, 0, Keys::ONE, Read(object::dump)),
     command("exists", -2, FAST, Keys::ALL, Read(key::exists)),
     command("expire", -3, FAST, Keys::ONE, Write(key::expire)),
     command("expireat", -3, FAST, Keys::ONE, Write(key::expireat)),
@@ -193,7 +336,16 @@ pub static COMMANDS: &[Command] = &[
     command("flushall", -1, 0, Keys::NONE, Write(key::flushall)),
     command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
     command("keys", 2, 0, Keys::NONE, Read(key::keys)),
+    container("memory", &[
+        command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
+    ]),
     command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
+    container("object", &[
+        command("object|encoding", 3, 0, Keys::SECOND, Read(object::encoding)),
+        command("object|freq", 3, 0, Keys::SECOND, Read(object::freq)),
+        command("object|idletime", 3, 0, Keys::SECOND, Read(object::idletime)),
+        command("object|refcount", 3, 0, Keys::SECOND, Read(object::refcount)),
+    ]),
     command("persist", 2, FAST, Keys::ONE, Write(key::persist)),
     command("pexpire", -3, FAST, Keys::ONE, Write(key::pexpire)),
     command("pexpireat", -3, FAST, Keys::ONE, Write(key::pexpireat)),
@@ -202,7 +354,10 @@ pub static COMMANDS: &[Command] = &[
     command("randomkey", 1, 0, Keys::NONE, Read(key::randomkey)),
     command("rename", 3, 0, Keys::TWO, Write(key::rename)),
     command("renamenx", 3, FAST, Keys::TWO, Write(key::renamenx)),
+    command("restore", -4, DENY_OOM, Keys::ONE, Write(object::restore)),
     command("scan", -2, 0, Keys::NONE, Read(key::scan)),
+    command("sort", -2, DENY_OOM, Keys::ONE_AND_STORED, Write(sort::sort)),
+    command("sort_ro", -2, 0, Keys::ONE_AND_STORED, Read(sort::sort_ro)),
     command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
     command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
     command("ttl", 2, FAST, Keys::ONE, Read(key::ttl)),
@@ -355,6 +510,7 @@ mod tests {
             let least = command.arity.unsigned_abs() as usize;
             assert!(command.keys.first < least.max(1), "{}", command.name);
             assert!(command.keys.last < least as isize, "{}", command.name);
+            assert!(command.keys.count < least, "{}", command.name);
         }
     }
 }

@@ -246,6 +246,17 @@ directives! {
     min_replicas_to_write: u32 = 0, ["min-replicas-to-write", "min-slaves-to-write"], Integer(0, MAX_I32), Live;
     /// A replica is good if it acknowledged within so long; zero: all are.
     min_replicas_max_lag: Duration = Duration::from_secs(10), ["min-replicas-max-lag", "min-slaves-max-lag"], Seconds(0, MAX_I32), Live;
+    // The data.
+    /// A hash with more fields is a table.
+    hash_max_listpack_entries: usize = 512, ["hash-max-listpack-entries", "hash-max-ziplist-entries"], Integer(0, i64::MAX), Live;
+    /// A hash with a longer field or value is a table; in bytes.
+    hash_max_listpack_value: u64 = 64, ["hash-max-listpack-value", "hash-max-ziplist-value"], Memory(0, MAX_MEMORY), Live;
+    /// A set of more integers is a table.
+    set_max_intset_entries: usize = 512, ["set-max-intset-entries"], Integer(0, i64::MAX), Live;
+    /// So many members are kept in a sorted set's small form, ...
+    zset_max_listpack_entries: usize = 128, ["zset-max-listpack-entries", "zset-max-ziplist-entries"], Integer(0, i64::MAX), Live;
+    /// ... each of so many bytes.
+    zset_max_listpack_value: u64 = 64, ["zset-max-listpack-value", "zset-max-ziplist-value"], Memory(0, MAX_MEMORY), Live;
 }
 
 const fn kept(names: &'static [&'static str], check: Check, default: &'static str, change: Change) -> Directive {
@@ -374,13 +385,8 @@ static KEPT: &[Directive] = &[
     kept(&["active-defrag-cycle-min"], Check::Integer(1, 99), "1", Live),
     kept(&["active-defrag-cycle-max"], Check::Integer(1, 99), "25", Live),
     kept(&["active-defrag-max-scan-fields"], Check::Integer(1, i64::MAX), "1000", Live),
-    kept(&["hash-max-listpack-entries", "hash-max-ziplist-entries"], Check::Integer(0, i64::MAX), "512", Live),
-    kept(&["hash-max-listpack-value", "hash-max-ziplist-value"], Check::Memory, "64", Live),
     kept(&["list-max-listpack-size", "list-max-ziplist-size"], Check::Integer(i32::MIN as i64, MAX_I32), "-2", Live),
     kept(&["list-compress-depth"], Check::Integer(0, MAX_I32), "0", Live),
-    kept(&["set-max-intset-entries"], Check::Integer(0, i64::MAX), "512", Live),
-    kept(&["zset-max-listpack-entries", "zset-max-ziplist-entries"], Check::Integer(0, i64::MAX), "128", Live),
-    kept(&["zset-max-listpack-value", "zset-max-ziplist-value"], Check::Memory, "64", Live),
     kept(&["hll-sparse-max-bytes"], Check::Memory, "3000", Live),
     kept(&["stream-node-max-bytes"], Check::Memory, "4096", Live),
     kept(&["stream-node-max-entries"], Check::Integer(0, i64::MAX), "100", Live),

@@ -25,5 +25,25 @@ pub use directives::Config;
 pub use load::ConfigError;
 pub use values::*;
 
+use crate::value::{SmallForm, SmallForms};
+
+impl Config {
+    /// Up to which sizes values keep the forms that take least memory.
+    pub fn small_forms(&self) -> SmallForms {
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        SmallForms {
+            hash: SmallForm {
+                len_max: self.hash_max_listpack_entries,
+                string_bytes_max: bytes(self.hash_max_listpack_value),
+            },
+            sorted_set: SmallForm {
+                len_max: self.zset_max_listpack_entries,
+                string_bytes_max: bytes(self.zset_max_listpack_value),
+            },
+            integers_max: self.set_max_intset_entries,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
 //! backlog, which is memory that happens to have a name.
 
+mod blocking;
 mod failover;
 mod feed;
 mod guard;
@@ -18,6 +19,8 @@ mod time;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+pub(crate) use blocking::Awaited;
+use blocking::Waiters;
 pub use failover::{Failover, TimeLimit};
 pub use feed::Next;
 pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
@@ -30,6 +33,7 @@ use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, Replication, ReplicationId};
+use crate::value::Dice;
 
 /// The version of Redis whose behaviour clients may expect.
 pub const REDIS_VERSION: &str = "7.0.15";
@@ -51,16 +55,7 @@ pub enum Action {
 }
 
 /// A key and its database.
-type Place = (usize, Box<[u8]>);
-
-/// Someone waits for replicas to acknowledge.
-struct Waiter {
-    client: Rc<Client>,
-    offset: u64,
-    replicas: usize,
-    /// In milliseconds since the epoch; none: for ever.
-    deadline_ms: Option<i64>,
-}
+pub(crate) type Place = (usize, Box<[u8]>);
 
 /// A shutdown that waits for replicas.
 pub struct Shutdown {
@@ -171,12 +166,14 @@ pub struct Instance {
     /// Replicas that are synced in full again and again, by address and port.
     troubled: HashMap<(String, u16), limits::Troubled>,
     actions: Vec<Action>,
-    waiters: Vec<Waiter>,
+    pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
     pub(crate) effect: Vec<u8>,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
     random: Random,
+    /// What commands leave to chance.
+    pub(crate) dice: Dice,
     last_ping_ms: i64,
     last_second: i64,
 }
@@ -203,11 +200,12 @@ impl Instance {
             pauses: [None; 3],
             troubled: HashMap::new(),
             actions: Vec::new(),
-            waiters: Vec::new(),
+            waiters: Waiters::default(),
             watchers: HashMap::new(),
             effect: Vec::new(),
             transaction_stream: None,
             next_client_id: 1,
+            dice: Dice::new(random.next_u64()),
             random,
             last_ping_ms: now_ms,
             last_second: 0,
@@ -268,7 +266,7 @@ impl Instance {
         let client = &session.client;
         client.clear_waker();
         self.clients.remove(&client.id);
-        self.waiters.retain(|waiter| waiter.client.id != client.id);
+        self.forget_waiter(client);
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.clients.retain(|waiting| waiting.id != client.id);
         }

@@ -25,9 +25,7 @@ impl Instance {
             self.replication.resumable = true;
             let selected = self.replication.backlog.as_ref().and_then(|backlog| backlog.selected_db());
             self.replication.stream_db = selected.unwrap_or(0) as usize;
-            self.unblock_waiters(
-                "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n",
-            );
+            self.dismiss_waiters();
         }
         self.cut_feeds();
         self.config.replicaof = Some(upstream);

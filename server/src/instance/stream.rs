@@ -1,12 +1,11 @@
-//! The stream that the replicas are fed from: what goes into it, how much of it is kept, who is attached to it, and who
-//! waits for it to arrive.
+//! The stream that the replicas are fed from: what goes into it, how much of it is kept, and who is attached to it.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::{Action, BACKLOG_FILE, Instance, TransactionStream, Waiter};
-use crate::client::{Client, ClientKind, Session};
+use super::{Action, BACKLOG_FILE, Instance, TransactionStream};
+use crate::client::{ClientKind, Session};
 use crate::log::log;
 use crate::replication::{Appended, Backlog, Feed, FeedState, History, SyncAnswer, backlog};
 use crate::resp::append_request;
@@ -155,14 +154,6 @@ impl Instance {
         }
     }
 
-    /// Lets `client` wait until so many replicas have acknowledged the present offset.
-    pub(crate) fn wait_for_replicas(&mut self, client: &Rc<Client>, replicas: usize, deadline_ms: Option<i64>) {
-        client.blocked.set(true);
-        let offset = self.replication.offset;
-        self.waiters.push(Waiter { client: Rc::clone(client), offset, replicas, deadline_ms });
-        self.ask_for_acknowledgement();
-    }
-
     /// Lets the replicas say how far they are, now.
     pub fn ask_for_acknowledgement(&mut self) {
         self.propagate_request_anywhere(&[b"REPLCONF", b"GETACK", b"*"]);
@@ -174,51 +165,6 @@ impl Instance {
         append_request(&mut request, arguments);
         self.append_to_stream(&request);
         self.replication.wake_feeds();
-    }
-
-    pub(super) fn release_waiters(&mut self) {
-        if self.waiters.is_empty() {
-            return;
-        }
-        let (replication, now_ms) = (&self.replication, self.now_ms);
-        self.waiters.retain(|waiter| {
-            let there = replication.feeds_at(waiter.offset);
-            let done = there >= waiter.replicas || waiter.deadline_ms.is_some_and(|deadline| deadline <= now_ms);
-            if done {
-                waiter.client.send(|mailbox| mailbox.extend_from_slice(format!(":{there}\r\n").as_bytes()));
-                waiter.client.unblock();
-            }
-            !done
-        });
-    }
-
-    /// Ends the waiting of one client, as if its time were over or with an error; false if it does not wait.
-    pub(crate) fn unblock_waiter(&mut self, id: u64, with_error: bool) -> bool {
-        let Some(index) = self.waiters.iter().position(|waiter| waiter.client.id == id) else { return false };
-        if with_error {
-            let waiter = self.waiters.swap_remove(index);
-            waiter
-                .client
-                .send(|mailbox| mailbox.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"));
-            waiter.client.unblock();
-        } else {
-            self.waiters[index].deadline_ms = Some(self.now_ms);
-            self.release_waiters();
-        }
-        true
-    }
-
-    /// Ends every waiting with an error.
-    pub(super) fn unblock_waiters(&mut self, error: &str) {
-        for waiter in self.waiters.drain(..) {
-            waiter.client.send(|mailbox| mailbox.extend_from_slice(error.as_bytes()));
-            waiter.client.unblock();
-        }
-    }
-
-    /// How many clients wait, for whatever it is.
-    pub fn blocked_clients(&self) -> usize {
-        self.clients.values().filter(|client| client.is_held()).count()
     }
 
     /// A replica asks to be fed. What it has is `request`: a history's name and an offset in it.
@@ -301,7 +247,7 @@ impl Instance {
         feed.acknowledged.set(feed.acknowledged.get().max(offset));
         feed.heard_ms.set(self.now_ms);
         self.forget_trouble(feed);
-        self.release_waiters();
+        self.release_acknowledged();
         self.advance_failover();
     }
 }

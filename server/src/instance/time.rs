@@ -12,13 +12,14 @@ const EXPIRE_SEGMENTS: usize = 512;
 impl Instance {
     /// When [`Instance::tick`] is due before its usual time, in milliseconds since the epoch.
     pub fn next_deadline_ms(&self) -> Option<i64> {
-        let waiters = self.waiters.iter().filter_map(|waiter| waiter.deadline_ms);
+        let waiters = self.waiters.next_deadline_ms().into_iter();
         waiters.chain(self.pause_end_ms()).chain(self.failover_due_ms()).min()
     }
 
     /// What has to be done from time to time.
     pub fn tick(&mut self) {
-        self.release_waiters();
+        self.release_acknowledged();
+        self.release_due();
         self.end_due_pauses();
         self.advance_failover();
         self.enforce_output_limits();

@@ -270,6 +270,13 @@ impl<'a> EntryRef<'a> {
         self.deadline_ms().is_some_and(|deadline_ms| deadline_ms < now_ms)
     }
 
+    /// What the key, its value and its deadline take, in bytes.
+    pub fn memory_bytes(self) -> usize {
+        // SAFETY: the entry lives for 'a, and so does its box.
+        let boxed = unsafe { Entry(self.header).boxed_ptr().map(|value| (*value).heap_bytes()) };
+        cell_size(self.shape().size()) + boxed.unwrap_or(0)
+    }
+
     /// The type's name, as TYPE replies it.
     pub fn type_name(self) -> &'static str {
         self.value().type_name()

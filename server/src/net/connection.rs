@@ -82,7 +82,8 @@ impl Connection {
         }
         // What it waited for comes before what it asked for since.
         self.session.client.collect(&mut self.out);
-        if self.is_due() && self.run(server) == Flow::Feed {
+        self.closing |= self.session.client.is_dismissed();
+        if !self.closing && self.is_due() && self.run(server) == Flow::Feed {
             return Poll::Ready(End::Feed);
         }
         if self.session.client.is_killed() {

@@ -339,8 +339,8 @@ pub(super) fn begin_loading(server: &Server, total_bytes: u64, serves_old_data: 
 }
 
 /// How many keys an image in a file has, without loading it; gives way to others now and then.
-pub(super) async fn count_keys(file: &mut File) -> Result<u64, snapshot::LoadError> {
-    let (mut counter, mut buffer) = (snapshot::KeyCounter::default(), Vec::new());
+pub(super) async fn count_keys(server: &Server, file: &mut File) -> Result<u64, snapshot::LoadError> {
+    let (mut counter, mut buffer) = (snapshot::KeyCounter::new(&server.instance.borrow()), Vec::new());
     while snapshot::read_slice(file, &mut buffer)? && !counter.feed(&buffer)? {
         yield_now().await;
     }

@@ -94,7 +94,7 @@ async fn load_through_file(server: &Rc<Server>, wire: &mut Wire, promise: Promis
     receive(server, wire, &payload, &mut file).await?;
     let mut source = File::open(file.path())?;
     if server.instance.borrow().guards_against(id) {
-        let keys = persist::count_keys(&mut source).await?;
+        let keys = persist::count_keys(server, &mut source).await?;
         server.instance.borrow_mut().judge_image(id, keys)?;
         source.rewind()?;
     }

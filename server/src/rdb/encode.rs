@@ -92,6 +92,24 @@ impl Encoder {
         encoder
     }
 
+    /// A value with its type before it, and nothing around it.
+    pub(super) fn value_alone(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
+        let mut encoder = Self {
+            pending: vec![kind_of(value)],
+            crc: None,
+            compressor: compress.then(Compressor::new),
+            selected: None,
+        };
+        let mut bytes = Vec::new();
+        let gathered = encoder.value(value, &mut |slice| {
+            bytes.extend(slice);
+            Ok(())
+        });
+        gathered.expect("memory takes everything");
+        bytes.extend(encoder.pending);
+        bytes
+    }
+
     fn header(&mut self, header: &Header<'_>) {
         self.aux("redis-ver", header.server_version.as_bytes());
         self.aux("redis-bits", if cfg!(target_pointer_width = "64") { b"64" } else { b"32" });
@@ -158,14 +176,14 @@ impl Encoder {
                 self.emit_full(emit)
             }
             ValueRef::List(list) => self.elements(list.len(), list.iter(), emit, Self::string),
-            ValueRef::Set(set) => self.elements(set.len(), set.iter(), emit, Self::string),
+            ValueRef::Set(set) => self.elements(set.len(), set.iter(), emit, |encoder, member| encoder.string(&member)),
             ValueRef::Hash(hash) => self.elements(hash.len(), hash.iter(), emit, |encoder, (field, value)| {
                 encoder.string(field);
                 encoder.string(value);
             }),
-            ValueRef::SortedSet(set) => self.elements(set.len(), set.iter(), emit, |encoder, (member, score)| {
-                encoder.string(member);
-                encoder.pending.extend_from_slice(&score.to_le_bytes());
+            ValueRef::SortedSet(set) => self.elements(set.len(), set.iter(), emit, |encoder, entry| {
+                encoder.string(entry.member);
+                encoder.pending.extend_from_slice(&entry.score.to_le_bytes());
             }),
         }
     }

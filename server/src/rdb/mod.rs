@@ -20,22 +20,35 @@
 //! `C0`, `C1`, `C2` and a little-endian integer of 8, 16, 32 bits that stands for its decimal digits, and `C3`, a compressed
 //! length, a plain length and an LZF stream.
 //!
-//! Written is version 9, that of Redis 5.0 to 6.2. Later versions added encodings of collections and the FUNCTION2 opcode and
-//! changed nothing about strings, and every server refuses a version above its own: 9 is what all of 5.0 to 7.x and Valkey
-//! load. Read are versions 1 to 12 for what is stored as strings.
+//! A list, set, hash or sorted set is a count and its elements; Redis packs small ones, and the nodes of lists, into one
+//! string each (`packed`). Read are all of these encodings that any version has had. Written are the plain ones:
+//! every server loads them, they need no second look at a value before the first of its bytes can go out, and they have no
+//! limits. A big value is handed on while it is being encoded, and taken apart as it arrives.
 //!
-//! Refused, each with a named [`RdbError`] and its offset: other value types (a later step adds them), module data, strings
-//! beyond [`STRING_BYTES_MAX`], unknown opcodes, a wrong checksum, a stream that ends early.
+//! Written is version 9, that of Redis 5.0 to 6.2. Later versions added encodings of collections and the FUNCTION2 opcode and
+//! changed nothing about what is written here, and every server refuses a version above its own: 9 is what all of 5.0 to 7.x
+//! and Valkey load. Read are versions 1 to 12, and Valkey's 80.
+//!
+//! Refused, each with a named [`RdbError`] and its offset: streams, values of modules, hashes whose fields have deadlines,
+//! strings beyond [`STRING_BYTES_MAX`], malformed packs, elements that are there twice, unknown opcodes, a wrong checksum, a
+//! stream that ends early. Passed over: functions, data of modules that belong to no key, and keys whose value is empty.
 //!
 //! Source: the RDB file format as described at <https://rdb.fnordig.de/file_format.html>, checked against files of
 //! redis-server 7.0.
 
+mod body;
+mod cursor;
 mod decode;
+mod dump;
 mod encode;
+mod error;
 mod lzf;
+mod packed;
 
-pub use decode::{Decoder, Item, RdbError, Value};
+pub use decode::{Decoder, Item, Value};
+pub use dump::{DumpError, dump, restore, serialized_len};
 pub use encode::{Encoder, Header, Options, ReplicationPoint, SLICE_BYTES};
+pub use error::RdbError;
 
 /// The longest string that is read, in bytes: the `proto-max-bulk-len` that servers ship with.
 pub const STRING_BYTES_MAX: u64 = 512 << 20;
@@ -48,6 +61,12 @@ pub const VERSION_READ_MAX: u32 = 12;
 
 /// The bytes every image begins with, before the four digits of its version.
 const MAGIC: &[u8; 5] = b"REDIS";
+
+/// As the images of Valkey 9 and later begin, with three digits.
+const VALKEY_MAGIC: &[u8; 6] = b"VALKEY";
+
+/// The version of Valkey's images; it was chosen so that no other server has it.
+const VERSION_VALKEY: u32 = 80;
 
 /// A type byte that announces something other than an entry.
 mod opcode {
@@ -83,10 +102,35 @@ mod kind {
     pub const LIST: u8 = 1;
     /// A count and as many members.
     pub const SET: u8 = 2;
+    /// A count and as many members, each followed by its score in decimal.
+    pub const SORTED_SET: u8 = 3;
     /// A count and as many fields, each followed by its value.
     pub const HASH: u8 = 4;
     /// A count and as many members, each followed by its score, a double of 64 bits little endian.
     pub const SORTED_SET_2: u8 = 5;
+    // What follows is packed: one string that holds all elements.
+    pub const HASH_ZIPMAP: u8 = 9;
+    pub const LIST_ZIPLIST: u8 = 10;
+    pub const SET_INTSET: u8 = 11;
+    pub const SORTED_SET_ZIPLIST: u8 = 12;
+    pub const HASH_ZIPLIST: u8 = 13;
+    /// A count and as many ziplists.
+    pub const LIST_QUICKLIST: u8 = 14;
+    pub const HASH_LISTPACK: u8 = 16;
+    pub const SORTED_SET_LISTPACK: u8 = 17;
+    /// A count and as many nodes, each a length that says what it is, and a string: an element, or a listpack of many.
+    pub const LIST_QUICKLIST_2: u8 = 18;
+    pub const SET_LISTPACK: u8 = 20;
+}
+
+/// The lengths that say what follows in the data of a module.
+mod module {
+    pub const END: u64 = 0;
+    pub const SIGNED: u64 = 1;
+    pub const UNSIGNED: u64 = 2;
+    pub const FLOAT: u64 = 3;
+    pub const DOUBLE: u64 = 4;
+    pub const STRING: u64 = 5;
 }
 
 /// First bytes of the encoded strings.

@@ -1,5 +1,7 @@
 //! Replies: written straight into a connection's output buffer, in the version of the protocol it speaks.
 
+use crate::number::DoubleText;
+
 /// The version of the protocol that a client chose with `HELLO`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
@@ -65,6 +67,15 @@ impl<'a> Reply<'a> {
         match bytes {
             Some(bytes) => self.bulk(bytes),
             None => self.null(),
+        }
+    }
+
+    /// A double, which is a string of its text in RESP2.
+    pub fn double(&mut self, value: f64) {
+        let text = DoubleText::new(value);
+        match self.protocol {
+            Protocol::Resp2 => self.bulk(text.as_bytes()),
+            Protocol::Resp3 => self.line(b',', text.as_bytes()),
         }
     }
 

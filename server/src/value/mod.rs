@@ -8,17 +8,61 @@
 //! - `heap_bytes` and `clone_bytes` are known, not counted.
 //! - An empty one is never stored: a key whose last element goes, goes with it.
 
+mod dice;
+mod digest;
+mod flat;
 mod hash;
 mod list;
 mod map;
+mod record;
 mod set;
-mod sorted_set;
+pub mod sorted_set;
 
-pub use hash::Hash;
-pub use list::List;
+pub use dice::Dice;
+pub use digest::digest;
+pub use hash::{Field, Hash};
+pub use list::{End, List};
 pub use map::Map;
-pub use set::Set;
+pub use set::{Member, Set};
 pub use sorted_set::SortedSet;
+
+/// Up to which size a value keeps the form that takes least memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmallForm {
+    /// So many elements.
+    pub len_max: usize,
+    /// So many bytes in each string.
+    pub string_bytes_max: usize,
+}
+
+/// The same for every type that has such a form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmallForms {
+    /// Of hashes.
+    pub hash: SmallForm,
+    /// Of sorted sets.
+    pub sorted_set: SmallForm,
+    /// Of sets of nothing but integers: so many members.
+    pub integers_max: usize,
+}
+
+impl Default for SmallForms {
+    fn default() -> Self {
+        SmallForms {
+            hash: SmallForm { len_max: 512, string_bytes_max: 64 },
+            sorted_set: SmallForm { len_max: 128, string_bytes_max: 64 },
+            integers_max: 512,
+        }
+    }
+}
+
+impl SmallForm {
+    fn takes(self, string: &[u8]) -> bool {
+        string.len() <= self.string_bytes_max
+    }
+}
+
+use crate::number::parse_i64;
 
 /// An owned value; every data type is a variant.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +142,21 @@ impl ValueRef<'_> {
         }
     }
 
+    /// The encoding that Redis would have chosen, as OBJECT ENCODING names it.
+    pub fn encoding(self) -> &'static str {
+        /// Up to this size Redis keeps a string in its object.
+        const EMBEDDED_BYTES_MAX: usize = 44;
+        match self {
+            ValueRef::Str(bytes) if parse_i64(bytes).is_some() => "int",
+            ValueRef::Str(bytes) if bytes.len() <= EMBEDDED_BYTES_MAX => "embstr",
+            ValueRef::Str(_) => "raw",
+            ValueRef::List(list) => list.encoding(),
+            ValueRef::Hash(hash) => hash.encoding(),
+            ValueRef::Set(set) => set.encoding(),
+            ValueRef::SortedSet(set) => set.encoding(),
+        }
+    }
+
     /// What [`ValueRef::to_value`] takes when boxed, in bytes: of what is shared, nothing.
     pub fn clone_bytes(self) -> usize {
         let own = match self {
@@ -167,3 +226,10 @@ aggregate!(List);
 aggregate!(Hash);
 aggregate!(Set);
 aggregate!(SortedSet);
+
+/// Makes room by less than a doubling: what grows a few dozen times is then there for long.
+fn reserve<T>(list: &mut Vec<T>, added: usize) {
+    if list.capacity() - list.len() < added {
+        list.reserve_exact(added.max(list.len() / 4).max(4));
+    }
+}

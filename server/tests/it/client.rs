@@ -125,15 +125,27 @@ impl Client {
         }
     }
 
-    /// All keys of a database in order, with the replies to `GET` and `PEXPIRETIME`. Stays in that database.
+    /// All keys of a database in order, with their contents and the replies to `PEXPIRETIME`. Stays in that database.
     pub fn data(&mut self, database: usize) -> Vec<(Vec<u8>, [Vec<u8>; 2])> {
         self.ok(&format!("SELECT {database}"));
         let keys = self.scan(&[]);
-        let entry = |key: Vec<u8>| {
-            let replies = ["GET", "PEXPIRETIME"].map(|command| self.call(&[command.as_bytes(), &key]));
-            (key, replies)
+        keys.into_iter().map(|key| (key.clone(), [self.contents(&key), self.call(&[b"PEXPIRETIME", &*key])])).collect()
+    }
+
+    /// All that a key holds; what has no order of its own is sorted.
+    fn contents(&mut self, key: &[u8]) -> Vec<u8> {
+        let (command, group) = match &*self.call(&[b"TYPE", key]) {
+            b"+hash\r\n" => (vec![&b"HGETALL"[..], key], 2),
+            b"+set\r\n" => (vec![&b"SMEMBERS"[..], key], 1),
+            b"+list\r\n" => return self.call(&[&b"LRANGE"[..], key, b"0", b"-1"]),
+            b"+zset\r\n" => return self.call(&[&b"ZRANGE"[..], key, b"0", b"-1", b"WITHSCORES"]),
+            _ => return self.call(&[&b"GET"[..], key]),
         };
-        keys.into_iter().map(entry).collect()
+        let reply = self.call(&command);
+        let strings = strings(&reply);
+        let mut groups: Vec<&[&[u8]]> = strings.chunks(group).collect();
+        groups.sort();
+        groups.concat().join(&b"\n"[..])
     }
 
     /// A field of `INFO`.

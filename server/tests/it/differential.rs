@@ -4,14 +4,30 @@ use repld::config::words;
 
 use crate::client::{Client, encode, shown, strings};
 use crate::random::Random;
-use crate::server::{Kind, Launcher, Server};
+use crate::server::{Kind, Launcher, Server, wait_until};
 
 /// A command per line; `2>` in front sends it on a second connection. `<` and `2<` only await what a connection is sent
-/// out of turn. `SCAN-ALL …` follows a scan to its end.
+/// out of turn, or what it waits for since `2!`, which sends a command that blocks. `SCAN-ALL …` follows a scan to its end.
 const SCRIPT: &str = include_str!("differential.txt");
 
 /// Replies that depend on when the command was executed may differ by so much, in their own unit.
 const TIME_DEPENDENT: [(&str, i64); 4] = [("TTL", 2), ("PTTL", 2_000), ("EXPIRETIME", 2), ("PEXPIRETIME", 2_000)];
+
+/// Replies whose elements have no order, and how many strings make one element.
+const UNORDERED: [(&str, usize); 12] = [
+    ("KEYS", 1),
+    ("HGETALL", 2),
+    ("HKEYS", 1),
+    ("HVALS", 1),
+    ("HSCAN", 1),
+    ("SMEMBERS", 1),
+    ("SINTER", 1),
+    ("SUNION", 1),
+    ("SDIFF", 1),
+    ("SSCAN", 1),
+    ("SPOP", 1),
+    ("SRANDMEMBER", 1),
+];
 
 const DATABASES: usize = 3;
 const PASSWORD: &str = "secret";
@@ -70,7 +86,16 @@ impl Pair {
             None => (&mut self.first, line),
         };
         let awaited = command.starts_with('<');
-        let words = words_of(command.trim_start_matches(['<', '>']));
+        let words = words_of(command.trim_start_matches(['<', '>', '!']));
+        if command.starts_with('!') {
+            for client in clients {
+                client.send(&encode(&words)).expect("a live server");
+            }
+            for client in &mut self.first {
+                wait_until("it blocks", || client.info("blocked_clients") == "1");
+            }
+            return;
+        }
         let [ours, theirs] = match words[0].as_slice() {
             _ if awaited => clients.each_mut().map(|client| client.reply().expect("a message")),
             b"SCAN-ALL" => clients.each_mut().map(|client| client.scan(&words[1..]).join(&b"\n"[..])),
@@ -107,11 +132,20 @@ fn same(words: &[Vec<u8>], ours: &[u8], theirs: &[u8]) -> bool {
     let integer =
         |reply: &[u8]| -> Option<i64> { std::str::from_utf8(reply.strip_prefix(b":")?).ok()?.trim().parse().ok() };
     let named = |name: &str| words[0].eq_ignore_ascii_case(name.as_bytes());
+    let unordered = match words {
+        [name, _, _, _] if name.eq_ignore_ascii_case(b"HRANDFIELD") => Some(2),
+        [name, ..] if name.eq_ignore_ascii_case(b"HRANDFIELD") => Some(1),
+        _ => UNORDERED.iter().find(|(name, _)| named(name)).map(|(_, group)| *group),
+    };
     let tolerance = TIME_DEPENDENT.iter().find(|(name, _)| named(name));
+    if let Some(group) = unordered
+        && !ours.starts_with(b"-")
+    {
+        return sorted(ours, group) == sorted(theirs, group);
+    }
     match (tolerance, integer(ours), integer(theirs)) {
         (Some((_, tolerance)), Some(ours), Some(theirs)) if ours > 0 => (ours - theirs).abs() <= *tolerance,
-        // Keys and directives have no order.
-        _ if named("KEYS") && ours.starts_with(b"*") => sorted(ours, 1) == sorted(theirs, 1),
+        // Directives have no order.
         _ if named("CONFIG") && ours.starts_with(b"*") => sorted(ours, 2) == sorted(theirs, 2),
         _ if named("CONFIG") && ours.starts_with(b"%") => sorted(ours, 2) == sorted(theirs, 2),
         _ => ours == theirs,

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use rustix::process::Signal;
 
 use repld::rdb::{Decoder, Item};
+use repld::value::SmallForms;
 
 use crate::random::Random;
 use crate::server::{Kind, wait_until};
@@ -142,7 +143,7 @@ fn what_a_replica_says_while_it_is_sent_an_image_does_not_get_into_it() {
     };
     let length = std::str::from_utf8(&announced).expect("text").strip_prefix('$').expect("a length").trim_end();
     let image = replica.exactly(length.parse().expect("a number")).expect("all of it");
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::new(SmallForms::default());
     decoder.feed(&image);
     let mut keys = 0;
     while let Some(item) = decoder.next_item().expect("an image as it was made") {

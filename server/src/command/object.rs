@@ -1,0 +1,181 @@
+//! Values as they are stored: OBJECT, MEMORY USAGE, COPY, and DUMP and RESTORE, which move them between servers.
+
+use super::key::database;
+use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
+use crate::rdb;
+use crate::resp::append_request;
+
+/// The entry that `OBJECT … key` and `MEMORY USAGE key` are about; null is replied if there is none.
+macro_rules! entry_or_null {
+    ($context:ident, $args:ident) => {
+        match $context.get($context.keyspace.key($args.get(2))) {
+            Some(entry) => entry,
+            None => {
+                $context.reply.null();
+                return Ok(());
+            }
+        }
+    };
+}
+
+pub(super) fn encoding(context: &mut ReadContext, args: Args) -> Result<()> {
+    let entry = entry_or_null!(context, args);
+    context.reply.bulk(entry.value().encoding().as_bytes());
+    Ok(())
+}
+
+/// Nothing is shared between keys.
+pub(super) fn refcount(context: &mut ReadContext, args: Args) -> Result<()> {
+    entry_or_null!(context, args);
+    context.reply.integer(1);
+    Ok(())
+}
+
+/// Nobody notes when a key is used, since nothing is evicted: every key counts as just used.
+pub(super) fn idletime(context: &mut ReadContext, args: Args) -> Result<()> {
+    entry_or_null!(context, args);
+    context.reply.integer(0);
+    Ok(())
+}
+
+pub(super) fn freq(context: &mut ReadContext, args: Args) -> Result<()> {
+    entry_or_null!(context, args);
+    Err(ErrorReply::new(
+        "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching \
+         between policies at runtime LRU and LFU data will take some time to adjust.",
+    ))
+}
+
+/// `MEMORY USAGE key [SAMPLES count]`. What is told is known, so there is nothing to take samples of.
+pub(super) fn memory_usage(context: &mut ReadContext, args: Args) -> Result<()> {
+    for index in (3..args.len()).step_by(2) {
+        match args.maybe(index + 1) {
+            Some(samples) if args.is(index, "samples") && parse_integer(samples)? >= 0 => {}
+            _ => return Err(ErrorReply::SYNTAX),
+        }
+    }
+    let entry = entry_or_null!(context, args);
+    context.reply.integer(entry.memory_bytes() as i64);
+    Ok(())
+}
+
+/// The database that `COPY … DB n` names.
+struct CopyOptions {
+    db: usize,
+    replace: bool,
+}
+
+impl CopyOptions {
+    fn parse(context: &WriteContext, args: Args) -> Result<Self> {
+        let mut options = CopyOptions { db: context.db, replace: false };
+        let mut index = 3;
+        while index < args.len() {
+            match args.maybe(index + 1) {
+                _ if args.is(index, "replace") => options.replace = true,
+                Some(db) if args.is(index, "db") => {
+                    let db = i32::try_from(parse_integer(db)?).map_err(|_| ErrorReply::NOT_AN_INTEGER)?;
+                    options.db = database(context.keyspace, db.into())?;
+                    index += 1;
+                }
+                _ => return Err(ErrorReply::SYNTAX),
+            }
+            index += 1;
+        }
+        Ok(options)
+    }
+}
+
+/// The database that a `COPY` writes to, if it says so: which key it changes must be known before it runs.
+pub(super) fn copy_target(args: Args) -> Option<usize> {
+    let option = (3..args.len()).rev().find(|index| args.is(*index, "db"))?;
+    usize::try_from(parse_integer(args.maybe(option + 1)?).ok()?).ok()
+}
+
+pub(super) fn copy(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let options = CopyOptions::parse(context, args)?;
+    let (from, to) = (args.first_key(), context.keyspace.key(args.get(2)));
+    if options.db == context.db && from.bytes == to.bytes {
+        return Err(ErrorReply::SAME_OBJECT);
+    }
+    let is_taken = !options.replace && context.keyspace.get(options.db, to, context.expiry_ms).is_some();
+    let copy = context.get(from).filter(|_| !is_taken).map(|entry| (entry.value().to_value(), entry.deadline_ms()));
+    context.reply.integer(i64::from(copy.is_some()));
+    let Some((value, deadline_ms)) = copy else { return Ok(Effect::None) };
+    context.keyspace.insert(options.db, to, value, deadline_ms);
+    Ok(Effect::Verbatim)
+}
+
+pub(super) fn dump(context: &mut ReadContext, args: Args) -> Result<()> {
+    let payload = context.get(args.first_key()).map(|entry| rdb::dump(entry.value(), true));
+    context.reply.bulk_or_null(payload.as_deref());
+    Ok(())
+}
+
+/// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`. Of the last two only the form is
+/// looked at: nothing here depends on how often a key was used.
+#[derive(Default)]
+struct RestoreOptions {
+    replace: bool,
+    is_absolute: bool,
+}
+
+impl RestoreOptions {
+    fn parse(args: Args) -> Result<Self> {
+        let mut options = RestoreOptions::default();
+        let (mut idle, mut frequency) = (false, false);
+        let mut index = 4;
+        while index < args.len() {
+            match args.maybe(index + 1) {
+                _ if args.is(index, "replace") => options.replace = true,
+                _ if args.is(index, "absttl") => options.is_absolute = true,
+                Some(seconds) if args.is(index, "idletime") && !frequency => {
+                    if parse_integer(seconds)? < 0 {
+                        return Err(ErrorReply::new("ERR Invalid IDLETIME value, must be >= 0"));
+                    }
+                    (idle, index) = (true, index + 1);
+                }
+                Some(value) if args.is(index, "freq") && !idle => {
+                    if !(0..=255).contains(&parse_integer(value)?) {
+                        return Err(ErrorReply::new("ERR Invalid FREQ value, must be >= 0 and <= 255"));
+                    }
+                    (frequency, index) = (true, index + 1);
+                }
+                _ => return Err(ErrorReply::SYNTAX),
+            }
+            index += 1;
+        }
+        Ok(options)
+    }
+}
+
+pub(super) fn restore(context: &mut WriteContext, args: Args) -> Result<Effect> {
+    let options = RestoreOptions::parse(args)?;
+    let (key, payload) = (args.first_key(), args.get(3));
+    let exists = context.get(key).is_some();
+    if exists && !options.replace {
+        return Err(ErrorReply::new("BUSYKEY Target key name already exists."));
+    }
+    let ttl_ms = parse_integer(args.get(2))?;
+    if ttl_ms < 0 {
+        return Err(ErrorReply::new("ERR Invalid TTL value, must be >= 0"));
+    }
+    let value = rdb::restore(payload, context.config.small_forms())
+        .map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
+    let base_ms = if options.is_absolute { 0 } else { context.now_ms };
+    let deadline_ms = (ttl_ms > 0).then(|| ttl_ms.saturating_add(base_ms));
+    context.reply.ok();
+    if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= context.expiry_ms) {
+        if !exists {
+            return Ok(Effect::None);
+        }
+        context.keyspace.remove(context.db, key);
+        append_request(context.effect, &[b"DEL", key.bytes]);
+        return Ok(Effect::Rewritten);
+    }
+    context.keyspace.insert(context.db, key, value, deadline_ms);
+    let Some(deadline_ms) = deadline_ms.filter(|_| !options.is_absolute) else { return Ok(Effect::Verbatim) };
+    let mut digits = itoa::Buffer::new();
+    let deadline = digits.format(deadline_ms).as_bytes();
+    append_request(context.effect, &[b"RESTORE", key.bytes, deadline, payload, b"ABSTTL", b"REPLACE"]);
+    Ok(Effect::Rewritten)
+}

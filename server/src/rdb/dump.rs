@@ -1,0 +1,93 @@
+//! One value on its own, as DUMP gives it and RESTORE takes it.
+//!
+//! ```text
+//! type byte | value, as in an image | version u16 | CRC64 of everything before it u64          both little endian
+//! ```
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+use super::body::{Body, Rooms};
+use super::cursor::{Cursor, Stop};
+use super::encode::Encoder;
+use super::{RdbError, VERSION_READ_MAX, VERSION_VALKEY, VERSION_WRITTEN};
+use crate::value::{SmallForms, Value, ValueRef};
+
+const VERSION_BYTES: usize = 2;
+const CHECKSUM_BYTES: usize = 8;
+
+/// Why a payload is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DumpError {
+    /// It is of a version that we do not read, or its bytes are not those that were written.
+    #[error("DUMP payload version or checksum are wrong")]
+    Envelope,
+    /// What it holds is malformed, empty, or of a type that we lack.
+    #[error("Bad data format")]
+    Content(Option<RdbError>),
+}
+
+impl From<RdbError> for DumpError {
+    fn from(error: RdbError) -> Self {
+        DumpError::Content(Some(error))
+    }
+}
+
+fn checksum(bytes: &[u8]) -> u64 {
+    let mut crc = Digest::new(CrcAlgorithm::Crc64Redis);
+    crc.update(bytes);
+    crc.finalize()
+}
+
+/// The payload that stands for a value; its strings are compressed where that helps if `compress` says so.
+pub fn dump(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
+    let mut payload = Encoder::value_alone(value, compress);
+    payload.extend_from_slice(&(VERSION_WRITTEN as u16).to_le_bytes());
+    let checksum = checksum(&payload);
+    payload.extend_from_slice(&checksum.to_le_bytes());
+    payload
+}
+
+/// How many bytes a value has in an image, its type not counted, if nothing in it is compressed.
+pub fn serialized_len(value: ValueRef<'_>) -> usize {
+    Encoder::value_alone(value, false).len() - 1
+}
+
+/// The value that a payload stands for. It is never empty; a small one takes its form of these.
+///
+/// # Errors
+/// The payload is not what it should be; every part of it has been looked at.
+pub fn restore(payload: &[u8], forms: SmallForms) -> Result<Value, DumpError> {
+    let Some((summed, sum)) = payload.split_last_chunk::<CHECKSUM_BYTES>() else { return Err(DumpError::Envelope) };
+    let Some((content, version)) = summed.split_last_chunk::<VERSION_BYTES>() else { return Err(DumpError::Envelope) };
+    let version = u32::from(u16::from_le_bytes(*version));
+    let is_known = version <= VERSION_READ_MAX || version == VERSION_VALKEY;
+    if !is_known || u64::from_le_bytes(*sum) != checksum(summed) {
+        return Err(DumpError::Envelope);
+    }
+    let mut cursor = Cursor { bytes: content, at: 0, offset: 0 };
+    let value = value(&mut cursor, forms).map_err(|stop| match stop {
+        Stop::Needs(_) => DumpError::Content(Some(RdbError::Truncated { offset: content.len() as u64 })),
+        Stop::Error(error) => error.into(),
+    })?;
+    match value {
+        Some(value) if cursor.at == content.len() => Ok(value),
+        _ => Err(DumpError::Content(None)),
+    }
+}
+
+fn value(cursor: &mut Cursor, forms: SmallForms) -> Result<Option<Value>, Stop> {
+    let offset = cursor.place();
+    let kind = cursor.byte()?;
+    if !Body::exists(kind) {
+        return Err(RdbError::UnknownType { byte: kind, offset }.into());
+    }
+    let mut rooms = Rooms::default();
+    match Body::read(kind, cursor, forms)? {
+        Body::Str(text) => Ok(Some(Value::Str(text.plain(&mut rooms.value)?.to_vec()))),
+        Body::Aggregate(mut parts) => {
+            parts.advance(cursor, &mut rooms)?;
+            Ok(parts.finish())
+        }
+        Body::Unsupported(type_name) => Err(RdbError::UnsupportedType { type_name, key: Vec::new(), offset }.into()),
+    }
+}
