@@ -163,7 +163,8 @@ impl Instance {
             && session.feed.is_none()
             && session.client.subscriptions.get() == (0, 0)
             && self.loading.is_none()
-            && !self.has_pause();
+            && !self.has_pause()
+            && self.denied_commands.is_empty();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }
     }
@@ -225,6 +226,10 @@ impl Instance {
         let command = call.command;
         if !session.authenticated && !command.is(table::NO_AUTH) {
             return Err(ErrorReply::new("NOAUTH Authentication required."));
+        }
+        if self.denied_commands.contains(command.name) && !command.is(table::NO_AUTH) {
+            let text = format!("NOPERM this user has no permissions to run the '{}' command", command.name);
+            return Err(ErrorReply::owned(text));
         }
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
             self.gate_write(session)?;

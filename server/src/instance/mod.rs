@@ -16,7 +16,7 @@ mod role;
 mod stream;
 mod time;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 pub(crate) use blocking::Awaited;
@@ -162,6 +162,8 @@ pub struct Instance {
     pub active_expiry: bool,
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
+    /// Commands that nobody may run.
+    pub denied_commands: BTreeSet<&'static str>,
     pauses: [Option<Pause>; 3],
     /// Replicas that are synced in full again and again, by address and port.
     troubled: HashMap<(String, u16), limits::Troubled>,
@@ -197,6 +199,7 @@ impl Instance {
             active_expiry: true,
             shutdown: None,
             failover: None,
+            denied_commands: BTreeSet::new(),
             pauses: [None; 3],
             troubled: HashMap::new(),
             actions: Vec::new(),

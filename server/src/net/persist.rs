@@ -59,26 +59,36 @@ async fn next_target(server: &Server) -> Option<Target> {
     if server.instance.borrow().loading.is_some() {
         return None;
     }
-    let (count, delay, enough) = {
-        let instance = server.instance.borrow();
-        let config = &instance.config;
-        let enough = config.repl_diskless_sync_max_replicas as usize;
-        (waiting(&instance).len(), config.repl_diskless_sync_delay, enough)
-    };
-    if count == 0 {
+    if waiting(&server.instance.borrow()).is_empty() {
         return server.save_wanted.take().then_some(Target::Disk);
     }
-    if !delay.is_zero() && (enough == 0 || count < enough) {
-        log!(Notice, "Delay next BGSAVE for diskless SYNC");
-        tokio::time::sleep(delay).await;
-    } else {
-        // Those that are in this very turn's queue join.
-        yield_now().await;
-    }
+    // Those that are in this very turn's queue join.
+    yield_now().await;
+    wait_for_company(server).await;
     let instance = server.instance.borrow();
     let any_streams = waiting(&instance).iter().any(|feed| feed.eof);
     let target = if instance.config.repl_diskless_sync && any_streams { Target::Sockets } else { Target::Disk };
     Some(target)
+}
+
+/// Waits for more replicas, for as long as it is configured or until there are enough.
+async fn wait_for_company(server: &Server) {
+    let started = Instant::now();
+    loop {
+        let left = {
+            let instance = server.instance.borrow();
+            let config = &instance.config;
+            let enough = config.repl_diskless_sync_max_replicas as usize;
+            let complete = enough > 0 && waiting(&instance).len() >= enough;
+            if complete { Duration::ZERO } else { config.repl_diskless_sync_delay.saturating_sub(started.elapsed()) }
+        };
+        if left.is_zero() {
+            return;
+        }
+        log!(Notice, "Delay next BGSAVE for diskless SYNC");
+        // Whoever comes is announced.
+        let _ = tokio::time::timeout(left, server.snapshot.notified()).await;
+    }
 }
 
 /// A replica's snapshot begins: its cursor is where the snapshot ends.
