@@ -286,6 +286,7 @@ impl Instance {
         self.replication.feeds.retain(|other| other.client.id != feed.client.id);
         self.replication.unfed_since_ms = self.now_ms;
         self.hold_for_slowest();
+        self.shrink_backlog();
     }
 
     /// Begins to wait for replicas before the server ends.

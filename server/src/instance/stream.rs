@@ -119,6 +119,15 @@ impl Instance {
         }
     }
 
+    /// Gives back what the backlog grew by for a replica that was slow.
+    pub(super) fn shrink_backlog(&mut self) {
+        if let Some(backlog) = &mut self.replication.backlog
+            && let Err(error) = backlog.shrink_to_configured()
+        {
+            log!(Warning, "Can't shrink the replication backlog: {error}");
+        }
+    }
+
     /// Where the backlog lies.
     pub fn backlog_path(&self) -> PathBuf {
         self.config.dir.join(BACKLOG_FILE)

@@ -38,11 +38,7 @@ impl Instance {
         self.report_stalls();
         self.close_idle_clients();
         self.forget_unused_backlog();
-        if let Some(backlog) = &mut self.replication.backlog
-            && let Err(error) = backlog.shrink_to_configured()
-        {
-            log!(Warning, "Can't shrink the replication backlog: {error}");
-        }
+        self.shrink_backlog();
     }
 
     /// Only a master decides that a key has expired, and says so in its stream.
