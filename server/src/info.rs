@@ -89,8 +89,8 @@ fn memory(instance: &Instance, text: &mut String) {
     field!(text, "mem_replication_backlog", backlog);
     field!(text, "mem_total_replication_buffers", backlog);
     field!(text, "mem_allocator", "mimalloc");
-    field!(text, "maxmemory", 0);
-    field!(text, "maxmemory_human", human(0));
+    field!(text, "maxmemory", instance.config.maxmemory);
+    field!(text, "maxmemory_human", human(instance.config.maxmemory));
     field!(text, "maxmemory_policy", String::from_utf8_lossy(&maxmemory_policy(instance)));
 }
 

@@ -95,5 +95,6 @@ fn start(config: Config) -> Result<(), String> {
         std::process::id(),
         config.port
     );
+    config.warn_of_events();
     net::serve(config)
 }

@@ -166,7 +166,10 @@ impl Instance {
             && !self.has_pause()
             && self.denied_commands.is_empty();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
-        Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }
+        Admission {
+            reads: unhindered && serves,
+            writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write(session).is_ok(),
+        }
     }
 
     /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
@@ -234,6 +237,9 @@ impl Instance {
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
             self.gate_write(session)?;
         }
+        if self.needs_memory(session, command) && self.is_out_of_memory() {
+            return Err(ErrorReply::new("OOM command not allowed when used memory > 'maxmemory'."));
+        }
         let subscriptions = session.client.subscriptions.get();
         if pubsub::is_restricted(session.protocol, subscriptions) && !command.is(table::WHILE_SUBSCRIBED) {
             return Err(ErrorReply::owned(format!(
@@ -258,6 +264,20 @@ impl Instance {
             return Err(ErrorReply::new("ERR Command not allowed inside a transaction"));
         }
         Ok(())
+    }
+
+    fn needs_memory(&self, session: &Session, command: &Command) -> bool {
+        let queued = || {
+            let transaction = session.transaction.as_ref();
+            transaction.is_some_and(|it| it.queue.iter().any(|queued| queued.command.is(table::DENY_OOM)))
+        };
+        command.is(table::DENY_OOM) || command.name == "exec" && queued()
+    }
+
+    fn is_out_of_memory(&self) -> bool {
+        let ignored = self.config.replica_ignore_maxmemory && !self.replication.is_master();
+        let limit = self.config.maxmemory;
+        limit > 0 && !ignored && self.keyspace.memory_bytes() as u64 > limit
     }
 
     fn gate_write(&self, session: &Session) -> Result<(), ErrorReply> {

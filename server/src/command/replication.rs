@@ -167,7 +167,7 @@ pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> 
             b"getack" => return Ok(Flow::Continue),
             b"rdb-only" => identity.rdb_only = parse_integer(value)? == 1,
             b"rdb-filter-only" => identity.without_keys = parse_filter(value)?,
-            b"repld-run-id" => return answer_with_chain(context, value),
+            b"repld-run-id" => return answer_with_ancestry(context, value),
             _ => {
                 let option = String::from_utf8_lossy(args.get(index));
                 return Err(ErrorReply::owned(format!("ERR Unrecognized REPLCONF option: {option}")));
@@ -189,14 +189,13 @@ fn parse_filter(value: &[u8]) -> Result<bool> {
 }
 
 /// A replica that is a repld says which run of a server it is, and is told whom it would follow. Others never ask.
-fn answer_with_chain(context: &mut ServerContext, value: &[u8]) -> Result<Flow> {
+fn answer_with_ancestry(context: &mut ServerContext, value: &[u8]) -> Result<Flow> {
     let run_id = ReplicationId::parse(value).ok_or(ErrorReply::new("ERR a run id has 40 hexadecimal digits"))?;
-    let chain: Vec<String> = context.instance.chain().iter().map(ToString::to_string).collect();
-    let chain = chain.join(" ");
-    if chain.contains(run_id.as_str()) {
-        return Err(ErrorReply::owned(format!("CYCLE {run_id} is above this server, which follows {chain}")));
+    let ancestry = context.instance.ancestry();
+    if ancestry.chain.contains(&run_id) {
+        return Err(ErrorReply::owned(format!("CYCLE {run_id} is this server or above it: {ancestry}")));
     }
-    context.reply().simple(&format!("CHAIN {chain}"));
+    context.reply().simple(&ancestry.to_string());
     Ok(Flow::Continue)
 }
 

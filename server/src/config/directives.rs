@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::kind::*;
 use super::values::*;
-use crate::log::Level;
+use crate::log::{Level, log};
 use crate::replication::ReplicationId;
 
 /// One directive, whatever the type of its value.
@@ -190,6 +190,11 @@ directives! {
     /// Who may use `DEBUG`.
     enable_debug_command: Allowed = Allowed::No, ["enable-debug-command"], Choice(ALLOWED), AtStart;
 
+    /// Refuse what needs memory while the data take more than so many bytes; 0: no limit. Nothing is ever evicted.
+    maxmemory: u64 = 0, ["maxmemory"], Memory(0, MAX_MEMORY), Live;
+    /// Let that limit be the upstream's affair on a replica.
+    replica_ignore_maxmemory: bool = true, ["replica-ignore-maxmemory", "slave-ignore-maxmemory"], YesNo, Live;
+
     // Snapshots.
     /// When a snapshot is made by itself; never if empty.
     save: Vec<SavePoint> = save_points(), ["save"], SavePoints, Live;
@@ -307,12 +312,6 @@ static KEPT: &[Directive] = &[
         Live,
     ),
     kept(
-        &["maxmemory"],
-        Check::Only(&Check::Memory, "0", "repld neither limits the memory of its data nor evicts: only 0 is possible"),
-        "0",
-        Live,
-    ),
-    kept(
         &["maxmemory-clients"],
         Check::Only(&Check::Memory, "0", "repld limits each client's memory, but not their sum"),
         "0",
@@ -357,7 +356,6 @@ static KEPT: &[Directive] = &[
     kept(&["sanitize-dump-payload"], Check::OneOf(&["no", "yes", "clients"]), "no", Live),
     kept(&["propagation-error-behavior"], Check::OneOf(&["ignore", "panic", "panic-on-replicas"]), "ignore", Live),
     kept(&["replica-ignore-disk-write-errors"], Check::YesNo, "no", Live),
-    kept(&["replica-ignore-maxmemory", "slave-ignore-maxmemory"], Check::YesNo, "yes", Live),
     kept(&["replica-lazy-flush", "slave-lazy-flush"], Check::YesNo, "no", Live),
     kept(&["enable-module-command"], Check::OneOf(&["no", "yes", "local"]), "no", AtStart),
     kept(&["acllog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
@@ -434,6 +432,13 @@ fn output_limits() -> OutputLimits {
 }
 
 impl Config {
+    /// Stock files and Redis's tests ask for keyspace events; whoever counts on them must know that there are none.
+    pub fn warn_of_events(&self) {
+        if self.kept.get("notify-keyspace-events").is_some_and(|classes| !classes.is_empty()) {
+            log!(Warning, "'notify-keyspace-events' is set, but repld publishes no keyspace events.");
+        }
+    }
+
     /// The file it was read from, absolute; `None` if it came from the command line and standard input alone.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()

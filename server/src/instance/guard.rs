@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::{Action, Instance};
 use crate::config::Upstream;
 use crate::log::log;
-use crate::replication::{Refusal, ReplicationId};
+use crate::replication::{Ancestry, Following, History, Refusal, ReplicationId};
 
 /// A full resync that was refused is tried again after so long, in milliseconds: somebody may have mended the upstream, and
 /// to find out costs it an image.
@@ -68,11 +68,10 @@ impl Instance {
     /// Whether a master with this history is the one whose data are here, or the one that the configuration names.
     fn expects(&self, id: ReplicationId) -> bool {
         let history = &self.replication.history;
-        let identified = self.replication.following().is_some_and(|following| following.identified);
-        id == history.replid
-            || history.previous.is_some_and(|(previous, _)| previous == id)
-            || self.config.replica_expect_master_id == Some(id)
-            || identified
+        let own =
+            |id: &ReplicationId| *id == history.replid || history.previous.is_some_and(|(previous, _)| previous == *id);
+        let known = |following: &Following| following.identified || following.ancestry.lineage.iter().any(own);
+        own(&id) || self.config.replica_expect_master_id == Some(id) || self.replication.following().is_some_and(known)
     }
 
     /// Whether an image of history `id` with so many keys may replace the data.
@@ -95,17 +94,22 @@ impl Instance {
         Err(self.refuse_upstream(reason, RESYNC_RETRY_MS))
     }
 
-    /// The run ids of this server and of those that it follows, from the nearest on: what those below must not be.
-    pub(crate) fn chain(&self) -> Vec<ReplicationId> {
-        let above = self.replication.following().map_or(&[][..], |following| &following.chain);
-        std::iter::once(self.run_id).chain(above.iter().copied()).take(CHAIN_MAX).collect()
+    /// What those below are told of this server.
+    pub(crate) fn ancestry(&self) -> Ancestry {
+        let above = self.replication.following().map_or(&[][..], |following| &following.ancestry.chain);
+        let History { replid, previous } = self.replication.history;
+        Ancestry {
+            chain: std::iter::once(self.run_id).chain(above.iter().copied()).take(CHAIN_MAX).collect(),
+            lineage: std::iter::once(replid).chain(previous.map(|(id, _)| id)).collect(),
+        }
     }
 
     /// The upstream has said whom it follows itself.
-    pub(super) fn learn_chain(&mut self, chain: Vec<ReplicationId>) {
+    pub(super) fn learn_ancestry(&mut self, ancestry: Ancestry) {
         let Some(following) = self.replication.following_mut() else { return };
-        if following.chain != chain {
-            following.chain = chain;
+        let new_chain = following.ancestry.chain != ancestry.chain;
+        following.ancestry = ancestry;
+        if new_chain {
             // Those below learn it by coming back.
             self.cut_feeds();
         }

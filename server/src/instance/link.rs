@@ -18,7 +18,7 @@ use super::Instance;
 use crate::client::{Client, ClientKind, Session};
 use crate::command::{Args, Planned};
 use crate::log::log;
-use crate::replication::{Answer, Greeting, Handshake, History, Link, Payload, ReplicationId, Step, chain};
+use crate::replication::{Ancestry, Answer, Greeting, Handshake, History, Link, Payload, ReplicationId, Step};
 use crate::resp::{Limits, RequestParser, append_request};
 use crate::snapshot::Loaded;
 
@@ -147,9 +147,9 @@ impl Follower {
             end_failover(instance, &step);
         }
         if let Handshake::AwaitReplconf(_) = state
-            && let Some(chain) = chain(line)
+            && let Some(ancestry) = Ancestry::parse(line)
         {
-            instance.learn_chain(chain);
+            instance.learn_ancestry(ancestry);
         }
         if state == Handshake::AwaitIdentity
             && let (Step::Send(..), Some(following)) = (&step, instance.replication.following_mut())

@@ -1,5 +1,7 @@
 //! The replica's side of the handshake, line by line: <https://redis.io/docs/latest/commands/psync/>.
 
+use std::fmt;
+
 use super::ReplicationId;
 use crate::resp::append_request;
 
@@ -137,10 +139,31 @@ fn names(line: &[u8], id: ReplicationId) -> bool {
     names.split(|byte| *byte == b' ').any(|name| name == id.as_str().as_bytes())
 }
 
-/// The run ids in an upstream's answer to `REPLCONF repld-run-id`: its own and those above it. Others do not know the
-/// question.
-pub fn chain(line: &[u8]) -> Option<Vec<ReplicationId>> {
-    line.strip_prefix(b"+CHAIN ")?.split(|byte| *byte == b' ').map(ReplicationId::parse).collect()
+/// What a repld says of itself when it is followed: `+CHAIN run-id … OF replid …`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ancestry {
+    /// Its run id, and those of the servers above it.
+    pub chain: Vec<ReplicationId>,
+    /// The names of its history, the present one first.
+    pub lineage: Vec<ReplicationId>,
+}
+
+impl Ancestry {
+    /// As an upstream's answer to `REPLCONF repld-run-id` says it. Others do not know the question.
+    pub fn parse(line: &[u8]) -> Option<Ancestry> {
+        let text = std::str::from_utf8(line).ok()?.strip_prefix("+CHAIN ")?;
+        let (chain, lineage) = text.split_once(" OF ")?;
+        let ids =
+            |text: &str| text.split(' ').map(|id| ReplicationId::parse(id.as_bytes())).collect::<Option<Vec<_>>>();
+        Some(Ancestry { chain: ids(chain)?, lineage: ids(lineage)? })
+    }
+}
+
+impl fmt::Display for Ancestry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids = |ids: &[ReplicationId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        write!(f, "CHAIN {} OF {}", ids(&self.chain), ids(&self.lineage))
+    }
 }
 
 fn identify(greeting: &Greeting) -> Step {

@@ -26,7 +26,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub use backlog::{Appended, Backlog, BacklogError, History, ReplicationId};
-pub use handshake::{Answer, Greeting, Handshake, Step, chain};
+pub use handshake::{Ancestry, Answer, Greeting, Handshake, Step};
 pub use payload::Payload;
 
 use crate::client::Client;
@@ -161,8 +161,8 @@ pub struct Following {
     pub synced: bool,
     /// Why the upstream is not followed for now.
     pub refusal: Option<Refusal>,
-    /// The run ids of the upstream and of those above it, as far as they told.
-    pub chain: Vec<ReplicationId>,
+    /// What the upstream has said of itself, if it is a repld.
+    pub ancestry: Ancestry,
     /// The upstream has named the history that it is expected to have.
     pub identified: bool,
 }
@@ -187,7 +187,7 @@ impl Following {
             unapplied_bytes: 0,
             synced: false,
             refusal: None,
-            chain: Vec::new(),
+            ancestry: Ancestry::default(),
             identified: false,
         }
     }
