@@ -1,5 +1,7 @@
 //! `replctl status`: how a group is, what is wrong with it, and what to do about it.
 
+use std::time::Duration;
+
 use replctl::group::{self, Diagnosis, Group, GroupView, NodeView, diagnose};
 use serde::Serialize;
 
@@ -9,14 +11,46 @@ use crate::ui::table;
 
 /// `replctl status`
 #[derive(Debug, clap::Args)]
-pub struct StatusArgs {}
+pub struct StatusArgs {
+    /// Look again and again, until Ctrl-C: on a terminal in place, elsewhere whenever something has changed
+    #[arg(short, long)]
+    watch: bool,
+
+    /// How long to wait between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration, requires = "watch")]
+    every: Duration,
+}
 
 impl StatusArgs {
     /// Asks every node and shows what they say.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let group = context.group()?;
+        if self.watch {
+            return self.watch(context, group);
+        }
         let (view, _) = context.block_on(async { Ok(group::observe(&group).await?) })?;
         Status::new(group, view).show(context)
+    }
+
+    /// Ends when nobody reads any more; Ctrl-C ends the process.
+    fn watch(&self, context: &Context<'_>, mut group: Group) -> anyhow::Result<ExitCode> {
+        let mut last = None;
+        let mut code = ExitCode::Done;
+        while context.printer.is_stdout_open() {
+            let dir = group.dir.clone();
+            let (view, _) = context.block_on(async { Ok(group::observe(&group).await?) })?;
+            let status = Status::new(group, view);
+            let picture = status.picture();
+            if context.printer.clears_screen() || last.as_ref() != Some(&picture) {
+                context.printer.clear_screen();
+                code = status.show(context)?;
+                last = Some(picture);
+            }
+            std::thread::sleep(self.every);
+            // Roles and processes change under other hands.
+            group = Group::open(dir)?;
+        }
+        Ok(code)
     }
 }
 
@@ -42,6 +76,15 @@ impl Status {
     /// Names what is wrong with what was seen.
     pub fn new(group: Group, view: GroupView) -> Self {
         Self { diagnosis: diagnose(&view), group, view }
+    }
+
+    /// What is told of it, but for what always moves: offsets.
+    fn picture(&self) -> (Diagnosis, Vec<(bool, Option<group::Answer>)>) {
+        let nodes = self.view.nodes.iter().map(|node| {
+            let is_replica = node.report().is_some_and(|report| !report.replication.is_master());
+            (is_replica, node.report().is_none().then(|| node.answer.clone()))
+        });
+        (self.diagnosis.clone(), nodes.collect())
     }
 
     /// The group.

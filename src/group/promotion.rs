@@ -21,6 +21,7 @@ use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
 use crate::process::{Durability, GroupDir, render_config};
+use crate::topology::EngineFamily;
 use crate::wire::{NodeClient, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
@@ -293,12 +294,16 @@ impl<'a> Promotion<'a> {
     }
 
     /// Nobody writes until the replica has everything; then master and replica exchange their roles by themselves. `FAILOVER`
-    /// alone would do all of it, but a replica's word that it has everything may be a second old; so it is asked, and the
-    /// exchange is then ordered without waiting for that word. The pause ends by itself should this program end before.
+    /// alone would do all of it, but Redis asks for no word of the replica while writes are paused, and the last one may be a
+    /// second old; so the replica is asked here, and the exchange is then ordered without waiting for its word. A repld asks,
+    /// and is not hurried: what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
+    /// The pause ends by itself should this program end before.
     async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
         self.handed_over = Some(self.began.elapsed());
-        let exchanged = self.exchange_roles(&old, &new).await;
+        let family = self.group.run.node(from).expect("a plan names nodes of its group").engine.family;
+        let asks = family == EngineFamily::Repld;
+        let exchanged = self.exchange_roles(&old, &new, asks).await;
         if exchanged.is_err() {
             // Without effect where it has not come so far, or is done.
             let _ = old.command(&["FAILOVER", "ABORT"]).await;
@@ -313,7 +318,7 @@ impl<'a> Promotion<'a> {
         Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason: format!("{to} {reason}; {state}") }))
     }
 
-    async fn exchange_roles(&self, old: &NodeClient, new: &NodeClient) -> Result<(), String> {
+    async fn exchange_roles(&self, old: &NodeClient, new: &NodeClient, asks: bool) -> Result<(), String> {
         let words = |error: WireError| format!("could not take over: {error}");
         let deadline = Instant::now() + self.patience;
         let pause_ms = (self.patience + HAND_OVER_GRACE).as_millis().to_string();
@@ -327,7 +332,8 @@ impl<'a> Promotion<'a> {
         }
         let replica = end.replicas.iter().find(|one| one.port == new.port());
         let (host, port) = (replica.map_or("127.0.0.1", |one| &one.host), new.port().to_string());
-        old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", "1"]).await.map_err(words)?;
+        let wait_ms = if asks { (HAND_OVER_GRACE / 2).as_millis() } else { 1 }.to_string();
+        old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", &wait_ms]).await.map_err(words)?;
         let deadline = Instant::now() + HAND_OVER_GRACE;
         while !new.replication().await.map_err(words)?.is_master() {
             let own = old.replication().await.map_err(words)?;

@@ -85,6 +85,19 @@ impl Printer {
         }
     }
 
+    /// Whether what is shown again and again is shown in place: stdout is a terminal.
+    pub fn clears_screen(&self) -> bool {
+        !self.json && io::stdout().is_terminal()
+    }
+
+    /// Takes everything off the terminal, so that what follows stands at its top.
+    pub fn clear_screen(&self) {
+        if self.clears_screen() {
+            // A terminal that went away shows nothing anyway.
+            let _ = write!(io::stdout(), "\x1b[H\x1b[2J");
+        }
+    }
+
     /// Prints a result as one line of JSON to stdout.
     pub fn object(&self, value: &impl Serialize) {
         match serde_json::to_string(value) {

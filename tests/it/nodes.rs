@@ -1,5 +1,7 @@
 //! Single nodes: killed, paused, started, restarted.
 
+use std::io::{BufRead, BufReader};
+
 use serde_json::json;
 
 use crate::live::{Live, Writers, engines, topology};
@@ -142,4 +144,25 @@ fn the_history_tells_who_did_what_and_how_it_ended() {
     let text = live.run(&["history", "-n", "1"]).exits(0).stdout;
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(text.contains("promote"), "{text}");
+}
+
+#[test]
+fn a_watched_status_tells_each_change_until_nobody_reads() {
+    let live = Live::trio("repld");
+    let mut command = live.here.command(&["--json", "status", "--watch", "--every", "10ms"]);
+    let mut watch = command.stdout(std::process::Stdio::piped()).spawn().expect("replctl runs");
+    let mut lines = BufReader::new(watch.stdout.take().expect("it is piped")).lines();
+    let mut next = || -> serde_json::Value {
+        let line = lines.next().expect("it goes on").expect("it is text");
+        serde_json::from_str(&line).expect("JSON Lines")
+    };
+    assert_eq!(next()["diagnosis"]["name"], "healthy");
+    live.run(&["kill-master"]).exits(0);
+    // The links' end may be seen before the master's.
+    while next()["diagnosis"]["name"] != "master-dead" {}
+    live.run(&["promote"]).exits(0);
+    while next()["diagnosis"]["name"] != "replicas-unreachable" {}
+    drop(lines);
+    live.run(&["start", "n1"]).exits(0);
+    live.eventually("it ends when nobody reads", || watch.try_wait().expect("it is ours").is_some());
 }
