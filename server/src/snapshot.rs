@@ -251,6 +251,8 @@ pub struct Loader {
     facts: Facts,
     loaded: u64,
     expired: u64,
+    /// What was dropped of a history that others may continue: they have to be told.
+    dropped: Vec<(usize, Box<[u8]>)>,
 }
 
 /// What an image says of itself.
@@ -296,6 +298,8 @@ pub struct Loaded {
     pub keys_loaded: u64,
     /// Keys left out since they had expired.
     pub keys_expired: u64,
+    /// Those that a replica which continues the image's history still has: databases and names.
+    pub dropped: Vec<(usize, Box<[u8]>)>,
 }
 
 impl Loader {
@@ -310,6 +314,7 @@ impl Loader {
             facts: Facts::default(),
             loaded: 0,
             expired: 0,
+            dropped: Vec::new(),
         }
     }
 
@@ -334,8 +339,13 @@ impl Loader {
                     const RESERVED_KEYS_MAX: u64 = 1 << 20;
                     self.keyspace.reserve(self.db, keys.min(RESERVED_KEYS_MAX) as usize);
                 }
-                Item::Entry { deadline_ms: Some(deadline), .. } if self.drops_expired && deadline <= self.now_ms => {
+                Item::Entry { key, deadline_ms: Some(deadline), .. }
+                    if self.drops_expired && deadline <= self.now_ms =>
+                {
                     self.expired += 1;
+                    if self.facts.id.is_some() {
+                        self.dropped.push((self.db, key.into()));
+                    }
                 }
                 Item::Entry { key, value, deadline_ms } => {
                     let key = self.keyspace.key(key);
@@ -373,7 +383,14 @@ impl Loader {
             (Some(id), Some(offset)) => Some(Point { id, offset, db: stream_db }),
             _ => None,
         };
-        Ok(Loaded { keyspace: self.keyspace, point, stream_db, keys_loaded: self.loaded, keys_expired: self.expired })
+        Ok(Loaded {
+            keyspace: self.keyspace,
+            point,
+            stream_db,
+            keys_loaded: self.loaded,
+            keys_expired: self.expired,
+            dropped: self.dropped,
+        })
     }
 }
 

@@ -321,6 +321,9 @@ pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
         if let Some(point) = loaded.point {
             resume_history(&mut instance, point)?;
         }
+        for (db, name) in &loaded.dropped {
+            instance.propagate_request(*db, &[b"DEL", name]);
+        }
     }
     log!(Notice, "DB loaded from disk: {:.3} seconds", started.elapsed().as_secs_f64());
     Ok(())
