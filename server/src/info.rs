@@ -10,7 +10,7 @@ use crate::replication::{Backlog, FeedState, Link, Role};
 type Render = fn(&Instance, &mut String);
 
 /// All sections, in the order in which they are shown.
-const SECTIONS: [(&str, Render); 9] = [
+const SECTIONS: [(&str, Render); 10] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
@@ -18,6 +18,7 @@ const SECTIONS: [(&str, Render); 9] = [
     ("Stats", stats),
     ("Replication", replication),
     ("CPU", cpu),
+    ("Commandstats", commands),
     ("Cluster", cluster),
     ("Keyspace", keyspace),
 ];
@@ -26,8 +27,10 @@ const SECTIONS: [(&str, Render); 9] = [
 pub fn render(instance: &Instance, wanted: &[String]) -> String {
     let everything =
         wanted.is_empty() || wanted.iter().any(|name| matches!(name.as_str(), "all" | "everything" | "default"));
+    let really_everything = wanted.iter().any(|name| matches!(name.as_str(), "all" | "everything"));
     let mut text = String::new();
     for (name, render) in SECTIONS {
+        let everything = if name == "Commandstats" { really_everything } else { everything };
         if everything || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)) {
             if !text.is_empty() {
                 text.push_str("\r\n");
@@ -248,6 +251,14 @@ fn cpu(_instance: &Instance, text: &mut String) {
         |index: usize| fields.get(index).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0) / ticks_per_second;
     field!(text, "used_cpu_sys", format_args!("{:.6}", seconds(12)));
     field!(text, "used_cpu_user", format_args!("{:.6}", seconds(11)));
+}
+
+/// How long they took is not measured.
+fn commands(instance: &Instance, text: &mut String) {
+    for (name, count) in instance.stats.commands.iter() {
+        let (calls, rejected, failed) = (count.calls, count.rejected, count.failed);
+        let _ = write!(text, "cmdstat_{name}:calls={calls},rejected_calls={rejected},failed_calls={failed}\r\n");
+    }
 }
 
 fn cluster(_instance: &Instance, text: &mut String) {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::client::{Admission, Client, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
-use crate::keyspace::Keyspace;
+use crate::keyspace::{EntryRef, Keyspace};
 use crate::log::log;
 use crate::number::parse_i64;
 use crate::resp::{Protocol, Reply, Request, Span, append_request};
@@ -174,7 +174,16 @@ impl Instance {
 
     /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
     /// to end is over.
-    fn refuse(&mut self, session: &mut Session, command: Option<&Command>, error: &ErrorReply, out: &mut Vec<u8>) {
+    fn refuse(
+        &mut self,
+        session: &mut Session,
+        command: Option<&'static Command>,
+        error: &ErrorReply,
+        out: &mut Vec<u8>,
+    ) {
+        if let Some(command) = command {
+            self.stats.commands.of(command).rejected += 1;
+        }
         if command.is_some_and(|command| command.name == "exec") {
             transaction::abandon(self, session);
             let reason = error.text().strip_prefix(b"ERR ").unwrap_or(error.text());
@@ -323,6 +332,7 @@ impl Instance {
     /// Runs a command that nothing stands against.
     pub(crate) fn call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let start = out.len();
+        self.stats.commands.of(call.command).calls += 1;
         let caller = Caller::of(session);
         let result = match call.command.handler {
             Handler::Read(handler) => self.call_read(caller, call, handler, out).map(|()| Flow::Continue),
@@ -347,6 +357,7 @@ impl Instance {
         result.unwrap_or_else(|error| {
             // A handler may fail after it has begun its reply.
             out.truncate(start);
+            self.stats.commands.of(call.command).failed += 1;
             self.reply_error(session, error.text(), out);
             Flow::Continue
         })
@@ -477,7 +488,8 @@ impl Instance {
     }
 
     pub(crate) fn exists(&self, db: usize, name: &[u8]) -> bool {
-        db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some()
+        let live = |entry: EntryRef| !entry.is_expired(self.now_ms);
+        db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some_and(live)
     }
 
     /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.

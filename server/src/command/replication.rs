@@ -22,7 +22,7 @@ pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow>
     if context.session.feed.is_some() {
         return Err(ErrorReply::new("ERR Command is not valid when client is a replica."));
     }
-    let port = parse_integer(args.get(2)).ok().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+    let port = parse_integer(args.get(2)).ok().and_then(|port| u16::try_from(port).ok());
     let port = port.ok_or(ErrorReply::new("ERR Invalid master port"))?;
     let host = std::str::from_utf8(args.get(1)).map_err(|_| ErrorReply::new("ERR Invalid master host"))?;
     if host.is_empty() || host.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
@@ -356,7 +356,7 @@ pub(super) fn role(context: &mut ServerContext, _args: Args) -> Result<Flow> {
             reply.integer(i64::from(following.upstream.port));
             let (state, offset) = match following.link {
                 Link::Down => ("connect", -1),
-                Link::Handshake => ("connecting", -1),
+                Link::Handshake => ("handshake", -1),
                 Link::Transfer { .. } => ("sync", -1),
                 Link::Up => ("connected", replication.offset as i64),
             };

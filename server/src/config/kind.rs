@@ -341,7 +341,7 @@ impl Kind<Option<Upstream>> for MasterAddress {
         *value = match words {
             [no, one] if no.eq_ignore_ascii_case(b"no") && one.eq_ignore_ascii_case(b"one") => None,
             [host, port] if !host.is_empty() => {
-                let port = integer(port).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+                let port = integer(port).and_then(|port| u16::try_from(port).ok());
                 Some(Upstream { host: text(host)?.to_string(), port: port.ok_or("Invalid master port")? })
             }
             [empty] if empty.is_empty() => None,

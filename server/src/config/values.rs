@@ -59,7 +59,7 @@ pub struct SavePoint {
 pub struct Upstream {
     /// An IP address or a host's name.
     pub host: String,
-    /// Never 0.
+    /// At 0, as Redis has it too, nobody can be reached.
     pub port: u16,
 }
 

@@ -27,7 +27,7 @@ impl Instance {
             Err(_) => upstream.host.eq_ignore_ascii_case("localhost"),
         };
         let bound = || self.config.bind.iter().any(|bind| bind.host() == upstream.host);
-        upstream.port == self.config.port && (here || bound())
+        upstream.port != 0 && upstream.port == self.config.port && (here || bound())
     }
 
     /// Says that the upstream is not followed, and why; it may be asked again in `wait_ms`.

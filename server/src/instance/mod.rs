@@ -28,6 +28,7 @@ pub use pause::{Pause, PausedBy};
 pub use random::Random;
 
 use crate::client::{Client, ClientKind, Session};
+use crate::command::Command;
 use crate::config::{Config, ShutdownOptions};
 use crate::keyspace::Keyspace;
 use crate::log::log;
@@ -122,6 +123,41 @@ pub struct Stats {
     pub keyspace_misses: u64,
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
+    pub commands: CommandCounts,
+}
+
+/// What became of the requests for one command.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(missing_docs, reason = "each is the field of that name in INFO's commandstats")]
+pub struct CommandCount {
+    pub calls: u64,
+    pub rejected: u64,
+    pub failed: u64,
+}
+
+/// The same for each command that was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct CommandCounts {
+    /// In the order in which they were first asked for: what is asked for all the time is found at once.
+    all: Vec<(&'static str, CommandCount)>,
+}
+
+impl CommandCounts {
+    /// That of `command`.
+    #[inline]
+    pub fn of(&mut self, command: &'static Command) -> &mut CommandCount {
+        let index = self.all.iter().position(|(name, _)| std::ptr::eq(*name, command.name));
+        let index = index.unwrap_or_else(|| {
+            self.all.push((command.name, CommandCount::default()));
+            self.all.len() - 1
+        });
+        &mut self.all[index].1
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, CommandCount)> {
+        self.all.iter().copied()
+    }
 }
 
 /// The requests of a transaction on their way into the stream.

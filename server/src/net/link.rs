@@ -69,7 +69,6 @@ async fn attempt(server: &Rc<Server>) -> Result<bool, LinkError> {
     let (upstream, patience) = {
         let mut instance = server.instance.borrow_mut();
         instance.set_now(now_ms());
-        instance.set_link(Link::Handshake);
         let Some(following) = instance.replication.following() else { return Ok(false) };
         (following.upstream.clone(), instance.config.repl_timeout)
     };

@@ -284,6 +284,7 @@ async fn stream_to_replicas(server: &Rc<Server>) {
         });
         if matches!(complete, Ok(true)) {
             broadcast(&mut senders, mark.as_str().as_bytes().to_vec());
+            log!(Notice, "Diskless rdb transfer, done reading from pipe, {} replicas still up.", senders.len());
         }
         complete
     })
