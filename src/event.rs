@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::group::{FailoverPlan, GroupError, Journal, NodeSignal, Step};
+use crate::group::{FailoverPlan, GroupError, Journal, NodeSignal, Salvaged, Step};
 use crate::process::ProcessIdentity;
 
 /// Something that happened. As JSON it is an object with the kebab-case name under `"event"`.
@@ -77,6 +77,12 @@ pub enum Event {
         step: Step,
         /// How long it took, in microseconds.
         took_us: u64,
+    },
+    /// A dead master's backlog was looked at, and the candidate was handed what it lacked.
+    Salvaged {
+        /// What it was.
+        #[serde(flatten)]
+        salvaged: Salvaged,
     },
     /// A node took over as master.
     Promoted {

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::client::ClientKind;
-use crate::instance::{Failover, Instance, REDIS_VERSION};
+use crate::instance::{Failover, Instance, Loading, REDIS_VERSION};
 use crate::replication::{Backlog, FeedState, Link, Role};
 
 type Render = fn(&Instance, &mut String);
@@ -121,25 +121,38 @@ fn persistence(instance: &Instance, text: &mut String) {
     let serves_old_data = instance.loading.is_some_and(|loading| loading.serves_old_data);
     field!(text, "loading", u8::from(instance.loading.is_some() && !serves_old_data));
     field!(text, "async_loading", u8::from(serves_old_data));
-    if let Some(loading) = &instance.loading {
-        field!(text, "loading_start_time", loading.started_ms / 1000);
-        field!(text, "loading_total_bytes", loading.total_bytes);
-        field!(text, "loading_loaded_bytes", loading.loaded_bytes);
-    }
+    field!(text, "current_cow_size", instance.keyspace.walk_preimage_bytes());
     field!(text, "rdb_changes_since_last_save", state.dirty);
-    let saving = state.saving_since_ms.is_some() || instance.keyspace.walk_in_progress();
-    field!(text, "rdb_bgsave_in_progress", u8::from(saving));
+    field!(text, "rdb_bgsave_in_progress", u8::from(state.snapshot_since_ms.is_some()));
     field!(text, "rdb_last_save_time", state.last_save_s);
     field!(text, "rdb_last_bgsave_status", if state.failed { "err" } else { "ok" });
     field!(text, "rdb_last_bgsave_time_sec", state.last_duration_s.unwrap_or(-1));
-    let current_s = state.saving_since_ms.map_or(-1, |since| (instance.now_ms - since) / 1000);
+    let current_s = state.snapshot_since_ms.map_or(-1, |since| (instance.now_ms - since) / 1000);
     field!(text, "rdb_current_bgsave_time_sec", current_s);
     field!(text, "rdb_saves", state.saves);
+    // Nothing is copied because of a fork: these are the copies that writes have made before a snapshot's turn.
     field!(text, "rdb_last_cow_size", state.last_preimage_bytes);
     field!(text, "rdb_last_load_keys_expired", state.last_load_keys_expired);
     field!(text, "rdb_last_load_keys_loaded", state.last_load_keys_loaded);
     field!(text, "aof_enabled", 0);
     field!(text, "aof_rewrite_in_progress", 0);
+    if let Some(loading) = &instance.loading {
+        progress(loading, instance.now_ms, text);
+    }
+}
+
+fn progress(loading: &Loading, now_ms: i64, text: &mut String) {
+    let (total, loaded) = (loading.total_bytes, loading.loaded_bytes);
+    let elapsed_ms = (now_ms - loading.started_ms).max(0) as u64;
+    field!(text, "loading_start_time", loading.started_ms / 1000);
+    field!(text, "loading_total_bytes", total);
+    field!(text, "loading_loaded_bytes", loaded);
+    let (percent, eta_s) = match loaded.min(total) {
+        0 => (0.0, 1),
+        done => (done as f64 * 100.0 / total as f64, elapsed_ms * (total - done) / done / 1000),
+    };
+    field!(text, "loading_loaded_perc", format_args!("{percent:.2}"));
+    field!(text, "loading_eta_seconds", eta_s);
 }
 
 fn stats(instance: &Instance, text: &mut String) {
@@ -166,6 +179,11 @@ fn replication(instance: &Instance, text: &mut String) {
         Role::Master => {
             field!(text, "role", "master");
         }
+        Role::Ghost => {
+            field!(text, "role", "master");
+            // No field of Redis says it: this hands out a dead server's backlog, and is no master that takes writes.
+            field!(text, "repld_ghost", 1);
+        }
         Role::Replica(_) => upstream(instance, text),
     }
     field!(text, "connected_slaves", replication.feeds.len());
@@ -175,8 +193,8 @@ fn replication(instance: &Instance, text: &mut String) {
     }
     for (index, feed) in replication.feeds.iter().enumerate() {
         let (state, lag_s) = match feed.state.get() {
-            FeedState::WaitsForSnapshot => ("wait_bgsave", 0),
-            FeedState::ReceivesSnapshot => ("send_bulk", 0),
+            FeedState::WaitsForSnapshot | FeedState::WaitsForFile => ("wait_bgsave", 0),
+            FeedState::ReceivesSnapshot { .. } => ("send_bulk", 0),
             // As in Redis: everything was sent, though the stream waits for a word.
             FeedState::AwaitsAcknowledgement | FeedState::Online => {
                 ("online", (instance.now_ms - feed.heard_ms.get()).max(0) / 1000)
@@ -237,7 +255,8 @@ fn upstream(instance: &Instance, text: &mut String) {
         let down_s = (instance.now_ms - following.down_since_ms).max(0) / 1000;
         field!(text, "master_link_down_since_seconds", if following.synced { down_s } else { -1 });
     }
-    field!(text, "slave_priority", instance.config.replica_priority);
+    // Who has not finished a first sync has no data to be promoted with, and 0 is what every Sentinel understands.
+    field!(text, "slave_priority", if following.synced { instance.config.replica_priority } else { 0 });
     field!(text, "slave_read_only", u8::from(instance.config.replica_read_only));
     field!(text, "replica_announced", u8::from(instance.config.replica_announced));
 }

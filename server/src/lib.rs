@@ -11,6 +11,7 @@
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod geohash;
 pub mod glob;
 pub mod info;
 pub mod instance;
@@ -23,6 +24,7 @@ pub mod pubsub;
 pub mod rdb;
 pub mod replication;
 pub mod resp;
+pub mod salvage;
 pub mod snapshot;
 pub mod value;
 
@@ -31,10 +33,13 @@ use std::process::ExitCode;
 
 use config::Config;
 use log::log;
+use replication::Remains;
 
 const USAGE: &str = "\
 Usage: repld [CONF] [--directive value ...]
        repld - [--directive value ...]       the configuration comes from standard input
+       repld --salvage DIR [CONF] [--directive value ...]
+                                             hands out the backlog of the dead server of that directory
        repld -v | --version
        repld -h | --help
 
@@ -42,14 +47,15 @@ Examples:
        repld                                 listens on 127.0.0.1:6379 with the defaults
        repld /etc/repld.conf
        repld --port 6380 --replicaof \"127.0.0.1 6379\"
+       repld --salvage /var/lib/repld --port 6380
 
 Directives are those of redis.conf.
 ";
 
 /// Runs the server as its command line says and returns its exit code when it has shut down.
 ///
-/// `arguments` are those after the program's name: `[CONF] [--directive value …]`.
-pub fn run(arguments: Vec<OsString>) -> ExitCode {
+/// `arguments` are those after the program's name: `[--salvage DIR] [CONF] [--directive value …]`.
+pub fn run(mut arguments: Vec<OsString>) -> ExitCode {
     match arguments.first().and_then(|argument| argument.to_str()) {
         Some("-v" | "--version") if arguments.len() == 1 => {
             println!(
@@ -65,6 +71,13 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         }
         _ => {}
     }
+    let remains = match open_remains(&mut arguments) {
+        Ok(remains) => remains,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let config = match Config::load(&arguments, &mut std::io::stdin()) {
         Ok(config) => config,
         Err(error) => {
@@ -72,7 +85,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match start(config) {
+    match start(config, remains) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -81,7 +94,13 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-fn start(config: Config) -> Result<(), String> {
+/// What a ghost hands out, if the command line asks for one.
+fn open_remains(arguments: &mut Vec<OsString>) -> Result<Option<Remains>, String> {
+    let Some(place) = salvage::take_option(arguments)? else { return Ok(None) };
+    salvage::open(&place).map(Some).map_err(|error| format!("{error}\nhint: {}", error.hint()))
+}
+
+fn start(config: Config, remains: Option<Remains>) -> Result<(), String> {
     log::set_level(config.loglevel);
     let logfile = config.logfile.as_ref().map(|path| config.dir.join(path));
     log::set_file(logfile.as_deref())
@@ -96,5 +115,8 @@ fn start(config: Config) -> Result<(), String> {
         config.port
     );
     config.warn_of_events();
-    net::serve(config)
+    if let Some(Remains { history, start, end, .. }) = &remains {
+        log!(Warning, "Ghost master of {}: serves offsets {start} to {end} of a dead server's backlog", history.replid);
+    }
+    net::serve(config, remains)
 }

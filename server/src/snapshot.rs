@@ -7,10 +7,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::instance::{Instance, REDIS_VERSION};
-use crate::keyspace::{Chunk, DatabaseSize, Deadline, Keyspace, WalkInProgress};
+use crate::keyspace::{Chunk, DatabaseSize, Deadline, Key, Keyspace, WalkInProgress};
 use crate::log::log;
 use crate::rdb::{self, Decoder, Encoder, Item, RdbError};
 use crate::replication::ReplicationId;
@@ -38,6 +40,7 @@ pub struct Image {
     created_s: u64,
     used_memory_bytes: u64,
     options: rdb::Options,
+    delay: KeyDelay,
 }
 
 impl Image {
@@ -63,7 +66,13 @@ impl Image {
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
             options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
+            delay: KeyDelay::fixed(instance.config.rdb_key_save_delay),
         })
+    }
+
+    /// How encoding is slowed down.
+    pub fn delay(&self) -> &KeyDelay {
+        &self.delay
     }
 
     /// An image of this point without any key.
@@ -74,6 +83,7 @@ impl Image {
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
             options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
+            delay: KeyDelay::fixed(0),
         }
     }
 
@@ -98,14 +108,25 @@ impl Image {
     }
 }
 
-/// Adds the keys of a chunk, and hands on what is encoded as it gathers.
+/// Adds the keys of a chunk, and hands on what is encoded as it gathers. Where encoding is slowed down, an empty slice after
+/// each key lets `emit` say whether anybody still wants the rest.
 ///
 /// # Errors
 /// Those of `emit`.
-pub fn encode(encoder: &mut Encoder, chunk: &Chunk, mut emit: impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> {
-    chunk
-        .iter()
-        .try_for_each(|frame| encoder.entry(frame.db as u32, frame.key, frame.value, frame.deadline_ms, &mut emit))
+pub fn encode(
+    encoder: &mut Encoder,
+    chunk: &Chunk,
+    delay: &KeyDelay,
+    mut emit: impl FnMut(Vec<u8>) -> io::Result<()>,
+) -> io::Result<()> {
+    for (number, frame) in (1..).zip(chunk.iter()) {
+        encoder.entry(frame.db as u32, frame.key, frame.value, frame.deadline_ms, &mut emit)?;
+        if delay.is_set() {
+            delay.pause(number);
+            emit(Vec::new())?;
+        }
+    }
+    Ok(())
 }
 
 /// A dump file in the making; dropped before [`DumpFile::commit`], it leaves nothing behind.
@@ -135,20 +156,34 @@ impl DumpFile {
         self.file.write_all(bytes)
     }
 
-    /// Where the bytes are until the file is committed.
-    pub fn path(&self) -> &Path {
-        &self.temporary
+    /// The same bytes for a reader, from their beginning on.
+    ///
+    /// # Errors
+    /// The disk says no.
+    pub fn reader(&self) -> io::Result<File> {
+        File::open(&self.temporary)
     }
 
-    /// Puts the file into its place, whole and on disk.
+    /// Waits until what was written is on the disk.
+    ///
+    /// # Errors
+    /// The disk says no.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    /// Puts the file into its place, whole and on disk, and returns it, to be read from its beginning on: what is in that
+    /// place later may be another one.
     ///
     /// # Errors
     /// The disk says no; the old file is still there.
-    pub fn commit(self) -> io::Result<()> {
+    pub fn commit(self) -> io::Result<File> {
         self.file.sync_all()?;
+        let reader = self.reader()?;
         fs::rename(&self.temporary, &self.target)?;
         let directory = self.target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory)?.sync_all()
+        File::open(directory)?.sync_all()?;
+        Ok(reader)
     }
 }
 
@@ -181,10 +216,11 @@ fn write_all(instance: &mut Instance, image: &Image) -> io::Result<()> {
     let mut encoder = image.encoder();
     let mut file = DumpFile::create(&dump_path(instance))?;
     while let Some(chunk) = instance.keyspace.walk_slice(SLICE_BYTES) {
-        encode(&mut encoder, &chunk, |slice| file.write(&slice))?;
+        encode(&mut encoder, &chunk, image.delay(), |slice| file.write(&slice))?;
     }
     file.write(&encoder.finish())?;
-    file.commit()
+    file.commit()?;
+    Ok(())
 }
 
 /// Where the dump file lies.
@@ -201,46 +237,45 @@ pub enum LoadError {
     /// It has a database that this server is not configured to have.
     #[error("the image has a database {0}, and this server only {1}; raise the directive databases")]
     Database(u32, usize),
+    /// It ends before it should.
+    #[error("the image is followed by {0} bytes that are no part of it")]
+    Trailing(usize),
     /// It cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// Counts the keys of an image that comes in pieces.
-pub struct KeyCounter {
-    decoder: Decoder,
-    keys: u64,
-}
+/// A pause after each key, to make a load slow on purpose; a change takes effect at once.
+#[derive(Debug, Clone, Default)]
+pub struct KeyDelay(Arc<AtomicI32>);
 
-impl KeyCounter {
-    /// A counter at the image's start, for `instance`.
-    pub fn new(instance: &Instance) -> KeyCounter {
-        KeyCounter { decoder: Decoder::new(instance.config.small_forms()), keys: 0 }
+impl KeyDelay {
+    /// Pauses for so many microseconds from now on; a negative number n stands for one microsecond every -n keys.
+    pub fn set(&self, delay: i32) {
+        self.0.store(delay, Ordering::Relaxed);
     }
 
-    /// Takes the next bytes; true when the image is complete.
-    ///
-    /// # Errors
-    /// The image is not what it should be.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<bool, LoadError> {
-        self.decoder.feed(bytes);
-        while let Some(item) = self.decoder.next_item()? {
-            match item {
-                Item::Entry { .. } => self.keys += 1,
-                Item::Eof => return Ok(true),
-                _ => {}
-            }
+    /// A pause of its own, which does not follow later changes.
+    pub fn fixed(delay: i32) -> KeyDelay {
+        KeyDelay(Arc::new(AtomicI32::new(delay)))
+    }
+
+    /// Whether there is one.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    /// Makes the pause that is due after key number `key`.
+    pub fn pause(&self, key: u64) {
+        let delay = self.0.load(Ordering::Relaxed);
+        let due = delay > 0 || delay < 0 && key.is_multiple_of(u64::from(delay.unsigned_abs()));
+        if due {
+            std::thread::sleep(Duration::from_micros(delay.max(1) as u64));
         }
-        Ok(false)
-    }
-
-    /// How many there were so far.
-    pub fn keys(&self) -> u64 {
-        self.keys
     }
 }
 
-/// Loads an image that comes in pieces into a key space of its own.
+/// Loads an image that comes in pieces into a key space of its own, on whatever thread.
 pub struct Loader {
     decoder: Decoder,
     keyspace: Keyspace,
@@ -249,10 +284,56 @@ pub struct Loader {
     /// A master has no use for what has expired; a replica waits for its upstream to say so.
     drops_expired: bool,
     facts: Facts,
+    batch: Batch,
     loaded: u64,
     expired: u64,
     /// What was dropped of a history that others may continue: they have to be told.
     dropped: Vec<(usize, Box<[u8]>)>,
+    delay: KeyDelay,
+}
+
+/// Strings that were decoded and are inserted together, when the cache has fetched the places where they go: a load is
+/// bound by cache misses, and so many of them are waited for at once.
+#[derive(Default)]
+struct Batch {
+    /// Keys and values, one after the other.
+    bytes: Vec<u8>,
+    entries: Vec<Decoded>,
+}
+
+struct Decoded {
+    hash: u64,
+    /// Where its key ends in the batch's bytes; it begins where the entry before it ends.
+    key_end: usize,
+    end: usize,
+    deadline_ms: Option<i64>,
+}
+
+/// Entries of a batch.
+const BATCH_ENTRIES: usize = 32;
+
+/// A string that is longer is inserted at once, and not copied before.
+const BATCHED_BYTES_MAX: usize = 1024;
+
+impl Batch {
+    fn push(&mut self, hash: u64, key: &[u8], value: &[u8], deadline_ms: Option<i64>) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.entries.push(Decoded { hash, key_end, end: self.bytes.len(), deadline_ms });
+    }
+
+    fn insert_into(&mut self, keyspace: &mut Keyspace, db: usize) {
+        let mut start = 0;
+        for entry in &self.entries {
+            let key = Key { bytes: &self.bytes[start..entry.key_end], hash: entry.hash };
+            let deadline = entry.deadline_ms.map_or(Deadline::Clear, Deadline::At);
+            keyspace.set_str(db, key, &self.bytes[entry.key_end..entry.end], deadline);
+            start = entry.end;
+        }
+        self.bytes.clear();
+        self.entries.clear();
+    }
 }
 
 /// What an image says of itself.
@@ -298,8 +379,41 @@ pub struct Loaded {
     pub keys_loaded: u64,
     /// Keys left out since they had expired.
     pub keys_expired: u64,
-    /// Those that a replica which continues the image's history still has: databases and names.
+    /// Those of them that a replica which continues the image's history still has: databases and names.
     pub dropped: Vec<(usize, Box<[u8]>)>,
+}
+
+/// Counts the keys of an image, without loading it.
+pub struct KeyCounter {
+    decoder: Decoder,
+}
+
+impl KeyCounter {
+    /// A counter for `instance`.
+    pub fn new(instance: &Instance) -> KeyCounter {
+        KeyCounter { decoder: Decoder::new(instance.config.small_forms()) }
+    }
+
+    /// How many keys the image in `file` has.
+    ///
+    /// # Errors
+    /// The disk says no, or the image is not what it should be.
+    pub fn count(mut self, mut file: File) -> Result<u64, LoadError> {
+        io::Seek::rewind(&mut file)?;
+        let (mut keys, mut buffer) = (0, Vec::new());
+        while read_slice(&mut file, &mut buffer)? {
+            self.decoder.feed(&buffer);
+            while let Some(item) = self.decoder.next_item()? {
+                match item {
+                    Item::Entry { .. } => keys += 1,
+                    Item::Eof => return Ok(keys),
+                    _ => {}
+                }
+            }
+        }
+        self.decoder.finish()?;
+        Ok(keys)
+    }
 }
 
 impl Loader {
@@ -312,10 +426,17 @@ impl Loader {
             now_ms: instance.now_ms,
             drops_expired: instance.replication.is_master(),
             facts: Facts::default(),
+            batch: Batch::default(),
             loaded: 0,
             expired: 0,
             dropped: Vec::new(),
+            delay: instance.key_load_delay.clone(),
         }
+    }
+
+    /// Loads what has expired as well: the rest of the stream, which is to follow, may change that.
+    pub fn keep_expired(&mut self) {
+        self.drops_expired = false;
     }
 
     /// Takes the next bytes; true when the image is complete.
@@ -328,6 +449,7 @@ impl Loader {
             match item {
                 Item::Aux(name, value) => self.facts.learn(name, value, self.now_ms),
                 Item::SelectDb(db) => {
+                    self.batch.insert_into(&mut self.keyspace, self.db);
                     let databases = self.keyspace.databases();
                     self.db = db as usize;
                     if self.db >= databases {
@@ -350,6 +472,10 @@ impl Loader {
                 Item::Entry { key, value, deadline_ms } => {
                     let key = self.keyspace.key(key);
                     match value {
+                        rdb::Value::Str(value) if value.len() <= BATCHED_BYTES_MAX => {
+                            self.keyspace.prefetch_slot(self.db, key.hash);
+                            self.batch.push(key.hash, key.bytes, value, deadline_ms);
+                        }
                         rdb::Value::Str(value) => {
                             let deadline = deadline_ms.map_or(Deadline::Clear, Deadline::At);
                             self.keyspace.set_str(self.db, key, value, deadline);
@@ -359,11 +485,23 @@ impl Loader {
                         }
                     }
                     self.loaded += 1;
+                    if self.batch.entries.len() == BATCH_ENTRIES {
+                        self.batch.insert_into(&mut self.keyspace, self.db);
+                    }
+                    self.delay.pause(self.loaded);
                 }
-                Item::Eof => return Ok(true),
+                Item::Eof => {
+                    self.batch.insert_into(&mut self.keyspace, self.db);
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
+    }
+
+    /// Whether its end has come.
+    pub fn is_complete(&self) -> bool {
+        self.decoder.finish().is_ok()
     }
 
     /// Bytes behind the image that came with it.

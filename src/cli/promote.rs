@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use replctl::group::{self, FailoverPlan, FailoverReport, Group, GroupError, Policy, Refusal};
+use replctl::group::{self, FailoverPlan, FailoverReport, Group, GroupError, Policy, Refusal, Salvaged};
 use serde_json::json;
 
 use super::ExitCode;
@@ -108,7 +108,11 @@ pub(super) fn show_plan(plan: &FailoverPlan, context: &Context<'_>) {
     context.printer.data(table::plain(&["node", ">offset", ">priority", "verdict"], ranked.chain(rejected)));
     let steps: Vec<String> =
         plan.steps.iter().enumerate().map(|(index, step)| format!("{}. {step}", index + 1)).collect();
-    context.printer.data(format_args!("\n{}\n\nlost: {}", steps.join("\n"), plan.loss));
+    context.printer.data(format_args!("\n{}\n", steps.join("\n")));
+    if let Some(reason) = &plan.not_salvaged {
+        context.printer.data(format_args!("not salvaged: what {} had not sent: {reason}", plan.old_master));
+    }
+    context.printer.data(format_args!("lost: {}", plan.loss));
 }
 
 pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Context<'_>) {
@@ -125,7 +129,11 @@ pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Cont
         report.plan.old_master,
         if resyncs.is_empty() { String::new() } else { format!("; followed by {resyncs}") }
     ));
-    printer.data(format_args!("lost: {}", report.plan.loss));
+    if let Some(salvaged) = report.salvaged.as_ref().filter(|salvaged| salvaged.bytes > 0) {
+        let Salvaged { node, bytes, .. } = salvaged;
+        printer.data(format_args!("salvaged: {bytes} bytes of the replication stream from {node}'s backlog"));
+    }
+    printer.data(format_args!("lost: {}", report.loss));
     if !report.missing.is_empty() {
         printer.warning(format_args!("{} did not follow in time", group::listed(&report.missing)));
     }

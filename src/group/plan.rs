@@ -19,6 +19,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::diagnosis::{Diagnosis, diagnose, listed};
+use super::salvage::KeptStream;
 use super::view::{Answer, GroupView, NodeView};
 use crate::wire::{Link, Replication, ReplicationId};
 
@@ -50,6 +51,9 @@ pub struct FailoverPlan {
     pub rejected: Vec<Rejected>,
     /// What is lost, as far as it is known beforehand.
     pub loss: LossEstimate,
+    /// Why nothing of the old master's backlog is handed to the candidate, if nothing is.
+    #[serde(default)]
+    pub not_salvaged: Option<NoSalvage>,
     /// What is done, in this order.
     pub steps: Vec<Step>,
     /// The upstream of every node but the candidate when all is done.
@@ -111,6 +115,33 @@ impl Ineligible {
     }
 }
 
+/// Why what the old master had not sent stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+pub enum NoSalvage {
+    /// It is gone.
+    #[error("its engine keeps the backlog in memory")]
+    InMemory,
+    /// A node that takes writes has a history of its own, to which nothing can be added.
+    #[error("another node took over already")]
+    TakenOver,
+    /// It is not gone.
+    #[error("it is alive, and a replica")]
+    Alive,
+    /// The file is of another time.
+    #[error("its backlog is of another history ({replid:.8})")]
+    OtherHistory {
+        /// The history.
+        replid: String,
+    },
+    /// The file cannot be used.
+    #[error("{why}")]
+    Unusable {
+        /// Why.
+        why: String,
+    },
+}
+
 /// What a promotion loses, in bytes of the replication stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossEstimate {
@@ -118,20 +149,35 @@ pub struct LossEstimate {
     pub master_offset: Option<u64>,
     /// The highest offset that any reachable node of the lineage has.
     pub survivor_offset: u64,
-    /// The candidate's.
+    /// The candidate's, before anything is salvaged.
     pub candidate_offset: u64,
+    /// Where the old master ended, read from its backlog. `None`: it has none, or is alive.
+    #[serde(default)]
+    pub master_end: Option<u64>,
+    /// What the candidate gets from that backlog.
+    #[serde(default)]
+    pub salvaged_bytes: u64,
 }
 
 impl LossEstimate {
     /// What is known to be lost.
     pub fn bytes_min(&self) -> u64 {
-        self.master_offset.unwrap_or(0).max(self.survivor_offset).saturating_sub(self.candidate_offset)
+        let seen = self.master_offset.unwrap_or(0).max(self.survivor_offset);
+        let end = self.master_end.map_or(seen, |end| end.max(seen));
+        end.saturating_sub(self.candidate_offset + self.salvaged_bytes)
+    }
+
+    /// Whether nobody knows how far the old master was.
+    pub fn is_open(&self) -> bool {
+        self.master_offset.or(self.master_end).is_none()
     }
 }
 
 impl fmt::Display for LossEstimate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.master_offset, self.bytes_min()) {
+            (_, 0) if self.master_end.is_some() => write!(out, "nothing"),
+            (_, bytes) if self.master_end.is_some() => write!(out, "{bytes} bytes of the replication stream"),
             (Some(_), 0) => write!(out, "none of what the old master was last seen to hold"),
             (Some(_), bytes) => write!(out, "at least {bytes} bytes of the replication stream"),
             (None, 0) => write!(out, "unknown: nobody saw how far the old master was"),
@@ -153,6 +199,13 @@ pub enum Step {
     AwaitDrain {
         /// The replicas whose link still looked up.
         nodes: Vec<String>,
+    },
+    /// Hand the candidate what the old master had not sent it and left in its backlog file.
+    Salvage {
+        /// The old master.
+        node: String,
+        /// The candidate.
+        to: String,
     },
     /// Let the candidate follow the master itself: it can only hand over to one that it feeds.
     Attach {
@@ -198,6 +251,7 @@ impl fmt::Display for Step {
         match self {
             Self::Fence { node } => write!(out, "fence {node}"),
             Self::AwaitDrain { nodes } => write!(out, "let {} read to the end of the stream", listed(nodes)),
+            Self::Salvage { node, to } => write!(out, "salvage what {node} had not sent to {to}"),
             Self::Attach { node, to } => write!(out, "let {node} follow {to} directly"),
             Self::HandOver { from, to } => write!(out, "hand over from {from} to {to}"),
             Self::Promote { node } => write!(out, "promote {node}"),
@@ -381,7 +435,10 @@ impl FailoverPlan {
                 survivor_offset: master.offset,
                 // It gets what it lacks before it takes over.
                 candidate_offset: master.offset,
+                master_end: None,
+                salvaged_bytes: 0,
             },
+            not_salvaged: None,
             steps: switchover_steps(view, old, candidate, &upstreams),
             ranked,
             rejected,
@@ -403,7 +460,7 @@ impl FailoverPlan {
         };
         let loss = estimate_loss(view, old, &lineage, candidate.offset);
         if let Some(max_bytes) = policy.max_loss_bytes.filter(|_| !policy.force)
-            && (loss.bytes_min() > max_bytes || loss.master_offset.is_none())
+            && (loss.bytes_min() > max_bytes || loss.is_open())
         {
             return Err(Refusal::TooMuchLoss { max_bytes, loss });
         }
@@ -417,8 +474,13 @@ impl FailoverPlan {
         }
         let report = &new.report().expect("a master that was found has answered").replication;
         let ranked = vec![Ranked { node: new.name.clone(), offset: report.offset, priority: report.priority }];
-        let loss =
-            LossEstimate { master_offset: None, survivor_offset: report.offset, candidate_offset: report.offset };
+        let loss = LossEstimate {
+            master_offset: None,
+            survivor_offset: report.offset,
+            candidate_offset: report.offset,
+            master_end: None,
+            salvaged_bytes: 0,
+        };
         Ok(Self::with_steps(view, old, new, report.replid.clone(), ranked, Vec::new(), loss))
     }
 
@@ -432,6 +494,7 @@ impl FailoverPlan {
         loss: LossEstimate,
     ) -> Self {
         let upstreams = upstreams_after(view, old, candidate);
+        let salvage = salvage(old, candidate, &lineage);
         Self {
             group: view.group.clone(),
             old_master: old.name.clone(),
@@ -440,7 +503,8 @@ impl FailoverPlan {
             ranked,
             rejected,
             loss,
-            steps: steps(view, old, candidate, &upstreams),
+            steps: steps(view, old, candidate, &upstreams, salvage.is_ok()),
+            not_salvaged: salvage.err(),
             upstreams,
         }
     }
@@ -566,7 +630,37 @@ fn estimate_loss(view: &GroupView, old: &NodeView, lineage: &ReplicationId, cand
         .max()
         .unwrap_or(candidate_offset);
     let reported = old.report().map(|report| report.replication.offset);
-    LossEstimate { master_offset: reported.or(view.offset_before_kill), survivor_offset, candidate_offset }
+    let seen = reported.or(view.offset_before_kill);
+    let (master_end, salvaged_bytes) = match &old.kept_stream {
+        KeptStream::Dead { replid, start, end } if is_of(lineage, replid) => {
+            (Some(*end), if candidate_offset >= *start { end.saturating_sub(candidate_offset) } else { 0 })
+        }
+        _ => (None, 0),
+    };
+    LossEstimate { master_offset: seen, survivor_offset, candidate_offset, master_end, salvaged_bytes }
+}
+
+fn is_of(lineage: &ReplicationId, replid: &str) -> bool {
+    lineage.to_string() == replid
+}
+
+/// Whether the candidate can be handed what the old master had not sent; the file of one that is still to be ended is
+/// looked at when it has ended.
+fn salvage(old: &NodeView, candidate: &NodeView, lineage: &ReplicationId) -> Result<(), NoSalvage> {
+    if !is_replica(candidate) {
+        return Err(NoSalvage::TakenOver);
+    }
+    if is_replica(old) {
+        return Err(NoSalvage::Alive);
+    }
+    match &old.kept_stream {
+        KeptStream::Nothing => Err(NoSalvage::InMemory),
+        KeptStream::Unusable { why } => Err(NoSalvage::Unusable { why: why.clone() }),
+        KeptStream::Dead { replid, .. } if !is_of(lineage, replid) => {
+            Err(NoSalvage::OtherHistory { replid: replid.clone() })
+        }
+        KeptStream::Dead { .. } | KeptStream::StillWritten => Ok(()),
+    }
 }
 
 /// Whom every node but the candidate follows afterwards. Chains are kept where they hold: only who followed the old
@@ -582,7 +676,13 @@ fn upstreams_after(view: &GroupView, old: &NodeView, candidate: &NodeView) -> BT
         .collect()
 }
 
-fn steps(view: &GroupView, old: &NodeView, candidate: &NodeView, upstreams: &BTreeMap<String, String>) -> Vec<Step> {
+fn steps(
+    view: &GroupView,
+    old: &NodeView,
+    candidate: &NodeView,
+    upstreams: &BTreeMap<String, String>,
+    salvages: bool,
+) -> Vec<Step> {
     let mut steps = Vec::new();
     let is_fenced = old.name != candidate.name && old.is_alive() && !is_replica(old);
     if is_fenced {
@@ -595,6 +695,9 @@ fn steps(view: &GroupView, old: &NodeView, candidate: &NodeView, upstreams: &BTr
     let draining = names(view, is_linked_to_old);
     if !draining.is_empty() {
         steps.push(Step::AwaitDrain { nodes: draining });
+    }
+    if salvages {
+        steps.push(Step::Salvage { node: old.name.clone(), to: candidate.name.clone() });
     }
     steps.push(Step::Promote { node: candidate.name.clone() });
     steps.push(Step::Confirm { node: candidate.name.clone() });

@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
-use super::plan::{FailoverPlan, Policy, Step};
+use super::plan::{FailoverPlan, LossEstimate, Policy, Step};
+use super::salvage::{self, Ghost, Salvaged};
 use super::stop::end_processes;
 use super::view::{Clients, GroupView, observe};
 use super::{Group, GroupError};
@@ -22,7 +23,7 @@ use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
 use crate::process::{Durability, GroupDir, render_config};
 use crate::topology::EngineFamily;
-use crate::wire::{NodeClient, WireError};
+use crate::wire::{NodeClient, NodeReport, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -58,6 +59,10 @@ pub struct FailoverReport {
     pub took_us: u64,
     /// The steps, in order.
     pub steps: Vec<StepReport>,
+    /// What the new master got from the old one's backlog. `None`: there was none to be had.
+    pub salvaged: Option<Salvaged>,
+    /// What is lost, as far as it is known afterwards.
+    pub loss: LossEstimate,
     /// How every replica came to follow the new master.
     pub resyncs: BTreeMap<String, Resync>,
     /// Replicas that should follow and did not in time.
@@ -126,7 +131,7 @@ pub async fn promote(
     for _ in 0..PLANS_MAX {
         let plan = FailoverPlan::new(&view, policy)?;
         recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
-        let mut promotion = Promotion::new(&plan, group, clients, began, limit, recorder);
+        let mut promotion = Promotion::new(&plan, policy, group, clients, began, limit, recorder);
         match promotion.execute(&view).await {
             Ok(()) => return promotion.report("promote", plan.clone(), view).await,
             Err(Stop::Failed(error)) => {
@@ -157,7 +162,7 @@ pub async fn switchover(
     let plan = FailoverPlan::switchover(&view, policy)?;
     recorder.record(Event::Began { command: "switchover".to_owned() })?;
     recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
-    let mut switchover = Promotion::new(&plan, group, clients, began, limit, recorder);
+    let mut switchover = Promotion::new(&plan, policy, group, clients, began, limit, recorder);
     switchover.patience = patience;
     let error = match switchover.execute(&view).await {
         Ok(()) => return switchover.report("switchover", plan.clone(), view).await,
@@ -184,12 +189,17 @@ pub fn promoted_last(group: &Group) -> Result<Option<String>, GroupError> {
 /// The state that a promotion gathers while it is executed.
 struct Promotion<'a> {
     plan: FailoverPlan,
+    policy: &'a Policy,
     group: &'a mut Group,
     clients: Clients,
     began: Instant,
     limit: Duration,
     recorder: &'a mut Recorder,
     steps: Vec<StepReport>,
+    salvaged: Option<Salvaged>,
+    /// The replicas that were told to take the rest of the old master's stream from this ghost.
+    haunted: Option<(Ghost, Vec<String>)>,
+    loss: LossEstimate,
     first_write: Option<Duration>,
     /// How long a master may hold back its writes, and since when it does.
     patience: Duration,
@@ -204,6 +214,7 @@ struct Promotion<'a> {
 impl<'a> Promotion<'a> {
     fn new(
         plan: &FailoverPlan,
+        policy: &'a Policy,
         group: &'a mut Group,
         clients: Clients,
         began: Instant,
@@ -212,12 +223,16 @@ impl<'a> Promotion<'a> {
     ) -> Self {
         Self {
             plan: plan.clone(),
+            policy,
             group,
             clients,
             began,
             limit,
             recorder,
             steps: Vec::new(),
+            salvaged: None,
+            haunted: None,
+            loss: plan.loss.clone(),
             first_write: None,
             patience: Duration::ZERO,
             handed_over: None,
@@ -235,6 +250,7 @@ impl<'a> Promotion<'a> {
             match &step {
                 Step::Fence { node } => self.fence(view, node).await?,
                 Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
+                Step::Salvage { node, to } => self.salvage(view, &step, node, to).await?,
                 Step::Attach { node, to } => self.attach(&step, node, to).await?,
                 Step::HandOver { from, to } => self.hand_over(&step, from, to).await?,
                 Step::Promote { node } => self.promote(&step, node).await?,
@@ -280,6 +296,73 @@ impl<'a> Promotion<'a> {
         let of_candidate = offsets.iter().find(|(is_candidate, _)| *is_candidate).map_or(0, |(_, offset)| *offset);
         let is_overtaken = offsets.iter().any(|(_, offset)| *offset > of_candidate);
         if was_best && is_overtaken { Err(Stop::Stale) } else { Ok(()) }
+    }
+
+    /// The old master is gone, and nobody sends any more: what its backlog has beyond the candidate is the whole loss. Where
+    /// that cannot be handed over, the promotion goes on without it, unless that loses more than is allowed.
+    async fn salvage(&mut self, view: &GroupView, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
+        let client = self.client(to)?.clone();
+        let offset = client.replication().await.map_err(|error| failed(step, &error))?.offset;
+        self.loss.candidate_offset = offset;
+        self.loss.salvaged_bytes = 0;
+        let handed_over = match salvage::open(self.group, node).await {
+            Ok(remains) => {
+                let end = remains.end;
+                let lineage = &self.plan.lineage;
+                self.loss.master_end = (remains.history.replid.as_str() == lineage.to_string()).then_some(end);
+                let handed_over = salvage::hand_over(self.group, node, remains, &client, (lineage, offset)).await;
+                handed_over
+                    .map(|(bytes, ghost)| (Salvaged { node: node.to_owned(), to: to.to_owned(), bytes, end }, ghost))
+            }
+            Err(error) => Err(error),
+        };
+        match handed_over {
+            Ok((salvaged, ghost)) => {
+                if let Some(ghost) = ghost {
+                    self.haunt(view, ghost).await;
+                }
+                self.loss.salvaged_bytes = salvaged.bytes;
+                self.salvaged = Some(salvaged.clone());
+                self.recorder.record(Event::Salvaged { salvaged })?;
+                Ok(())
+            }
+            Err(error) => {
+                let text = format!("nothing of what {node} had not sent could be salvaged: {error}");
+                self.recorder.record(Event::Warning { text })?;
+                self.refuse_loss(step)
+            }
+        }
+    }
+
+    /// Lets the others take it as well, beside what comes next: the candidate's own backlog may be too small for what they
+    /// lack now.
+    async fn haunt(&mut self, view: &GroupView, ghost: Ghost) {
+        let mut haunted = Vec::new();
+        for node in &view.nodes {
+            let is_child = self.plan.upstreams.get(&node.name) == Some(&self.plan.candidate);
+            let lacks = |report: &NodeReport| {
+                let replication = &report.replication;
+                let holds_data = replication.upstream().is_some_and(|upstream| upstream.holds_data);
+                holds_data && replication.replid == self.plan.lineage && ghost.can_feed(replication.offset)
+            };
+            if is_child
+                && node.report().is_some_and(lacks)
+                && let Some(client) = self.clients.get(&node.name)
+                && ghost.feed(client).await.is_ok()
+            {
+                haunted.push(node.name.clone());
+            }
+        }
+        self.haunted = Some((ghost, haunted));
+    }
+
+    fn refuse_loss(&self, step: &Step) -> Result<(), Stop> {
+        let Some(max_bytes) = self.policy.max_loss_bytes.filter(|_| !self.policy.force) else { return Ok(()) };
+        if self.loss.bytes_min() <= max_bytes {
+            return Ok(());
+        }
+        let reason = format!("{} would be lost, and max-loss allows {max_bytes} bytes; --force accepts it", self.loss);
+        Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason }))
     }
 
     async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
@@ -419,8 +502,13 @@ impl<'a> Promotion<'a> {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
             let (name, client, port) = (name.clone(), self.client(name)?.clone(), port.clone());
             let is_draining = self.draining.contains(&name);
+            let end = self.haunted.as_ref().filter(|(_, nodes)| nodes.contains(&name)).map(|(ghost, _)| ghost.end());
             orders.spawn(async move {
-                if is_draining {
+                if let Some(end) = end {
+                    // One that does not get there comes to the new master with what it has.
+                    let _ = salvage::await_offset(&client, end).await;
+                }
+                if is_draining && end.is_none() {
                     // Whatever comes of it: the order that follows is what counts.
                     let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
                 }
@@ -513,6 +601,8 @@ impl<'a> Promotion<'a> {
                 .map(|(first, ordered)| micros(first.saturating_sub(ordered))),
             took_us,
             steps: self.steps,
+            salvaged: self.salvaged,
+            loss: self.loss,
             resyncs,
             missing: self.missing,
             hook_error,

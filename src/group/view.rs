@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::salvage::KeptStream;
 use super::{Group, GroupError, endpoint};
 use crate::process::{Condition, ProcessIdentity};
 use crate::wire::{Endpoint, NodeClient, NodeReport, ReplicationId, WireError};
@@ -48,6 +49,9 @@ pub struct NodeView {
     pub condition: Condition,
     /// What came back over the wire.
     pub answer: Answer,
+    /// What its engine leaves of the replication stream; only looked at for the node that is meant to be the master.
+    #[serde(skip)]
+    pub kept_stream: KeptStream,
 }
 
 /// What a node answered.
@@ -129,6 +133,10 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
             let (endpoint, pid) = (endpoint(node), process.as_ref().map(|process| process.pid));
             asking.spawn(async move { (index, ask(&endpoint, pid).await) });
         }
+        let kept_stream = match node.upstream {
+            None => KeptStream::of(&group.dir, node, condition),
+            Some(_) => KeptStream::Nothing,
+        };
         nodes.push(NodeView {
             name: node.name.clone(),
             port: node.port,
@@ -136,6 +144,7 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
             process,
             condition,
             answer: Answer::Silent,
+            kept_stream,
         });
     }
     let mut clients = Clients::new();

@@ -6,6 +6,7 @@ mod cli;
 mod live;
 mod nodes;
 mod promote;
+mod salvage;
 mod switchover;
 mod up;
 

@@ -261,12 +261,13 @@ fn what_is_shown_of_a_group_that_loses_its_master() {
                     n2  0  100  is promoted\n\
                     n3  0  100  could be promoted\n\
                     \n\
-                    1. promote n2\n\
-                    2. confirm that n2 takes writes\n\
-                    3. let n3 follow n2\n\
-                    4. confirm the links of n3\n\
+                    1. salvage what n1 had not sent to n2\n\
+                    2. promote n2\n\
+                    3. confirm that n2 takes writes\n\
+                    4. let n3 follow n2\n\
+                    5. confirm the links of n3\n\
                     \n\
-                    lost: none of what the old master was last seen to hold";
+                    lost: nothing";
     assert_eq!(normalized(&live, &plan), expected);
 }
 

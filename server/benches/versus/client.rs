@@ -73,7 +73,7 @@ impl Script {
     }
 
     /// The batch number `turn`, going round and round.
-    fn batch(&self, turn: usize, pipeline: usize) -> &[u8] {
+    pub fn batch(&self, turn: usize, pipeline: usize) -> &[u8] {
         let batch_bytes = pipeline * self.request_bytes;
         let start = turn % (self.bytes.len() / batch_bytes) * batch_bytes;
         &self.bytes[start..start + batch_bytes]
@@ -178,12 +178,18 @@ impl Until {
 fn connect(port: u16) -> Result<Vec<Connection>> {
     (0..CONNECTIONS)
         .map(|_| {
-            let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("connecting the load")?;
-            socket.set_nodelay(true)?;
-            socket.set_write_timeout(Some(STALL))?;
+            let socket = connect_one(port)?;
             Ok(Connection { socket, awaited: 0, sent_at: Instant::now(), partial: Vec::new() })
         })
         .collect()
+}
+
+/// A connection to the server on `port`.
+pub fn connect_one(port: u16) -> Result<TcpStream> {
+    let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("connecting the load")?;
+    socket.set_nodelay(true)?;
+    socket.set_write_timeout(Some(STALL))?;
+    Ok(socket)
 }
 
 impl Connection {
@@ -211,7 +217,7 @@ impl Connection {
 }
 
 /// Counts the whole replies at the start of `bytes`, and the bytes they take. Only what SET and GET answer is known.
-fn count_replies(bytes: &[u8]) -> Result<(usize, usize)> {
+pub fn count_replies(bytes: &[u8]) -> Result<(usize, usize)> {
     let (mut replies, mut used) = (0, 0);
     while let Some(length) = reply_length(&bytes[used..])? {
         replies += 1;

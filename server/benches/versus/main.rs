@@ -11,8 +11,10 @@
 //! figures, the exit code is 0 once they were measured.
 
 mod client;
+mod paced;
 mod report;
 mod server;
+mod sync;
 
 use std::collections::HashMap;
 use std::fs;
@@ -63,7 +65,7 @@ enum Group {
     Replica,
     /// Resident bytes per key, without and with a time to live
     Memory,
-    /// From REPLICAOF to a replica with equal offset and equally many keys
+    /// From REPLICAOF to a replica with equal offset and equally many keys; what a paced client sees meanwhile
     Sync,
     /// Instructions per request, counted by valgrind
     Cpu,
@@ -102,6 +104,7 @@ struct Versus {
     rounds: u32,
     keys: u64,
     duration: Duration,
+    is_quick: bool,
     cores: Vec<usize>,
     report: Report,
 }
@@ -130,6 +133,7 @@ impl Versus {
             rounds: options.rounds.unwrap_or(if options.quick { 2 } else { 5 }),
             keys: options.keys.unwrap_or(if options.quick { 100_000 } else { 1_000_000 }),
             duration: Duration::from_millis(if options.quick { 250 } else { 1000 }),
+            is_quick: options.quick,
             cores: cores()?,
             report: Report::new(names, subject),
         })
@@ -149,7 +153,7 @@ impl Versus {
                 Group::Tput => self.throughput()?,
                 Group::Replica => self.throughput_with_replica()?,
                 Group::Memory => self.memory()?,
-                Group::Sync => self.full_sync()?,
+                Group::Sync => self.full_syncs()?,
                 Group::Cpu => self.instructions()?,
             }
         }
@@ -224,16 +228,6 @@ impl Versus {
             })?;
             self.report.figure(title, &rounds);
         }
-        Ok(())
-    }
-
-    fn full_sync(&mut self) -> Result<()> {
-        let rounds = self.interleave(|contestant| {
-            let master = self.start_filled(contestant)?;
-            let replica = self.start(contestant, Part::Replica)?;
-            Ok(attach(&replica, &master)?.as_secs_f64() * 1e3)
-        })?;
-        self.report.figure(&format!("full sync of {} keys, ms", self.keys), &rounds);
         Ok(())
     }
 

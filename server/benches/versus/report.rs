@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::client::Run;
+use crate::sync::Sync;
 
 /// A load that a server has answered.
 pub struct Load {
@@ -76,6 +77,12 @@ const BARS: &[(&str, Bound)] = &[
     ("GET P=64 throughput", Bound::AtLeast(2.5)),
     ("SET P=16, replica caught up throughput", Bound::AtLeast(1.6)),
     ("bytes per key", Bound::AtMost(0.65)),
+    ("full sync of 1000000 keys", Bound::AtMost(0.333)),
+    ("full sync of 5000000 keys", Bound::AtMost(0.333)),
+    ("full sync of 1000000 keys, busy master p99.9", Bound::AtMost(0.2)),
+    ("full sync of 5000000 keys, busy master p99.9", Bound::AtMost(0.2)),
+    ("full sync of 1000000 keys, busy master growth %", Bound::AtMost(10.0)),
+    ("full sync of 5000000 keys, busy master growth %", Bound::AtMost(10.0)),
 ];
 
 enum Bound {
@@ -134,6 +141,44 @@ impl Report {
         self.keep(title.to_owned(), rounds, |&figure| figure);
     }
 
+    /// Prints a table of full syncs, whose rows are `names`.
+    pub fn full_sync(&mut self, title: &str, names: &[String], rounds: &Rounds<Sync>) {
+        println!(
+            "\n{title:<42}{:>8}  {:<20}{:>11}{:>11}{:>9}{:>9}{:>9}  {:<20}{:>9}",
+            "ms", " ratio", "master CPU", "replica", "p99 ms", "p99.9", "max", " ratio of p99.9", "growth %"
+        );
+        let quantile = |sync: &Sync, quantile| {
+            sync.latency.as_ref().map_or(f64::NAN, |latency| latency.value_at_quantile(quantile) as f64 / 1e6)
+        };
+        let is_busy = rounds.samples[0].iter().all(|sync| sync.latency.is_some());
+        for (index, name) in names.iter().enumerate() {
+            print!(
+                "  {name:<40}{:>8.0}  {:<20}{:>11.0}{:>11.0}",
+                rounds.median(index, |sync| sync.took_ms),
+                rounds.ratio(index, |sync| sync.took_ms).to_string(),
+                rounds.median(index, |sync| sync.cpu_ms.0),
+                rounds.median(index, |sync| sync.cpu_ms.1),
+            );
+            if is_busy {
+                print!(
+                    "{:>9.2}{:>9.2}{:>9.2}  {:<20}{:>9.1}",
+                    rounds.median(index, |sync| quantile(sync, 0.99)),
+                    rounds.median(index, |sync| quantile(sync, 0.999)),
+                    rounds.median(index, |sync| quantile(sync, 1.0)),
+                    rounds.ratio(index, |sync| quantile(sync, 0.999)).to_string(),
+                    rounds.median(index, |sync| sync.growth_percent),
+                );
+            }
+            println!();
+        }
+        self.keep(title.to_owned(), rounds, |sync| sync.took_ms);
+        if is_busy {
+            self.keep(format!("{title} p99.9"), rounds, |sync| quantile(sync, 0.999));
+            let growth = rounds.median(self.subject, |sync| sync.growth_percent);
+            self.ratios.insert(format!("{title} growth %"), growth);
+        }
+    }
+
     fn keep<T>(&mut self, name: String, rounds: &Rounds<T>, figure: impl Fn(&T) -> f64) {
         self.ratios.insert(name, rounds.ratio(self.subject, figure).median);
     }
@@ -156,7 +201,7 @@ impl Report {
             };
             let figure = figure.map_or("     -".to_owned(), |figure| format!("{figure:>6.2}"));
             let verdict = met.map_or("not measured", |met| if met { "pass" } else { "FAIL" });
-            println!("  {name:<42}{figure}  {bound:<14}  {verdict}");
+            println!("  {name:<48}{figure}  {bound:<14}  {verdict}");
         }
     }
 }

@@ -89,11 +89,26 @@ impl Server {
     /// # Errors
     /// It does not start; the error quotes the end of its log.
     pub fn start(contestant: &Contestant, cores: &[usize], part: Part) -> Result<Self> {
-        Server::start_under(&[], contestant, cores, part)
+        Server::start_with(contestant, &[], cores, part)
+    }
+
+    /// As [`Server::start`], with more directives (`--name value`).
+    pub fn start_with(contestant: &Contestant, directives: &[&str], cores: &[usize], part: Part) -> Result<Self> {
+        Server::launch(&[], contestant, directives, cores, part)
     }
 
     /// As [`Server::start`], run by another program (`valgrind --tool=…`).
     pub fn start_under(runner: &[OsString], contestant: &Contestant, cores: &[usize], part: Part) -> Result<Self> {
+        Server::launch(runner, contestant, &[], cores, part)
+    }
+
+    fn launch(
+        runner: &[OsString],
+        contestant: &Contestant,
+        directives: &[&str],
+        cores: &[usize],
+        part: Part,
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("versus-").tempdir()?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let log = File::create(directory.path().join("log"))?;
@@ -101,6 +116,7 @@ impl Server {
         let mut command = Command::new(words.next().expect("the contestant is always there"));
         command.args(words).args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(directory.path());
         command.args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]);
+        command.args(directives);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
 
         // The child inherits its core from this thread, so none of its own threads can start on another.
@@ -162,9 +178,39 @@ impl Server {
         })
     }
 
-    fn resident_bytes_now(&self) -> Result<u64> {
+    /// Resident memory in bytes, at this moment.
+    pub fn resident_bytes_now(&self) -> Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory there was at once since [`Server::forget_peak`], in bytes.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// Lets the peak begin anew at the present size.
+    pub fn forget_peak(&self) -> Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5").context("resetting the peak of the memory")
+    }
+
+    /// What the last snapshot has copied outside of this process: into a child made by a fork, if that is how it is
+    /// made.
+    pub fn copied_bytes(&self) -> Result<u64> {
+        let mut control = self.control()?;
+        if control.info("server")?.contains_key("repld_version") {
+            return Ok(0);
+        }
+        // The figure is there when the child has ended, a little after its replica has everything.
+        wait_until(Duration::from_millis(10), || {
+            let info = control.info("persistence")?;
+            let ended = info.get("rdb_bgsave_in_progress").is_none_or(|running| running == "0");
+            Ok(ended.then(|| info.get("rdb_last_cow_size").and_then(|size| size.parse().ok()).unwrap_or(0)))
+        })
+    }
+
+    fn status_bytes(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS of the server")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("memory of the server")?;
         Ok(line.trim_end_matches("kB").trim().parse::<u64>()? * 1024)
     }
 

@@ -120,7 +120,7 @@ pub(super) fn hello(context: &mut ServerContext, args: Args) -> Result<Flow> {
 
 fn introduce(context: &mut ServerContext) {
     let id = context.session.client.id as i64;
-    let role = if context.instance.replication.is_master() { "master" } else { "replica" };
+    let role = if context.instance.replication.following().is_some() { "replica" } else { "master" };
     let mut reply = context.reply();
     let version = if reply.protocol() == Protocol::Resp3 { 3 } else { 2 };
     reply.map(7);

@@ -37,6 +37,8 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
             log!(Warning, "DEBUG LOG: {}", String::from_utf8_lossy(args.get(2)));
             context.ok()
         }
+        // Elements that are larger than a node have one of their own, and from where on is no matter of choice.
+        (b"quicklist-packed-threshold", 3) => context.ok(),
         (b"populate", 3..=5) => populate(context, args),
         (b"digest", 2) => {
             let digest = digest_of_all(context.instance);
@@ -61,6 +63,9 @@ fn sleep(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let seconds = text.and_then(|text| text.parse::<f64>().ok()).filter(|seconds| (0.0..1e9).contains(seconds));
     let seconds = seconds.ok_or(ErrorReply::NOT_A_FLOAT)?;
     std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
+    // Whatever comes next, be it in the same turn, comes so much later.
+    let later_ms = context.instance.now_ms.saturating_add((seconds * 1000.0) as i64);
+    context.instance.set_now(later_ms);
     context.ok()
 }
 

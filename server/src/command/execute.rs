@@ -1,7 +1,9 @@
 //! From a request to its reply: gates, handler, commit.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
+use super::table::Keys;
 use super::{
     Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, object, pubsub,
     table, transaction,
@@ -115,6 +117,10 @@ impl Instance {
         out: &mut Vec<u8>,
     ) -> Flow {
         if args.len() == 0 {
+            if let Some(feed) = &session.feed {
+                // A replica that is busy with its image says that it lives.
+                feed.heard_ms.set(self.now_ms);
+            }
             return Flow::Continue;
         }
         let start = out.len();
@@ -164,7 +170,8 @@ impl Instance {
             && session.client.subscriptions.get() == (0, 0)
             && self.loading.is_none()
             && !self.has_pause()
-            && self.denied_commands.is_empty();
+            && self.denied_commands.is_empty()
+            && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission {
             reads: unhindered && serves,
@@ -243,6 +250,12 @@ impl Instance {
             let text = format!("NOPERM this user has no permissions to run the '{}' command", command.name);
             return Err(ErrorReply::owned(text));
         }
+        if self.replication.is_ghost() && !runs_on_a_ghost(command) {
+            return Err(ErrorReply::owned(format!(
+                "ERR '{}' is refused: this serves a dead server's backlog to its replicas and has no data",
+                command.name
+            )));
+        }
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
             self.gate_write(session)?;
         }
@@ -256,8 +269,9 @@ impl Instance {
                 command.name
             )));
         }
-        let stale =
-            !self.config.replica_serve_stale_data && !self.replication.is_master() && !self.replication.is_linked();
+        let stale = !self.config.replica_serve_stale_data
+            && self.replication.following().is_some()
+            && !self.replication.is_linked();
         if stale && !command.is(table::STALE) {
             return Err(ErrorReply::new(
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
@@ -430,6 +444,10 @@ impl Instance {
         let db = caller.db;
         self.expire_keys_of(caller, call);
         let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
+        let is_observed = !targets.is_empty() || self.waiters.await_keys();
+        if is_observed {
+            self.keyspace.record_writes();
+        }
         let expiry_ms = self.expiry_ms(caller);
         self.effect.clear();
         let mut context = WriteContext {
@@ -442,18 +460,34 @@ impl Instance {
             reply: Reply::new(out, caller.protocol),
             effect: &mut self.effect,
         };
-        let attempt = run(&mut context)?;
+        let attempt = run(&mut context);
+        let written = if is_observed { self.keyspace.take_written() } else { HashSet::new() };
+        let attempt = attempt?;
         if let Attempt::Done(effect @ (Effect::Verbatim | Effect::Rewritten)) = attempt {
-            // What was absent and still is has not changed.
-            let changed = targets.iter().filter(|target| target.existed || self.exists(target.db, &target.name));
-            changed.for_each(|target| self.touch(target.db, &target.name));
-            if self.waiters.await_keys() {
-                let places = places_of(call, db, self.waiters.places());
-                places.into_iter().for_each(|place| self.waiters.mark_ready(place));
+            if is_observed {
+                self.tell_of_change(call, db, &targets, &written);
             }
             self.commit(caller, call, effect);
         }
         Ok(attempt)
+    }
+
+    /// Tells those who watch a key that was written, and those who wait for one.
+    fn tell_of_change(&mut self, call: &Call, db: usize, targets: &[WatchedTarget], written: &HashSet<(usize, u64)>) {
+        let keyspace = &self.keyspace;
+        let is_written =
+            |db: usize, name: &[u8]| call.command.keys == Keys::NONE || written.contains(&(db, keyspace.hash(name)));
+        for target in targets.iter().filter(|target| is_written(target.db, &target.name)) {
+            // What was absent and still is has not changed.
+            if target.existed || self.exists(target.db, &target.name) {
+                self.touch(target.db, &target.name);
+            }
+        }
+        if self.waiters.await_keys() {
+            let places = places_of(call, db, self.waiters.places());
+            let ready: Vec<Place> = places.into_iter().filter(|(db, name)| is_written(*db, name)).collect();
+            ready.into_iter().for_each(|place| self.waiters.mark_ready(place));
+        }
     }
 
     /// Tells the save points and the replicas of a change.
@@ -484,7 +518,8 @@ impl Instance {
     /// What a write may change of what is watched.
     fn watched_targets(&self, call: &Call, db: usize) -> Vec<WatchedTarget> {
         let target = |(db, name): Place| WatchedTarget { existed: self.exists(db, &name), db, name };
-        places_of(call, db, self.watchers.keys()).into_iter().map(target).collect()
+        let places = places_of(call, db, self.watchers.keys()).into_iter();
+        places.filter(|place| self.watchers.contains_key(place)).map(target).collect()
     }
 
     pub(crate) fn exists(&self, db: usize, name: &[u8]) -> bool {
@@ -530,6 +565,15 @@ fn places_of<'a>(call: &Call, db: usize, known: impl Iterator<Item = &'a Place>)
         "copy" => vec![(object::copy_target(call.args).unwrap_or(db), call.args.get(2).into())],
         _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
     }
+}
+
+/// What a replica needs for its handshake, and what shows an operator how far the replicas are.
+fn runs_on_a_ghost(command: &Command) -> bool {
+    let family = command.name.split('|').next().unwrap_or_default();
+    matches!(family, "client" | "command")
+        || ["auth", "config|get", "echo", "hello", "info", "ping", "psync", "quit", "replconf", "reset", "role"]
+            .contains(&command.name)
+        || ["shutdown", "time"].contains(&command.name)
 }
 
 fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {

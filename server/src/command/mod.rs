@@ -8,6 +8,7 @@ mod acl;
 mod connection;
 mod debug;
 mod execute;
+mod geo;
 mod hash;
 mod key;
 mod list;

@@ -234,7 +234,7 @@ pub(super) fn psync(context: &mut ServerContext, args: Args) -> Result<Flow> {
 /// The master asks this replica to take its place.
 fn take_over(context: &mut ServerContext, id: &[u8]) -> Result<()> {
     log!(Warning, "Failover request received for replid {}.", String::from_utf8_lossy(id));
-    if context.instance.replication.is_master() {
+    if context.instance.replication.following().is_none() {
         return Err(ErrorReply::new("ERR PSYNC FAILOVER can't be sent to a master."));
     }
     if id != context.instance.replication.history.replid.as_str().as_bytes() {
@@ -259,10 +259,20 @@ fn begin_feed(context: &mut ServerContext, request: Option<(&[u8], u64)>) -> Res
     if context.instance.failover.is_some() {
         return Err(ErrorReply::new("NOMASTERLINK Can't SYNC while failing over"));
     }
-    if !context.instance.replication.is_master() && !context.instance.replication.is_linked() {
+    let replication = &context.instance.replication;
+    if replication.following().is_some() && !replication.is_linked() {
         return Err(ErrorReply::new("NOMASTERLINK Can't SYNC while not connected with my master"));
     }
     log!(Notice, "Replica {} asks for synchronization", feed_name(context));
+    if replication.is_ghost()
+        && let SyncAnswer::Full(reason) = replication.answer(request)
+    {
+        // A replica takes this code for "not now" and keeps what it has; any other error makes some of them ask for SYNC.
+        log!(Warning, "Partial resynchronization not accepted, and there is no other here: {reason}");
+        return Err(ErrorReply::owned(format!(
+            "NOMASTERLINK Can't SYNC in full from a dead server's backlog: {reason}"
+        )));
+    }
     let answer =
         context.instance.attach(context.session, request).map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
     if let SyncAnswer::Continue(_) = answer {
@@ -283,7 +293,7 @@ fn send_empty_image(context: &mut ServerContext) -> Result<Flow> {
         offset: context.instance.replication.offset,
         db: context.instance.replication.stream_db,
     };
-    context.instance.promise_image(&[Rc::clone(&feed)], point);
+    context.instance.promise_image(&[Rc::clone(&feed)], point, FeedState::ReceivesSnapshot { is_marked: false });
     let image = Image::empty(context.instance, point).encoder().finish();
     feed.client.send(|mailbox| {
         mailbox.extend_from_slice(format!("${}\r\n", image.len()).as_bytes());
@@ -336,7 +346,7 @@ pub(super) fn role(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     let mut reply = crate::resp::Reply::new(out, session.protocol);
     let replication = &instance.replication;
     match &replication.role {
-        Role::Master => {
+        Role::Master | Role::Ghost => {
             reply.array(3);
             reply.bulk(b"master");
             reply.integer(replication.offset as i64);

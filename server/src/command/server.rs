@@ -26,7 +26,7 @@ pub(super) fn info(context: &mut ServerContext, args: Args) -> Result<Flow> {
 }
 
 pub(super) fn save(context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    if context.instance.persistence.saving_since_ms.is_some() {
+    if context.instance.persistence.snapshot_since_ms.is_some() {
         return Err(ErrorReply::SAVE_IN_PROGRESS);
     }
     match snapshot::save(context.instance) {
@@ -44,10 +44,10 @@ pub(super) fn bgsave(context: &mut ServerContext, args: Args) -> Result<Flow> {
         2 if args.is(1, "schedule") => true,
         _ => return Err(ErrorReply::SYNTAX),
     };
-    if context.instance.persistence.saving_since_ms.is_some() && !schedule {
+    if context.instance.persistence.is_saving && !schedule {
         return Err(ErrorReply::SAVE_IN_PROGRESS);
     }
-    let text = if context.instance.keyspace.walk_in_progress() {
+    let text = if context.instance.persistence.snapshot_since_ms.is_some() {
         "Background saving scheduled"
     } else {
         "Background saving started"
@@ -145,6 +145,7 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
     for name in changed {
         match *name {
             "loglevel" => log::set_level(instance.config.loglevel),
+            "key-load-delay" => instance.key_load_delay.set(instance.config.key_load_delay),
             "repl-backlog-size" | "client-output-buffer-limit" => instance.resize_backlog(),
             "replicaof" => match instance.config.replicaof.clone() {
                 Some(upstream) => instance.follow(upstream),

@@ -24,13 +24,13 @@ fn parse_score(text: &[u8]) -> Result<f64> {
 }
 
 #[derive(Clone, Copy, Default)]
-struct AddOptions {
-    only_new: bool,
-    only_present: bool,
+pub(super) struct AddOptions {
+    pub(super) only_new: bool,
+    pub(super) only_present: bool,
     only_greater: bool,
     only_less: bool,
     /// Answer with how many have changed, not only with how many are new.
-    changed: bool,
+    pub(super) changed: bool,
     increment: bool,
 }
 
@@ -101,15 +101,14 @@ impl AddOptions {
     }
 }
 
-fn add(context: &mut WriteContext, args: Args, options: AddOptions) -> Result<Effect> {
-    let (options, first) = options.parse(args)?;
-    let scores: Vec<f64> = args.from(first).step_by(2).map(parse_score).collect::<Result<_>>()?;
+/// Sets scores, and answers as is said.
+pub(super) fn add(context: &mut WriteContext, key: Key, options: AddOptions, entries: &[Entry]) -> Result<Effect> {
     let small = small_form(context.config);
     let absent = if options.only_present { Absent::Skip } else { Absent::Create };
     let (mut new, mut changed, mut score_now) = (0, 0, None);
-    let added = context.edit(args.first_key(), absent, |set: &mut SortedSet| {
-        for (score, member) in scores.iter().zip(args.from(first + 1).step_by(2)) {
-            score_now = match options.add(set, member, *score, small)? {
+    let added = context.edit(key, absent, |set: &mut SortedSet| {
+        for entry in entries {
+            score_now = match options.add(set, entry.member, entry.score, small)? {
                 Addition::New(score) => {
                     new += 1;
                     Some(score)
@@ -133,12 +132,19 @@ fn add(context: &mut WriteContext, args: Args, options: AddOptions) -> Result<Ef
     Ok(if new + changed > 0 { Effect::Verbatim } else { Effect::None })
 }
 
+fn parse_and_add(context: &mut WriteContext, args: Args, options: AddOptions) -> Result<Effect> {
+    let (options, first) = options.parse(args)?;
+    let entry = |index| Ok(Entry { score: parse_score(args.get(index))?, member: args.get(index + 1) });
+    let entries: Vec<Entry> = (first..args.len()).step_by(2).map(entry).collect::<Result<_>>()?;
+    add(context, args.first_key(), options, &entries)
+}
+
 pub(super) fn zadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    add(context, args, AddOptions::default())
+    parse_and_add(context, args, AddOptions::default())
 }
 
 pub(super) fn zincrby(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    add(context, args, AddOptions { increment: true, ..AddOptions::default() })
+    parse_and_add(context, args, AddOptions { increment: true, ..AddOptions::default() })
 }
 
 pub(super) fn zrem(context: &mut WriteContext, args: Args) -> Result<Effect> {

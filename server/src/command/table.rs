@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, connection, debug, hash, key, list, object, pubsub, quotable,
-    replication, server, set, sort, sorted_set, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, connection, debug, geo, hash, key, list, object, pubsub,
+    quotable, replication, server, set, sort, sorted_set, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -82,7 +82,7 @@ impl Keys {
     /// One, and so many as the second argument says.
     const ONE_AND_COUNTED: Keys = Keys { count: 2, ..Keys::ONE };
 
-    /// One, and where `SORT` stores.
+    /// One, and where `SORT` and `GEORADIUS` store.
     const ONE_AND_STORED: Keys = Keys { stored: true, ..Keys::ONE };
 
     /// The keys among `args`.
@@ -97,14 +97,14 @@ impl Keys {
             .map(move |index| args.get(index))
     }
 
-    /// Where `SORT` is told where to store; the last word counts.
+    /// Where `SORT` or `GEORADIUS` is told where to store; the last word counts.
     fn stored(self, args: Args) -> Option<usize> {
         let (mut index, mut stored) = (2, None);
         while self.stored && index < args.len() {
             index += match args.get(index).to_ascii_lowercase().as_slice() {
                 b"limit" => 3,
                 b"by" | b"get" => 2,
-                b"store" => {
+                b"store" | b"storedist" => {
                     stored = Some(index + 1);
                     2
                 }
@@ -324,6 +324,17 @@ pub static COMMANDS: &[Command] = &[
     command("zscore", 3, FAST, Keys::ONE, Read(sorted_set::zscore)),
     command("zunion", -3, 0, Keys::COUNTED, Read(sorted_set::zunion)),
     command("zunionstore", -4, DENY_OOM, Keys::ONE_AND_COUNTED, Write(sorted_set::zunionstore)),
+    // Places.
+    command("geoadd", -5, DENY_OOM, Keys::ONE, Write(geo::geoadd)),
+    command("geodist", -4, 0, Keys::ONE, Read(geo::geodist)),
+    command("geohash", -2, 0, Keys::ONE, Read(geo::geohash)),
+    command("geopos", -2, 0, Keys::ONE, Read(geo::geopos)),
+    command("georadius", -6, DENY_OOM, Keys::ONE_AND_STORED, Write(geo::georadius)),
+    command("georadius_ro", -6, 0, Keys::ONE, Read(geo::georadius_ro)),
+    command("georadiusbymember", -5, DENY_OOM, Keys::ONE_AND_STORED, Write(geo::georadiusbymember)),
+    command("georadiusbymember_ro", -5, 0, Keys::ONE, Read(geo::georadiusbymember_ro)),
+    command("geosearch", -7, 0, Keys::ONE, Read(geo::geosearch)),
+    command("geosearchstore", -8, DENY_OOM, Keys::TWO, Write(geo::geosearchstore)),
     // Keys and databases.
     command("copy", -3, DENY_OOM, Keys::TWO, Write(object::copy)),
     command("dbsize", 1, FAST, Keys::NONE, Read(key::dbsize)),

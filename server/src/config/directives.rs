@@ -63,7 +63,9 @@ impl Directive {
             }
             words => words,
         };
-        if words.is_empty() || words.len() > 1 && !self.several_words {
+        // Without any, `save` says that there are no save points.
+        let too_few = words.is_empty() && self.name() != "save";
+        if too_few || words.len() > 1 && !self.several_words {
             return Err("wrong number of arguments".into());
         }
         match &self.store {
@@ -206,9 +208,10 @@ directives! {
     rdbcompression: bool = true, ["rdbcompression"], YesNo, Live;
     /// Write and verify a snapshot's checksum.
     rdbchecksum: bool = true, ["rdbchecksum"], YesNo, AtStart;
-    /// A snapshot takes so many microseconds more for each key, for tests that need a slow one; negative ones are none.
-    rdb_key_save_delay: i64 = 0, ["rdb-key-save-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
-
+    /// Pause after each key of a snapshot, in microseconds; below zero, one microsecond every so many keys. For tests.
+    rdb_key_save_delay: i32 = 0, ["rdb-key-save-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
+    /// The same for each key of a load.
+    key_load_delay: i32 = 0, ["key-load-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
     // Replication.
     /// The master to replicate; `None` on a master. `REPLICAOF` keeps it up to date, for `CONFIG REWRITE`.
     replicaof: Option<Upstream> = None, ["replicaof", "slaveof"], MasterAddress, Live;
@@ -343,7 +346,6 @@ static KEPT: &[Directive] = &[
     kept(&["rdb-save-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["aof-rewrite-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["rdb-del-sync-files"], Check::YesNo, "no", Live),
-    kept(&["key-load-delay"], Check::Integer(i32::MIN as i64, MAX_I32), "0", Live),
     kept(&["appendfsync"], Check::OneOf(&["everysec", "always", "no"]), "everysec", Live),
     kept(&["appendfilename"], Check::Text, "appendonly.aof", AtStart),
     kept(&["appenddirname"], Check::Text, "appendonlydir", AtStart),

@@ -95,6 +95,7 @@ fn save_points_replace_the_defaults_and_add_up() {
     assert_eq!(save(&["--save", ""], ""), Ok(String::new()));
     assert_eq!(save(&["--save", "--port", "1"], ""), Ok(String::new()));
     assert_eq!(save(&["--save"], ""), Ok(String::new()));
+    assert_eq!(save(&["-"], "save\nport 1"), Ok(String::new()));
     assert_eq!(save(&["--save", "3600 1 300 100"], ""), Ok("3600 1 300 100".into()));
     assert!(save(&["--save", "60"], "").is_err());
     assert!(save(&["--save", "0 1"], "").is_err());

@@ -25,7 +25,7 @@ impl Instance {
     #[inline]
     pub fn next_for(&self, feed: &Feed) -> Next<'_> {
         match feed.state.get() {
-            FeedState::WaitsForSnapshot | FeedState::ReceivesSnapshot => Next::Image,
+            FeedState::WaitsForSnapshot | FeedState::WaitsForFile | FeedState::ReceivesSnapshot { .. } => Next::Image,
             FeedState::AwaitsAcknowledgement => Next::AfterItsWord,
             FeedState::Online => {
                 let backlog = self.replication.backlog.as_ref();
@@ -35,21 +35,23 @@ impl Instance {
         }
     }
 
-    /// So many bytes of the stream were sent.
+    /// So many bytes of the stream were sent; `unreceived` of all that was sent have not arrived at the other machine.
     #[inline]
-    pub fn stream_sent(&mut self, feed: &Feed, bytes: usize) {
+    pub fn stream_sent(&mut self, feed: &Feed, bytes: usize, unreceived: u64) {
+        feed.unreceived.set(unreceived);
         feed.cursor.set(feed.cursor.get() + bytes as u64);
         self.stats.total_net_output_bytes += bytes as u64;
         self.hold_for_slowest();
     }
 
-    /// An image of this `point` is about to be sent to `feeds`, and is their cursor's beginning.
-    pub fn promise_image(&mut self, feeds: &[Rc<Feed>], point: Point) {
+    /// An image of this `point` will be sent to `feeds`, or is already on its way as `state` says, and is their cursor's
+    /// beginning.
+    pub fn promise_image(&mut self, feeds: &[Rc<Feed>], point: Point, state: FeedState) {
         if feeds.is_empty() {
             return;
         }
         for feed in feeds {
-            feed.state.set(FeedState::ReceivesSnapshot);
+            feed.state.set(state);
             feed.cursor.set(point.offset);
             feed.acknowledged.set(point.offset);
             if !feed.old_sync {
@@ -69,16 +71,25 @@ impl Instance {
     /// The image was sent, to its last byte; false if it never began, or if nothing comes behind it.
     pub fn image_sent(&self, feed: &Feed) -> bool {
         match feed.state.get() {
-            FeedState::WaitsForSnapshot => return false,
+            FeedState::WaitsForSnapshot | FeedState::WaitsForFile => return false,
             _ if feed.rdb_only => {
                 log!(Notice, "The image was sent to {}:{}, which wants nothing else.", feed.ip, feed.port);
                 return false;
             }
-            // Where its end is marked and not announced, the stream must not hide the mark.
-            _ if feed.eof => feed.state.set(FeedState::AwaitsAcknowledgement),
+            // The stream must not hide the mark.
+            FeedState::ReceivesSnapshot { is_marked: true } => feed.state.set(FeedState::AwaitsAcknowledgement),
             _ => self.bring_online(feed),
         }
         true
+    }
+
+    /// How much of the image that `feed` is sent waits for its connection, after an attempt to send it.
+    pub fn image_waits(&self, feed: &Feed, waiting_bytes: usize, sent_any: bool) {
+        match (waiting_bytes, feed.stalled_since_ms.get()) {
+            (0, _) => feed.stalled_since_ms.set(None),
+            (_, Some(_)) if !sent_any => {}
+            _ => feed.stalled_since_ms.set(Some(self.now_ms)),
+        }
     }
 
     /// The image has arrived: the stream may flow.

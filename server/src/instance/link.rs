@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::Instance;
 use crate::client::{Client, ClientKind, Session};
 use crate::command::{Args, Planned};
+use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::replication::{Ancestry, Answer, Greeting, Handshake, History, Link, Payload, ReplicationId, Step};
 use crate::resp::{Limits, RequestParser, append_request};
@@ -420,13 +421,14 @@ impl Instance {
         Ok(())
     }
 
-    /// Puts the upstream's data, those of history `id` at `offset`, in the place of these.
+    /// Puts the upstream's data, those of history `id` at `offset`, in the place of these, and returns these as
+    /// [`Instance::install`] does.
     ///
     /// # Errors
     /// The stream that follows can't be kept; why.
-    pub fn install_image(&mut self, loaded: Loaded, id: ReplicationId, offset: u64) -> Result<(), String> {
+    pub fn install_image(&mut self, loaded: Loaded, id: ReplicationId, offset: u64) -> Result<Keyspace, String> {
         self.cut_feeds();
-        self.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
+        let old = self.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
         self.replication.history = History { replid: id, previous: None };
         self.replication.offset = offset;
         self.replication.stream_db = loaded.stream_db;
@@ -434,7 +436,7 @@ impl Instance {
         self.bring_up();
         self.persistence.dirty += 1;
         log!(Notice, "MASTER <-> REPLICA sync: Finished with success");
-        Ok(())
+        Ok(old)
     }
 
     fn bring_up(&mut self) {

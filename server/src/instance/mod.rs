@@ -12,6 +12,7 @@ mod limits;
 mod link;
 mod pause;
 mod random;
+mod replay;
 mod role;
 mod stream;
 mod time;
@@ -26,6 +27,7 @@ pub use feed::Next;
 pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
 pub use pause::{Pause, PausedBy};
 pub use random::Random;
+pub use replay::{Replay, ReplayError};
 
 use crate::client::{Client, ClientKind, Session};
 use crate::command::Command;
@@ -34,6 +36,7 @@ use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, Replication, ReplicationId};
+use crate::snapshot::KeyDelay;
 use crate::value::Dice;
 
 /// The version of Redis whose behaviour clients may expect.
@@ -86,8 +89,10 @@ pub struct Persistence {
     pub dirty: u64,
     /// Changes of these that the running save does not contain.
     pub dirty_at_start: u64,
-    /// A save runs since then, in milliseconds since the epoch.
-    pub saving_since_ms: Option<i64>,
+    /// A snapshot is made since then, in milliseconds since the epoch, for the dump file or for replicas.
+    pub snapshot_since_ms: Option<i64>,
+    /// It goes into the dump file.
+    pub is_saving: bool,
     /// When the last save was finished, in seconds since the epoch.
     pub last_save_s: i64,
     /// When the last one was begun, in milliseconds since the epoch.
@@ -96,7 +101,7 @@ pub struct Persistence {
     pub failed: bool,
     /// How long it took, in seconds.
     pub last_duration_s: Option<i64>,
-    /// Bytes of pre-images it needed.
+    /// Bytes of pre-images that the last snapshot needed: copies of what was written before its turn had come.
     pub last_preimage_bytes: u64,
     /// Saves finished since the start.
     pub saves: u64,
@@ -192,6 +197,8 @@ pub struct Instance {
     pub now_ms: i64,
     /// A data set is being loaded.
     pub loading: Option<Loading>,
+    /// The directive of that name, as the thread that loads sees it.
+    pub key_load_delay: KeyDelay,
     /// The server will end as soon as its replicas have caught up.
     pub shutdown: Option<Shutdown>,
     /// Keys are deleted when their time has come, and not only when somebody looks at them.
@@ -232,6 +239,7 @@ impl Instance {
             started_ms: now_ms,
             now_ms,
             loading: None,
+            key_load_delay: KeyDelay::fixed(config.key_load_delay),
             active_expiry: true,
             shutdown: None,
             failover: None,
@@ -277,13 +285,14 @@ impl Instance {
         self.random.id()
     }
 
-    /// Takes data that were loaded in place of those that were here.
-    pub fn install(&mut self, keyspace: Keyspace, keys_loaded: u64, keys_expired: u64) {
-        self.keyspace = keyspace;
+    /// Takes data that were loaded in place of those that were here, and returns these: to free them takes long, and is
+    /// better done elsewhere.
+    pub fn install(&mut self, keyspace: Keyspace, keys_loaded: u64, keys_expired: u64) -> Keyspace {
         self.loading = None;
         self.persistence.last_load_keys_loaded = keys_loaded;
         self.persistence.last_load_keys_expired = keys_expired;
         self.touch_database(None);
+        std::mem::replace(&mut self.keyspace, keyspace)
     }
 
     // --- Clients ---

@@ -3,8 +3,9 @@
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::config::Upstream;
+use crate::keyspace::Keyspace;
 use crate::log::{self, log};
-use crate::replication::{Following, History, Role};
+use crate::replication::{Following, History, Remains, Role};
 
 impl Instance {
     /// Follows `upstream` from now on, keeping the data until it has sent its own.
@@ -37,19 +38,34 @@ impl Instance {
         self.replication.role = Role::Replica(Following::new(upstream, self.now_ms));
     }
 
+    /// Hands out a dead server's backlog from now on, and does nothing else.
+    ///
+    /// # Errors
+    /// The file cannot be mapped.
+    pub fn haunt(&mut self, remains: Remains) -> std::io::Result<()> {
+        self.replication.history = remains.history;
+        self.replication.offset = remains.end;
+        self.replication.backlog = Some(remains.view()?);
+        self.replication.role = Role::Ghost;
+        Ok(())
+    }
+
     /// Makes room for an upstream's image that has come whole. Should it turn out to be none, there is nothing left that
     /// could be continued by anybody, and no name of it must stay that says so.
-    pub fn discard_data(&mut self) {
-        self.keyspace.flush_all();
+    /// Returns the old data, which take long to be freed.
+    pub fn discard_data(&mut self) -> Keyspace {
+        let empty = Keyspace::new(self.keyspace.databases(), self.keyspace.seed());
+        let old = std::mem::replace(&mut self.keyspace, empty);
         self.touch_database(None);
         self.cut_feeds();
-        self.replication.backlog = None;
+        self.remove_backlog();
         self.replication.set_history(History { replid: self.random.id(), previous: None });
         self.replication.offset = 0;
         self.replication.resumable = false;
         if let Some(following) = self.replication.following_mut() {
             following.synced = false;
         }
+        old
     }
 
     /// The link's task was ended, wherever it was: nothing of it stays.
@@ -60,7 +76,7 @@ impl Instance {
 
     /// Follows nobody from now on: the data get a history of their own, which begins where the old one ends here.
     pub fn unfollow(&mut self) {
-        if self.replication.is_master() {
+        if self.replication.following().is_none() {
             return;
         }
         let old = self.replication.history.replid;
@@ -94,6 +110,6 @@ impl Instance {
 
     /// Sets the role letter of the log.
     pub fn announce_role(&self) {
-        log::set_role(if self.replication.is_master() { log::Role::Master } else { log::Role::Replica });
+        log::set_role(if self.replication.following().is_some() { log::Role::Replica } else { log::Role::Master });
     }
 }

@@ -89,7 +89,8 @@ impl Instance {
     fn cut_overrun_feeds(&mut self) {
         let start = self.replication.backlog.as_ref().map_or(0, Backlog::start);
         for feed in &self.replication.feeds {
-            if feed.state.get() != FeedState::WaitsForSnapshot && !feed.rdb_only && feed.cursor.get() < start {
+            let is_cut = feed.cursor.get() < start && !feed.client.is_killed() && !feed.rdb_only;
+            if feed.state.get() != FeedState::WaitsForSnapshot && is_cut {
                 self.stats.client_output_buffer_limit_disconnections += 1;
                 log!(
                     Warning,
@@ -100,11 +101,12 @@ impl Instance {
                 feed.client.kill();
             }
         }
+        self.hold_for_slowest();
     }
 
     /// Lets the backlog know what it must keep.
     pub fn hold_for_slowest(&mut self) {
-        let slowest = self.replication.slowest_cursor();
+        let slowest = self.replication.slowest_held(self.config.repl_backlog_size / 2);
         if let Some(backlog) = &mut self.replication.backlog {
             backlog.set_slowest(slowest);
         }
@@ -138,11 +140,19 @@ impl Instance {
     /// # Errors
     /// The file cannot be made; the words say why.
     pub fn create_backlog(&mut self) -> Result<(), String> {
-        let (history, offset) = (self.replication.history, self.replication.offset);
+        self.create_backlog_with((self.replication.offset, &[]))
+    }
+
+    /// The same with a part of the stream in it that ends at the present offset, and the offset before that.
+    ///
+    /// # Errors
+    /// As [`Instance::create_backlog`].
+    pub fn create_backlog_with(&mut self, stream: (u64, &[u8])) -> Result<(), String> {
+        let history = self.replication.history;
         let run_id: [u8; 40] = self.run_id.as_str().as_bytes().try_into().expect("a run id has 40 digits");
         // A replica forwards a stream that has its database selected already.
         let selected = (!self.replication.is_master()).then_some(self.replication.stream_db as u32);
-        let backlog = Backlog::create(&self.backlog_path(), run_id, history, self.backlog_sizes(), offset, selected);
+        let backlog = Backlog::create(&self.backlog_path(), run_id, history, self.backlog_sizes(), stream, selected);
         let backlog = backlog.map_err(|error| {
             let text = format!("can't make the replication backlog {}: {error}", self.backlog_path().display());
             log!(Warning, "{text}");
@@ -151,6 +161,13 @@ impl Instance {
         self.replication.backlog = Some(backlog);
         self.replication.unfed_since_ms = self.now_ms;
         Ok(())
+    }
+
+    /// Ends the backlog with its file, which would otherwise pass for all that there was of its history.
+    pub(super) fn remove_backlog(&mut self) {
+        if let Some(backlog) = self.replication.backlog.take() {
+            backlog.remove();
+        }
     }
 
     /// After a change of the sizes it depends on.
@@ -222,9 +239,11 @@ impl Instance {
             old_sync: session.old_sync,
             state: state.into(),
             cursor: cursor.into(),
+            unreceived: 0.into(),
             acknowledged: cursor.into(),
             heard_ms: self.now_ms.into(),
             progress: RefCell::default(),
+            stalled_since_ms: None.into(),
         });
         session.client.kind.set(ClientKind::Replica);
         session.feed = Some(Rc::clone(&feed));

@@ -1,9 +1,11 @@
 //! What has to be done from time to time.
 
+use std::rc::Rc;
+
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::log::log;
-use crate::replication::{FeedState, History};
+use crate::replication::{Feed, FeedState, History};
 use crate::resp::append_request;
 
 /// Expiry looks at so many segments of a database at a time.
@@ -24,6 +26,7 @@ impl Instance {
         self.advance_failover();
         self.enforce_output_limits();
         self.expire_due_keys();
+        self.cut_stalled_feeds();
         self.save_if_due();
         if self.last_second != self.now_ms / 1000 {
             self.last_second = self.now_ms / 1000;
@@ -69,7 +72,7 @@ impl Instance {
 
     fn save_if_due(&mut self) {
         let persistence = &self.persistence;
-        if persistence.saving_since_ms.is_some() || self.loading.is_some() {
+        if persistence.snapshot_since_ms.is_some() || self.loading.is_some() {
             return;
         }
         let since = self.now_ms / 1000 - persistence.last_save_s;
@@ -85,7 +88,7 @@ impl Instance {
 
     fn ping_feeds(&mut self) {
         for feed in &self.replication.feeds {
-            if feed.state.get() == FeedState::WaitsForSnapshot {
+            if matches!(feed.state.get(), FeedState::WaitsForSnapshot | FeedState::WaitsForFile) {
                 // An empty line: we live.
                 feed.client.send(|mailbox| mailbox.push(b'\n'));
             }
@@ -108,6 +111,31 @@ impl Instance {
         }
     }
 
+    /// Who does not take its snapshot holds up everyone that shares it.
+    fn cut_stalled_feeds(&mut self) {
+        let receives = |feed: &&Rc<Feed>| matches!(feed.state.get(), FeedState::ReceivesSnapshot { .. });
+        let receiving: Vec<_> = self.replication.feeds.iter().filter(receives).collect();
+        let stalled = receiving.iter().filter_map(|feed| Some((feed.stalled_since_ms.get()?, feed)));
+        let Some((since_ms, slowest)) = stalled.min_by_key(|(since_ms, _)| *since_ms) else { return };
+        // The others would give up after the full time: they too have got nothing meanwhile.
+        let timeout_ms = self.config.repl_timeout.as_millis() as i64 / if receiving.len() > 1 { 2 } else { 1 };
+        let limit_bytes = self.config.client_output_buffer_limit.replica.hard_bytes;
+        if self.now_ms - since_ms > timeout_ms {
+            log!(Warning, "Disconnecting timedout replica (full sync): {}:{}", slowest.ip, slowest.port);
+            slowest.client.kill();
+        } else if limit_bytes > 0 && self.keyspace.walk_held_bytes() as u64 > limit_bytes {
+            // What writes have copied waits for it, and is a part of its output.
+            self.stats.client_output_buffer_limit_disconnections += 1;
+            log!(
+                Warning,
+                "Replica {}:{} scheduled to be closed ASAP for overcoming of output buffer limits.",
+                slowest.ip,
+                slowest.port
+            );
+            slowest.client.kill();
+        }
+    }
+
     fn close_idle_clients(&mut self) {
         let timeout_ms = self.config.timeout.as_millis() as i64;
         for client in self.clients.values() {
@@ -122,11 +150,11 @@ impl Instance {
     /// Who is gone for so long will need everything anyway; what follows is a history that nobody has part of.
     fn forget_unused_backlog(&mut self) {
         let ttl_ms = self.config.repl_backlog_ttl.as_millis() as i64;
-        let replication = &mut self.replication;
+        let replication = &self.replication;
         let unused = ttl_ms > 0 && replication.feeds.is_empty() && self.now_ms - replication.unfed_since_ms > ttl_ms;
         if replication.backlog.is_some() && replication.is_master() && unused {
-            replication.backlog = None;
-            replication.history = History { replid: self.random.id(), previous: None };
+            self.remove_backlog();
+            self.replication.history = History { replid: self.random.id(), previous: None };
             log!(Notice, "Replication backlog freed after {} seconds without connected replicas.", ttl_ms / 1000);
         }
     }

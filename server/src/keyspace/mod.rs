@@ -30,6 +30,7 @@
 //! Database numbers beyond the configured ones are refused by the commands; here they panic like any index.
 
 mod entry;
+mod garbage;
 mod segment;
 mod slab;
 mod table;
@@ -42,6 +43,7 @@ pub use walk::{Chunk, Frame};
 
 use siphasher::sip::SipHasher13;
 use std::cell::Cell;
+use std::collections::HashSet;
 use table::Table;
 use walk::Walk;
 
@@ -116,6 +118,8 @@ pub struct Keyspace {
     version: u64,
     walk: Option<Walk>,
     saw_expired: Cell<bool>,
+    /// Databases and hashes of the keys that are being written, while somebody wants to know.
+    written: Option<HashSet<(usize, u64)>>,
 }
 
 fn keyed_hash(seed: [u64; 2], bytes: &[u8]) -> u64 {
@@ -127,7 +131,7 @@ impl Keyspace {
     /// An empty data set of `databases` databases whose hashes are keyed with `seed`, which should be random.
     pub fn new(databases: usize, seed: [u64; 2]) -> Keyspace {
         let tables = (0..databases).map(|_| None).collect();
-        Keyspace { seed, tables, version: 0, walk: None, saw_expired: Cell::new(false) }
+        Keyspace { seed, tables, version: 0, walk: None, saw_expired: Cell::new(false), written: None }
     }
 
     /// The key of the hash function.
@@ -177,6 +181,16 @@ impl Keyspace {
     /// Whether a `get` met an expired entry since the last call, which clears the flag.
     pub fn take_saw_expired(&self) -> bool {
         self.saw_expired.take()
+    }
+
+    /// Remembers from here on which keys are written; FLUSHDB, SWAPDB and expiry do not count.
+    pub fn record_writes(&mut self) {
+        self.written = Some(HashSet::new());
+    }
+
+    /// The databases and hashes of the keys that were written since [`Keyspace::record_writes`], or may have been.
+    pub fn take_written(&mut self) -> HashSet<(usize, u64)> {
+        self.written.take().unwrap_or_default()
     }
 
     /// The entry, expired or not.
@@ -240,6 +254,9 @@ impl Keyspace {
 
     /// The database's table, made if need be, after the walk has saved what a write to `hash` would change.
     fn table_for_write(&mut self, db: usize, hash: u64) -> &mut Table {
+        if let Some(written) = &mut self.written {
+            written.insert((db, hash));
+        }
         let table = self.tables[db].get_or_insert_with(|| Table::new(self.seed, self.version, 0));
         if let Some(walk) = &mut self.walk {
             walk.before_write(table, hash);
@@ -317,8 +334,9 @@ impl Keyspace {
     pub fn flush(&mut self, db: usize) -> usize {
         let Some(table) = self.tables[db].take() else { return 0 };
         let keys = table.len();
-        if let Some(walk) = &mut self.walk {
-            walk.detach(table);
+        match &mut self.walk {
+            Some(walk) => walk.detach(table),
+            None => table.discard(),
         }
         keys
     }
@@ -354,6 +372,12 @@ impl Keyspace {
     }
 }
 
+impl Drop for Keyspace {
+    fn drop(&mut self) {
+        self.tables.drain(..).flatten().for_each(Table::discard);
+    }
+}
+
 /// Snapshots.
 impl Keyspace {
     /// Freezes the present state for a snapshot; returns the sizes of the databases that are not empty.
@@ -385,6 +409,11 @@ impl Keyspace {
     /// Whether a walk is running.
     pub fn walk_in_progress(&self) -> bool {
         self.walk.is_some()
+    }
+
+    /// Bytes that the running walk holds and has not given away; 0 without a walk.
+    pub fn walk_held_bytes(&self) -> usize {
+        self.walk.as_ref().map_or(0, Walk::memory_bytes)
     }
 
     /// Bytes that writes have made the running walk copy ahead of its turn; 0 without a walk.

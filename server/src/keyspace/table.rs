@@ -13,6 +13,7 @@
 //! in hash order, such as a SCAN cursor or a snapshot's, stays at the start of a segment whatever is written.
 
 use super::entry::{Content, Entry, EntryRef, INLINE_MAX};
+use super::garbage::drop_aside;
 use super::segment::{CAPACITY, Place, Segment};
 use super::slab::Slab;
 use super::{Absent, Deadline, Key, WrongType, keyed_hash};
@@ -21,6 +22,8 @@ use std::ptr::NonNull;
 
 /// A segment deeper than this would need 113 keys that agree in 48 bits of a keyed hash.
 const DEPTH_MAX: u32 = 48;
+/// A value or a table that takes more is not dropped between two commands, in bytes. So much takes some 50 µs.
+const DROPPED_AT_ONCE_MAX: usize = 64 << 10;
 /// How far [`Table::new`] believes a hint: 2^14 segments, 18 MB, for 1.8 million keys.
 const RESERVED_DEPTH_MAX: u32 = 14;
 
@@ -298,7 +301,10 @@ impl Table {
     unsafe fn destroy(&mut self, entry: Entry) {
         // SAFETY: by the contract.
         unsafe {
-            drop(self.unpack(entry));
+            match self.unpack(entry) {
+                Content::Boxed(value) if takes_long_to_drop(&value) => drop_aside(value),
+                content => drop(content),
+            }
             entry.free(&mut self.slab);
         }
     }
@@ -429,6 +435,20 @@ impl Table {
             let chosen = random.checked_rem(accepted.len() as u64)?;
             Some(accepted[chosen as usize])
         })
+    }
+}
+
+fn takes_long_to_drop(value: &Value) -> bool {
+    // A string is one allocation, whatever its size.
+    !matches!(value, Value::Str(_)) && value.heap_bytes() > DROPPED_AT_ONCE_MAX
+}
+
+impl Table {
+    /// Drops the table; nobody waits for it.
+    pub(super) fn discard(self) {
+        if self.memory_bytes() > DROPPED_AT_ONCE_MAX {
+            drop_aside(self);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The keyspace against a map that is obviously right, and what its documentation promises.
 
 use super::*;
-use crate::value::ValueRef;
+use crate::value::{Hash, List, Set, ValueRef};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
@@ -484,6 +484,92 @@ fn a_table_flushed_during_a_walk_is_dropped_when_the_walk_has_passed_it() {
         collect(&chunk, &mut walked);
     }
     assert_eq!((walked.len(), keyspace.memory_bytes()), (5000, 0));
+}
+
+/// Adds numbers to a list at `key`.
+fn push(keyspace: &mut Keyspace, key: &[u8], numbers: std::ops::Range<usize>) {
+    let push = |list: &mut List| numbers.for_each(|number| list.push_back(number.to_string().as_bytes()));
+    let pushed = keyspace.edit(0, keyspace.key(key), 0, Absent::Create, push);
+    assert_eq!(pushed, Ok(Some(())));
+}
+
+fn list_len(keyspace: &Keyspace, key: &[u8]) -> Option<usize> {
+    match keyspace.peek(0, keyspace.key(key))?.value() {
+        ValueRef::List(list) => Some(list.len()),
+        other => panic!("{other:?} is no list"),
+    }
+}
+
+#[test]
+fn an_edit_creates_what_is_absent_and_removes_what_is_empty() {
+    let mut keyspace = keyspace();
+    let key = keyspace.key(b"list");
+    let pop = |list: &mut List| list.pop_front();
+    assert_eq!(keyspace.edit(0, key, 0, Absent::Skip, pop), Ok(None));
+    assert_eq!(keyspace.edit(0, key, 0, Absent::Create, pop), Ok(Some(None)));
+    assert_eq!(keyspace.len(0), 0);
+    push(&mut keyspace, b"list", 0..2);
+    keyspace.set_deadline(0, key, Some(500));
+    assert_eq!(keyspace.edit(0, key, 0, Absent::Skip, pop), Ok(Some(Some(b"0".to_vec()))));
+    assert_eq!(keyspace.peek(0, key).and_then(EntryRef::deadline_ms), Some(500));
+    assert_eq!(keyspace.edit(0, key, 0, Absent::Skip, pop), Ok(Some(Some(b"1".to_vec()))));
+    assert_eq!((keyspace.len(0), keyspace.with_deadline(0)), (0, 0));
+}
+
+#[test]
+fn an_edit_of_another_type_is_refused_and_an_expired_key_is_absent_to_it() {
+    let mut keyspace = keyspace();
+    let add = |set: &mut Set| set.insert(b"member", 10);
+    for (key, length) in [(b"short", 5), (b"long ", 5000)] {
+        let key = keyspace.key(key);
+        keyspace.set_str(0, key, &vec![b'v'; length], Deadline::At(500));
+        assert_eq!(keyspace.edit(0, key, 500, Absent::Create, add), Err(WrongType));
+        assert_eq!(keyspace.edit(0, key, 501, Absent::Skip, add), Ok(None));
+        assert_eq!(keyspace.edit(0, key, 501, Absent::Create, add), Ok(Some(true)));
+        assert_eq!(keyspace.peek(0, key).map(EntryRef::deadline_ms), Some(None));
+        assert_eq!(keyspace.edit(0, key, 501, Absent::Create, |_: &mut Hash| ()), Err(WrongType));
+        assert_eq!(keyspace.str_mut(0, key, |_| ()), None);
+    }
+    assert_eq!((keyspace.len(0), keyspace.with_deadline(0)), (2, 0));
+}
+
+#[test]
+fn an_aggregate_counts_with_what_it_takes_as_it_grows_and_when_it_goes() {
+    let mut keyspace = keyspace();
+    push(&mut keyspace, b"list", 0..1);
+    let small = keyspace.memory_bytes();
+    push(&mut keyspace, b"list", 1..10_000);
+    let big = keyspace.memory_bytes();
+    assert!(big > small + 10_000, "{small} {big}");
+    let (value, _) = keyspace.take(0, keyspace.key(b"list")).expect("it is there");
+    let empty = keyspace.memory_bytes();
+    assert!(empty < small);
+    keyspace.insert(0, keyspace.key(b"list"), value, None);
+    assert_eq!(keyspace.memory_bytes(), big);
+    keyspace.set_str(0, keyspace.key(b"list"), b"", Deadline::Keep);
+    assert!(keyspace.memory_bytes() < small);
+}
+
+#[test]
+fn a_walk_gives_a_big_value_as_it_was_and_copies_only_a_little_of_it() {
+    let mut keyspace = keyspace();
+    push(&mut keyspace, b"kept", 0..10_000);
+    push(&mut keyspace, b"gone", 0..10_000);
+    let bytes = keyspace.memory_bytes() as u64;
+    keyspace.begin_walk().unwrap();
+    push(&mut keyspace, b"kept", 0..5);
+    push(&mut keyspace, b"made", 0..5);
+    keyspace.remove(0, keyspace.key(b"gone"));
+    assert!(keyspace.walk_preimage_bytes() < bytes / 20);
+    let mut walked = BTreeMap::new();
+    while let Some(chunk) = keyspace.walk_slice(4096) {
+        for frame in chunk.iter() {
+            let ValueRef::List(list) = frame.value else { unreachable!("only lists are stored") };
+            walked.insert(frame.key.to_vec(), list.len());
+        }
+    }
+    assert_eq!(walked, BTreeMap::from([(b"gone".to_vec(), 10_000), (b"kept".to_vec(), 10_000)]));
+    assert_eq!(["kept", "gone", "made"].map(|key| list_len(&keyspace, key.as_bytes())), [Some(10_005), None, Some(5)]);
 }
 
 #[test]

@@ -167,10 +167,12 @@ impl Walk {
         self.preimage_bytes += (self.pending.len_bytes() - before) as u64;
     }
 
-    /// Takes a flushed table; returns it if the walk has nothing to do with it.
+    /// Takes a flushed table; one that the walk has nothing to do with is dropped.
     pub(super) fn detach(&mut self, table: Table) {
         if table.walked_as.is_some_and(|db| db >= self.db) {
             self.detached.push(table);
+        } else {
+            table.discard();
         }
     }
 
@@ -203,7 +205,7 @@ impl Walk {
         match next {
             Some(position) => self.position = position,
             None => {
-                detached.retain(|table| table.walked_as != Some(self.db));
+                detached.extract_if(.., |table| table.walked_as == Some(self.db)).for_each(Table::discard);
                 (self.db, self.position) = (self.db + 1, 0);
             }
         }

@@ -181,6 +181,11 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// Bytes that the connection has not taken yet.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.out.len() - self.sent
+    }
+
     /// Adds messages that were left for this connection, and bytes of its own.
     pub(super) fn collect(&mut self, bytes: &[u8]) {
         self.session.client.collect(&mut self.out);

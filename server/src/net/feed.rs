@@ -26,7 +26,7 @@ pub(super) async fn serve(server: &Rc<Server>, connection: &mut Connection) {
         connection.stream.set_nodelay(false);
     }
     let (sender, mut payload) = mpsc::channel(PAYLOAD_PIECES);
-    if feed.state.get() == FeedState::WaitsForSnapshot {
+    if matches!(feed.state.get(), FeedState::WaitsForSnapshot | FeedState::WaitsForFile) {
         server.payloads.borrow_mut().insert(feed.client.id, sender);
     }
     poll_fn(|context| {
@@ -65,8 +65,11 @@ fn poll_feed(
     let mut sent = 0;
     loop {
         connection.collect(&[]);
-        ready!(connection.poll_flush(context))?;
+        let before = connection.waiting_bytes();
+        let flushed = connection.poll_flush(context)?;
         let mut instance = server.instance.borrow_mut();
+        instance.image_waits(feed, connection.waiting_bytes(), connection.waiting_bytes() < before);
+        ready!(flushed);
         match instance.next_for(feed) {
             Next::Image => match ready!(payload.poll_recv(context)) {
                 Some(piece) => connection.collect(&piece),
@@ -87,7 +90,7 @@ fn poll_feed(
                 let pieces = if first.len() < TURN_BYTES { &pieces[..] } else { &pieces[..1] };
                 let count = ready!(connection.stream.poll_write_vectored(context, pieces))?;
                 sent += count;
-                instance.stream_sent(feed, count);
+                instance.stream_sent(feed, count, connection.stream.unreceived_bytes());
             }
             Next::Nothing => return Poll::Ready(Ok(())),
         }

@@ -130,7 +130,7 @@ fn poll_link(
             instance.set_now(now_ms());
             follower.on_time(&instance)?;
         }
-        wire.poll_send(context, follower.out(&server.instance.borrow()))?;
+        wire.poll_send(context, follower.out(&server.instance.borrow()));
         let mut shared = server.read_buffer.borrow_mut();
         let mut buffer = ReadBuf::new(&mut shared);
         ready!(Pin::new(&mut wire.stream).poll_read(context, &mut buffer))?;
@@ -199,15 +199,21 @@ impl Wire {
         Ok(Wire { stream, unread: Vec::new(), patience })
     }
 
-    /// Sends as much of `out` as the connection takes, and leaves the rest.
-    fn poll_send(&mut self, context: &mut Context, out: &mut Vec<u8>) -> io::Result<()> {
+    /// Sends as much of `out` as the connection takes, and leaves the rest. One that takes no more may still hold what
+    /// the upstream had sent before its end: it is read on, and that tells the end.
+    fn poll_send(&mut self, context: &mut Context, out: &mut Vec<u8>) {
         while !out.is_empty() {
             match Pin::new(&mut self.stream).poll_write(context, out) {
-                Poll::Ready(count) => drop(out.drain(..count?)),
+                Poll::Ready(Ok(count)) => drop(out.drain(..count)),
+                Poll::Ready(Err(_)) => out.clear(),
                 Poll::Pending => break,
             }
         }
-        Ok(())
+    }
+
+    /// Says that this server lives, to an upstream that would otherwise wonder; one that takes nothing just now knows.
+    pub(super) fn sign_of_life(&mut self) {
+        let _ = self.stream.try_write(b"\n");
     }
 
     /// Waits for more bytes.

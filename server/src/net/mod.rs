@@ -7,8 +7,10 @@
 mod connection;
 mod feed;
 mod link;
+mod loading;
 mod persist;
 mod receive;
+mod recover;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -32,6 +34,7 @@ use crate::client::{ClientKind, Session};
 use crate::config::{Config, ShutdownOptions};
 use crate::instance::{Action, Instance, Pause, PausedBy, Random};
 use crate::log::log;
+use crate::replication::Remains;
 use crate::snapshot;
 
 /// Bytes read from a connection at once.
@@ -58,6 +61,8 @@ pub(crate) struct Server {
     /// A snapshot is wanted.
     snapshot: Notify,
     save_wanted: Cell<bool>,
+    /// A save that runs, and those who wait for its file.
+    saving: RefCell<Option<persist::Saving>>,
     /// Where the snapshot for each waiting replica goes, by the id of its connection.
     payloads: RefCell<HashMap<u64, mpsc::Sender<Payload>>>,
     link: RefCell<Option<JoinHandle<()>>>,
@@ -69,31 +74,33 @@ fn now_ms() -> i64 {
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Serves until it is told to stop.
+/// Serves until it is told to stop: the data of its directory, or as a ghost what remains of a dead server.
 ///
 /// # Errors
 /// It cannot listen where it should, or its data cannot be loaded.
-pub(crate) fn serve(config: Config) -> Result<(), String> {
+pub(crate) fn serve(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .event_interval(TURNS_PER_POLL)
         .build_local(LocalOptions::default())
         .map_err(|error| format!("the event loop can't be made: {error}"))?;
-    let result = runtime.block_on(run(config));
+    let result = runtime.block_on(run(config, remains));
     // Connections end here; whoever waits for an answer is told by the closed socket.
     runtime.shutdown_background();
     result
 }
 
-async fn run(config: Config) -> Result<(), String> {
+async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let listeners = listen(&config)?;
     let socket = config.unixsocket.as_ref().map(|path| config.dir.join(path));
     let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
     let mut instance = Instance::new(config, now_ms(), Random::from_system());
-    let upstream = instance.config.replicaof.clone();
-    if let Some(upstream) = &upstream {
-        instance.follow_from_start(upstream.clone());
+    let is_ghost = remains.is_some();
+    match (remains, instance.config.replicaof.clone()) {
+        (Some(remains), _) => instance.haunt(remains).map_err(|error| format!("can't map the backlog: {error}"))?,
+        (None, Some(upstream)) => instance.follow_from_start(upstream),
+        (None, None) => {}
     }
     instance.announce_role();
     let server = Rc::new(Server {
@@ -104,6 +111,7 @@ async fn run(config: Config) -> Result<(), String> {
         timer_until_ms: Cell::new(0),
         snapshot: Notify::new(),
         save_wanted: Cell::new(false),
+        saving: RefCell::default(),
         payloads: RefCell::default(),
         link: RefCell::default(),
         stop: Notify::new(),
@@ -123,10 +131,12 @@ async fn run(config: Config) -> Result<(), String> {
     spawn_local(keep_time(Rc::clone(&server)));
     spawn_local(persist::run(Rc::clone(&server)));
     spawn_local(obey_signals(Rc::clone(&server)));
-    persist::load(&server).await.map_err(|error| {
-        log!(Warning, "Fatal error loading the DB: {error}. Exiting.");
-        error
-    })?;
+    if !is_ghost {
+        persist::load(&server).await.map_err(|error| {
+            log!(Warning, "Fatal error loading the DB: {error}. Exiting.");
+            error
+        })?;
+    }
     log!(Notice, "Ready to accept connections");
     // Not before: what was loaded may be a part of the upstream's history.
     server.instance.borrow_mut().act(Action::Relink);
@@ -268,7 +278,10 @@ impl Server {
                     self.save_wanted.set(true);
                     self.snapshot.notify_one();
                 }
-                Action::Sync => self.snapshot.notify_one(),
+                Action::Sync => {
+                    persist::join(self);
+                    self.snapshot.notify_one();
+                }
                 Action::Shutdown(options) => {
                     spawn_local(Rc::clone(self).shut_down(options));
                 }
@@ -282,7 +295,7 @@ impl Server {
             link.abort();
             self.instance.borrow_mut().forget_link();
         }
-        if !self.instance.borrow().replication.is_master() {
+        if self.instance.borrow().replication.following().is_some() {
             *self.link.borrow_mut() = Some(spawn_local(link::follow(Rc::clone(self))));
         }
     }
@@ -293,7 +306,8 @@ impl Server {
             return;
         }
         let mut instance = self.instance.borrow_mut();
-        let save = options.save.unwrap_or(!instance.config.save.is_empty()) && instance.loading.is_none();
+        let has_data = instance.loading.is_none() && !instance.replication.is_ghost();
+        let save = options.save.unwrap_or(!instance.config.save.is_empty()) && has_data;
         if save {
             log!(Notice, "Saving the final RDB snapshot before exiting.");
             // A background save would only write the same once more.

@@ -1,50 +1,55 @@
 //! Snapshots on their way to a file or to replicas, and the dump file's loading at the start.
 //!
-//! One walk at a time: it is cut into slices between requests, a thread of its own encodes the chunks and writes them
-//! where they go, and a full queue between the two makes the walk wait.
+//! One walk at a time serves everyone who wants a snapshot when it begins: the dump file, and all replicas. It is cut into
+//! slices between requests; a thread of its own encodes the chunks and writes them where they go, and a full queue between
+//! the two makes the walk wait. Who comes later joins a walk whose image goes into a file, and otherwise has the next one.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::yield_now;
+use tokio::sync::mpsc;
+use tokio::task::{spawn_blocking, yield_now};
 
-use super::{Payload, Server, now_ms};
-use crate::instance::{Instance, Loading};
+use super::loading::{self, Load, Source};
+use super::{Payload, Server, now_ms, recover};
+use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
-use crate::rdb::Encoder;
-use crate::replication::{Feed, FeedState, History};
-use crate::snapshot::{self, DumpFile, Image, Loader, Point, SLICE_BYTES};
+use crate::replication::{Feed, FeedState, History, ReplicationId};
+use crate::snapshot::{self, DumpFile, Image, LoadError, Loaded, Loader, Point, SLICE_BYTES};
 
 /// Chunks that wait to be encoded before the walk waits.
 const CHUNKS_QUEUED: usize = 4;
 
-/// What a thread that encodes is sent: chunks, then the end. A queue that ends without it was given up.
+/// What the thread that encodes is sent: chunks, then the end. A queue that ends without it was given up.
 type Chunks = mpsc::Receiver<Option<Chunk>>;
 
-/// Where a snapshot goes.
-enum Target {
-    /// Into the dump file.
-    Disk,
-    /// To replicas, as it is made.
-    Sockets,
+/// What one walk is made for.
+struct Round {
+    /// The dump file is to be written.
+    saves: bool,
+    /// Replicas that are sent the image as it is made.
+    streamed: Vec<Rc<Feed>>,
+    /// Replicas that are sent the dump file when it is whole.
+    filed: Vec<Rc<Feed>>,
+}
+
+/// A save that runs: replicas that come before it ends may have its file.
+pub(super) struct Saving {
+    point: Point,
+    filed: Vec<Rc<Feed>>,
 }
 
 /// Makes the snapshots that are asked for, one after the other.
 pub(super) async fn run(server: Rc<Server>) {
     loop {
         server.snapshot.notified().await;
-        while let Some(target) = next_target(&server).await {
-            match target {
-                Target::Disk => save(&server).await,
-                Target::Sockets => stream_to_replicas(&server).await,
-            }
+        while let Some(round) = next_round(&server).await {
+            make(&server, round).await;
         }
     }
 }
@@ -55,55 +60,125 @@ fn waiting(instance: &Instance) -> Vec<Rc<Feed>> {
 }
 
 /// What to do next, once all replicas that are about to join have had their time.
-async fn next_target(server: &Server) -> Option<Target> {
-    if server.instance.borrow().loading.is_some() {
-        return None;
-    }
-    if waiting(&server.instance.borrow()).is_empty() {
-        return server.save_wanted.take().then_some(Target::Disk);
-    }
+async fn next_round(server: &Server) -> Option<Round> {
     // Those that are in this very turn's queue join.
     yield_now().await;
-    wait_for_company(server).await;
+    let mut is_told = false;
+    while let Some(delay) = delay_for_company(server) {
+        if !std::mem::replace(&mut is_told, true) {
+            log!(Notice, "Delay next BGSAVE for diskless SYNC");
+        }
+        // Another one that comes, or a save that is wanted, may end the delay.
+        let _ = tokio::time::timeout(delay, server.snapshot.notified()).await;
+    }
     let instance = server.instance.borrow();
-    let any_streams = waiting(&instance).iter().any(|feed| feed.eof);
-    let target = if instance.config.repl_diskless_sync && any_streams { Target::Sockets } else { Target::Disk };
-    Some(target)
+    if instance.loading.is_some() {
+        return None;
+    }
+    let diskless = instance.config.repl_diskless_sync;
+    let (streamed, filed): (Vec<_>, Vec<_>) = waiting(&instance).into_iter().partition(|feed| diskless && feed.eof);
+    let saves = server.save_wanted.take() || !filed.is_empty();
+    (saves || !streamed.is_empty()).then_some(Round { saves, streamed, filed })
 }
 
-/// Waits for more replicas, for as long as it is configured or until there are enough.
-async fn wait_for_company(server: &Server) {
-    let started = Instant::now();
-    loop {
-        let left = {
-            let instance = server.instance.borrow();
-            let config = &instance.config;
-            let enough = config.repl_diskless_sync_max_replicas as usize;
-            let complete = enough > 0 && waiting(&instance).len() >= enough;
-            if complete { Duration::ZERO } else { config.repl_diskless_sync_delay.saturating_sub(started.elapsed()) }
-        };
-        if left.is_zero() {
-            return;
-        }
-        log!(Notice, "Delay next BGSAVE for diskless SYNC");
-        // Whoever comes is announced.
-        let _ = tokio::time::timeout(left, server.snapshot.notified()).await;
+/// How long to wait for more replicas, if all that is wanted is a snapshot for some that can wait.
+fn delay_for_company(server: &Server) -> Option<Duration> {
+    let instance = server.instance.borrow();
+    let (config, waiting) = (&instance.config, waiting(&instance));
+    let enough = config.repl_diskless_sync_max_replicas as usize;
+    let can_wait = config.repl_diskless_sync && waiting.iter().all(|feed| feed.eof) && !server.save_wanted.get();
+    if !can_wait || enough > 0 && waiting.len() >= enough {
+        return None;
+    }
+    let oldest_ms = waiting.iter().map(|feed| feed.client.created_ms).min()?;
+    let waited = Duration::from_millis((now_ms() - oldest_ms).max(0) as u64);
+    config.repl_diskless_sync_delay.checked_sub(waited).filter(|left| !left.is_zero())
+}
+
+/// Makes one snapshot for everyone who wants it now.
+async fn make(server: &Rc<Server>, round: Round) {
+    let Some(image) = begin(server, &round) else { return };
+    let senders = take_senders(server, &round.streamed);
+    let (chunks, received) = mpsc::channel(CHUNKS_QUEUED);
+    let target = round.saves.then(|| snapshot::dump_path(&server.instance.borrow()));
+    // As long as a replication id, and as unlikely to be met in the data.
+    let mark = server.instance.borrow_mut().random_id();
+    let encoding = spawn_blocking(move || encode(&image, received, target, senders, mark));
+    walk(server, chunks).await;
+    let made = encoding.await.unwrap_or_else(|error| Made::failed(&error.to_string()));
+    finish(server, &round, made);
+}
+
+/// Fixes the image's moment, and lets those who get it know.
+fn begin(server: &Server, round: &Round) -> Option<Image> {
+    let mut instance = server.instance.borrow_mut();
+    instance.set_now(now_ms());
+    if !round.streamed.is_empty() {
+        log!(Notice, "Starting BGSAVE for SYNC with target: replicas sockets");
+    }
+    if !round.filed.is_empty() {
+        log!(Notice, "Starting BGSAVE for SYNC with target: disk");
+    }
+    let image = Image::begin(&mut instance).ok()?;
+    let now_ms = instance.now_ms;
+    let persistence = &mut instance.persistence;
+    persistence.snapshot_since_ms = Some(now_ms);
+    persistence.last_preimage_bytes = 0;
+    if round.saves {
+        persistence.is_saving = true;
+        persistence.last_try_ms = now_ms;
+        persistence.dirty_at_start = persistence.dirty;
+        log!(Notice, "Background saving started by pid {}", std::process::id());
+    }
+    if !round.streamed.is_empty() {
+        log!(Notice, "Background RDB transfer started by pid {}", std::process::id());
+    }
+    if let Some(point) = image.point {
+        instance.promise_image(&round.streamed, point, FeedState::ReceivesSnapshot { is_marked: true });
+        instance.promise_image(&round.filed, point, FeedState::WaitsForFile);
+        *server.saving.borrow_mut() = round.saves.then(|| Saving { point, filed: round.filed.clone() });
+    }
+    Some(image)
+}
+
+/// Lets replicas that have just come have the file that is being written, if the stream since its moment is still there.
+pub(super) fn join(server: &Server) {
+    let mut saving = server.saving.borrow_mut();
+    let Some(Saving { point, filed }) = saving.as_mut() else { return };
+    let mut instance = server.instance.borrow_mut();
+    let replication = &instance.replication;
+    let reaches = replication.backlog.as_ref().is_some_and(|backlog| backlog.slices(point.offset).is_some());
+    if !reaches || replication.history.replid != point.id {
+        return;
+    }
+    // A `SYNC` of old says nothing of the database that the stream has selected.
+    let joining: Vec<_> = waiting(&instance).into_iter().filter(|feed| !feed.old_sync).collect();
+    if !joining.is_empty() {
+        log!(Notice, "Waiting for end of BGSAVE for SYNC");
+        instance.promise_image(&joining, *point, FeedState::WaitsForFile);
+        filed.extend(joining);
     }
 }
 
-/// A replica's snapshot begins: its cursor is where the snapshot ends.
-fn promise(server: &Server, feeds: &[Rc<Feed>], point: Point) -> Vec<mpsc::Sender<Payload>> {
-    server.instance.borrow_mut().promise_image(feeds, point);
+/// The queues of these replicas' connections.
+fn take_senders(server: &Server, feeds: &[Rc<Feed>]) -> Vec<mpsc::Sender<Payload>> {
     let mut payloads = server.payloads.borrow_mut();
     feeds.iter().filter_map(|feed| payloads.remove(&feed.client.id)).collect()
 }
 
-/// Lets the walk go on between requests until it is over or nobody takes its chunks or `wants` them any more.
-async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>, wants: impl Fn(&Instance) -> bool) {
+/// Lets the walk go on between requests until it is over, or nobody takes its chunks, or the data are others.
+async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>) {
     loop {
-        let chunk = server.instance.borrow_mut().keyspace.walk_slice(SLICE_BYTES);
-        let (last, keys) = (chunk.is_none(), chunk.as_ref().map_or(0, |chunk| chunk.iter().count()));
-        if chunks.send(chunk).await.is_err() || last || !dawdle(server, keys, &wants).await {
+        let chunk = {
+            let mut instance = server.instance.borrow_mut();
+            if !instance.keyspace.walk_in_progress() {
+                break;
+            }
+            instance.persistence.last_preimage_bytes = instance.keyspace.walk_preimage_bytes();
+            instance.keyspace.walk_slice(SLICE_BYTES)
+        };
+        let last = chunk.is_none();
+        if chunks.send(chunk).await.is_err() || last {
             break;
         }
         yield_now().await;
@@ -111,111 +186,126 @@ async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>, wants: impl 
     server.instance.borrow_mut().keyspace.abort_walk();
 }
 
-/// Takes as long for so many keys as `rdb-key-save-delay` says, for tests that need a slow snapshot. Whether it is still
-/// wanted then.
-async fn dawdle(server: &Server, keys: usize, wants: impl Fn(&Instance) -> bool) -> bool {
-    const STEP: Duration = Duration::from_millis(10);
-    let delay = server.instance.borrow().config.rdb_key_save_delay;
-    let until = Instant::now() + Duration::from_micros(delay.max(0).unsigned_abs()) * keys as u32;
-    loop {
-        if !wants(&server.instance.borrow()) {
-            return false;
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return true;
-        }
-        tokio::time::sleep(left.min(STEP)).await;
+/// What has become of a snapshot.
+struct Made {
+    /// The image was encoded to its end.
+    image: io::Result<()>,
+    /// The dump file, if one was to be written.
+    file: Option<io::Result<File>>,
+}
+
+impl Made {
+    fn failed(reason: &str) -> Made {
+        let error = || io::Error::other(reason.to_owned());
+        Made { image: Err(error()), file: Some(Err(error())) }
     }
 }
 
-/// Runs `work` on a thread of its own, fed by the walk, and returns its result.
-async fn walk_into<T: Send + 'static>(
-    server: &Server,
-    wants: impl Fn(&Instance) -> bool,
-    work: impl FnOnce(Chunks) -> T + Send + 'static,
-) -> Option<T> {
-    let (sender, chunks) = mpsc::channel(CHUNKS_QUEUED);
-    let (report, result) = oneshot::channel();
-    let spawned = thread::Builder::new().name("snapshot".into()).spawn(move || {
-        // Nobody asks any more if the server ends.
-        let _ = report.send(work(chunks));
+/// Where an image goes as it is encoded.
+struct Outputs {
+    file: Option<io::Result<DumpFile>>,
+    replicas: Vec<mpsc::Sender<Payload>>,
+}
+
+impl Outputs {
+    /// Hands a slice to all. An empty one only asks whether anybody is there.
+    fn write(&mut self, slice: Vec<u8>) -> io::Result<()> {
+        if let Some(Ok(file)) = &mut self.file
+            && let Err(error) = file.write(&slice)
+        {
+            self.file = Some(Err(error));
+        }
+        if slice.is_empty() {
+            self.replicas.retain(|replica| !replica.is_closed());
+        } else {
+            broadcast(&mut self.replicas, slice);
+        }
+        if self.replicas.is_empty() && !matches!(self.file, Some(Ok(_))) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+}
+
+/// Encodes what comes, into a file at `target` if there is one, and to the replicas, for whom `mark` follows the end.
+fn encode(
+    image: &Image,
+    chunks: Chunks,
+    target: Option<PathBuf>,
+    replicas: Vec<mpsc::Sender<Payload>>,
+    mark: ReplicationId,
+) -> Made {
+    let file = target.map(|target| DumpFile::create(&target));
+    let mut outputs = Outputs { file, replicas };
+    broadcast(&mut outputs.replicas, format!("$EOF:{mark}\r\n").into_bytes());
+    let encoded = encode_chunks(image, chunks, &mut outputs);
+    if encoded.is_ok() {
+        broadcast(&mut outputs.replicas, mark.as_str().as_bytes().to_vec());
+    }
+    // That nothing follows tells them that it is over; they need not wait for the disk.
+    outputs.replicas.clear();
+    let file = outputs.file.map(|file| match &encoded {
+        Ok(()) => file.and_then(DumpFile::commit),
+        // What the disk said comes before what followed from it.
+        Err(error) => file.and_then(|_| Err(io::Error::new(error.kind(), error.to_string()))),
     });
-    if let Err(error) = spawned {
-        log!(Warning, "Can't save in background: a thread can't be started: {error}");
-    }
-    walk(server, sender, wants).await;
-    result.await.ok()
+    Made { image: encoded, file }
 }
 
-/// Encodes what comes and hands it on in slices; false if the walk was given up.
-fn encode_all(
-    mut encoder: Encoder,
-    mut chunks: Chunks,
-    mut write: impl FnMut(Vec<u8>) -> io::Result<()>,
-) -> io::Result<bool> {
+fn encode_chunks(image: &Image, mut chunks: Chunks, outputs: &mut Outputs) -> io::Result<()> {
+    let mut encoder = image.encoder();
     while let Some(message) = chunks.blocking_recv() {
-        let Some(chunk) = message else {
-            write(encoder.finish())?;
-            return Ok(true);
-        };
-        snapshot::encode(&mut encoder, &chunk, &mut write)?;
+        let Some(chunk) = message else { return outputs.write(encoder.finish()) };
+        snapshot::encode(&mut encoder, &chunk, image.delay(), |slice| outputs.write(slice))?;
     }
-    Ok(false)
+    Err(io::Error::other("it was given up"))
 }
 
-/// `BGSAVE`, and full resyncs through the dump file for those who can't take a stream.
-async fn save(server: &Rc<Server>) {
-    let (image, feeds, path) = {
-        let mut instance = server.instance.borrow_mut();
-        instance.set_now(now_ms());
-        let feeds = waiting(&instance);
-        if !feeds.is_empty() {
-            log!(Notice, "Starting BGSAVE for SYNC with target: disk");
-        }
-        let Ok(image) = Image::begin(&mut instance) else { return };
-        let now_ms = instance.now_ms;
-        let persistence = &mut instance.persistence;
-        persistence.saving_since_ms = Some(now_ms);
-        persistence.last_try_ms = now_ms;
-        persistence.dirty_at_start = persistence.dirty;
-        log!(Notice, "Background saving started by pid {}", std::process::id());
-        (image, feeds, snapshot::dump_path(&instance))
-    };
-    let senders = image.point.map_or_else(Vec::new, |point| promise(server, &feeds, point));
-    let target = path.clone();
-    let result = walk_into(
-        server,
-        |_| true,
-        move |chunks| {
-            let mut file = DumpFile::create(&target)?;
-            if !encode_all(image.encoder(), chunks, |bytes| file.write(&bytes))? {
-                return Err(io::Error::other("it was given up"));
-            }
-            file.commit()
-        },
-    )
-    .await;
-    let result = result.unwrap_or_else(|| Err(io::Error::other("its thread has ended")));
-    finish_save(&mut server.instance.borrow_mut(), &result);
-    match result {
-        Ok(()) if !senders.is_empty() => send_file(path, senders),
-        Ok(()) => {}
-        Err(_) => feeds.iter().for_each(|feed| feed.client.kill()),
-    }
-}
-
-fn finish_save(instance: &mut Instance, result: &io::Result<()>) {
+fn finish(server: &Server, round: &Round, made: Made) {
+    let saving = server.saving.take();
+    let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
-    let preimage_bytes = instance.keyspace.walk_preimage_bytes();
     let now_ms = instance.now_ms;
     let persistence = &mut instance.persistence;
-    let started_ms = persistence.saving_since_ms.take().unwrap_or(now_ms);
+    let started_ms = persistence.snapshot_since_ms.take().unwrap_or(now_ms);
+    persistence.is_saving = false;
     persistence.last_duration_s = Some((now_ms - started_ms) / 1000);
-    persistence.last_preimage_bytes = preimage_bytes;
+    log!(Notice, "Writes have made the snapshot copy {} bytes before their turn", persistence.last_preimage_bytes);
+    if !round.streamed.is_empty() {
+        finish_streams(&round.streamed, &made.image);
+    }
+    if !round.saves {
+        return;
+    }
+    let filed = saving.map_or_else(Vec::new, |saving| saving.filed);
+    let file = made.file.unwrap_or_else(|| Err(io::Error::other("it was not written")));
+    finish_save(&mut instance, &file);
+    match file {
+        Ok(file) => send_file(file, &filed, take_senders(server, &filed)),
+        Err(_) => filed.iter().for_each(|feed| feed.client.kill()),
+    }
+}
+
+fn finish_streams(feeds: &[Rc<Feed>], result: &io::Result<()>) {
+    match result {
+        Ok(()) => log!(Notice, "Background RDB transfer terminated with success"),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            log!(Warning, "Background RDB transfer ended: all its replicas have gone");
+        }
+        Err(error) => {
+            log!(Warning, "Background transfer error: {error}");
+            // Half an image is no image: they must begin again.
+            feeds.iter().for_each(|feed| feed.client.kill());
+        }
+    }
+}
+
+fn finish_save(instance: &mut Instance, result: &io::Result<File>) {
+    let now_ms = instance.now_ms;
+    let persistence = &mut instance.persistence;
     persistence.failed = result.is_err();
     match result {
-        Ok(()) => {
+        Ok(_) => {
             persistence.dirty -= persistence.dirty_at_start.min(persistence.dirty);
             persistence.last_save_s = now_ms / 1000;
             persistence.saves += 1;
@@ -227,10 +317,13 @@ fn finish_save(instance: &mut Instance, result: &io::Result<()>) {
 }
 
 /// Sends the dump file, its length before it.
-fn send_file(path: PathBuf, mut senders: Vec<mpsc::Sender<Payload>>) {
-    let spawned = thread::Builder::new().name("send-snapshot".into()).spawn(move || {
-        let send = |senders: &mut Vec<mpsc::Sender<Payload>>| -> io::Result<()> {
-            let mut file = File::open(&path)?;
+fn send_file(mut file: File, feeds: &[Rc<Feed>], mut senders: Vec<mpsc::Sender<Payload>>) {
+    if senders.is_empty() {
+        return;
+    }
+    feeds.iter().for_each(|feed| feed.state.set(FeedState::ReceivesSnapshot { is_marked: false }));
+    spawn_blocking(move || {
+        let mut send = |senders: &mut Vec<mpsc::Sender<Payload>>| -> io::Result<()> {
             let mut left = file.metadata()?.len();
             broadcast(senders, format!("${left}\r\n").into_bytes());
             let mut buffer = vec![0; SLICE_BYTES];
@@ -248,86 +341,59 @@ fn send_file(path: PathBuf, mut senders: Vec<mpsc::Sender<Payload>>) {
             log!(Warning, "Can't read the dump file for SYNC: {error}");
         }
     });
-    if let Err(error) = spawned {
-        log!(Warning, "Can't send the dump file: a thread can't be started: {error}");
-    }
 }
 
-/// Sends a piece to everyone who still takes it.
-fn broadcast(senders: &mut Vec<mpsc::Sender<Payload>>, bytes: Vec<u8>) {
+/// Sends a piece to everyone who still takes it. Who takes nothing makes the others wait until it is cut.
+fn broadcast(replicas: &mut Vec<mpsc::Sender<Payload>>, bytes: Vec<u8>) {
     let piece: Payload = Arc::from(bytes);
-    senders.retain(|sender| sender.blocking_send(Arc::clone(&piece)).is_ok());
+    replicas.retain(|replica| replica.blocking_send(Arc::clone(&piece)).is_ok());
 }
 
-/// A full resync for all that wait, straight to their sockets.
-async fn stream_to_replicas(server: &Rc<Server>) {
-    let (image, feeds) = {
-        let mut instance = server.instance.borrow_mut();
-        instance.set_now(now_ms());
-        let feeds: Vec<_> = waiting(&instance).into_iter().filter(|feed| feed.eof).collect();
-        log!(Notice, "Starting BGSAVE for SYNC with target: replicas sockets");
-        let Ok(image) = Image::begin(&mut instance) else { return };
-        log!(Notice, "Background RDB transfer started by pid {}", std::process::id());
-        (image, feeds)
-    };
-    let Some(point) = image.point else { return };
-    let mut senders = promise(server, &feeds, point);
-    // The mark is as long as a replication id, and as unlikely to be met in the data.
-    let mark = server.instance.borrow_mut().random_id();
-    let receivers = feeds.clone();
-    let wants = move |instance: &Instance| receivers.iter().any(|feed| instance.clients.contains_key(&feed.client.id));
-    let sent = walk_into(server, wants, move |chunks| {
-        broadcast(&mut senders, format!("$EOF:{mark}\r\n").into_bytes());
-        let complete = encode_all(image.encoder(), chunks, |bytes| {
-            broadcast(&mut senders, bytes);
-            if senders.is_empty() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
-        });
-        if matches!(complete, Ok(true)) {
-            broadcast(&mut senders, mark.as_str().as_bytes().to_vec());
-            log!(Notice, "Diskless rdb transfer, done reading from pipe, {} replicas still up.", senders.len());
-        }
-        complete
-    })
-    .await;
-    match sent {
-        Some(Ok(true)) => log!(Notice, "Background RDB transfer terminated with success"),
-        Some(Err(_)) => log!(Warning, "Background RDB transfer ended: all its replicas have gone"),
-        Some(Ok(false)) | None => {
-            log!(Warning, "Background transfer error");
-            // Half an image is no image: they must begin again.
-            feeds.iter().for_each(|feed| feed.client.kill());
-        }
-    }
-}
-
-/// Loads the dump file, if there is one, a piece at a time.
+/// Loads the dump file, if there is one.
 ///
 /// # Errors
 /// It can't be read, or it is not what it should be; the words say which file and why.
 pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
+    let remains = recover::remains(server).await;
     let path = snapshot::dump_path(&server.instance.borrow());
-    let mut file = match File::open(&path) {
+    let file = match File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(remains) = remains {
+                recover::recover(server, remains, None).await?;
+            }
+            return Ok(());
+        }
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
     let total_bytes = file.metadata().map_or(0, |metadata| metadata.len());
     let started = std::time::Instant::now();
-    let mut loader = begin_loading(server, total_bytes, false);
-    load_file(server, &mut loader, &mut file).await.map_err(|error| format!("{}: {error}", path.display()))?;
-    let loaded = loader.finish().map_err(|error| format!("{}: {error}", path.display()))?;
-    {
+    let mut loader = Loader::new(&server.instance.borrow());
+    if remains.is_some() {
+        loader.keep_expired();
+    }
+    let loaded = load_file(server, loader, file, total_bytes).await;
+    let loaded = loaded.map_err(|error| format!("{}: {error}", path.display()))?;
+    server.instance.borrow_mut().install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
+    let is_recovered = match remains {
+        Some(remains) => recover::recover(server, remains, loaded.point).await?,
+        None => false,
+    };
+    if let Some(point) = loaded.point.filter(|_| !is_recovered) {
         let mut instance = server.instance.borrow_mut();
-        instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
-        if let Some(point) = loaded.point {
-            resume_history(&mut instance, point)?;
-        }
+        resume_history(&mut instance, point)?;
         for (db, name) in &loaded.dropped {
             instance.propagate_request(*db, &[b"DEL", name]);
         }
     }
     log!(Notice, "DB loaded from disk: {:.3} seconds", started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Loads a whole file.
+async fn load_file(server: &Server, loader: Loader, file: File, total_bytes: u64) -> Result<Loaded, LoadError> {
+    loading::announce(server, total_bytes, false);
+    Load::spawn(loader, Source::File(file)).finish(server, || {}).await
 }
 
 /// What was loaded is a point of a known history, and those who know it may continue.
@@ -343,40 +409,4 @@ fn resume_history(instance: &mut Instance, point: Point) -> Result<(), String> {
     let previous = Some((point.id, point.offset));
     replication.history = History { replid: replication.history.replid, previous };
     instance.create_backlog()
-}
-
-/// Says that a data set is being loaded, and makes what loads it.
-pub(super) fn begin_loading(server: &Server, total_bytes: u64, serves_old_data: bool) -> Loader {
-    let mut instance = server.instance.borrow_mut();
-    instance.loading = Some(Loading { started_ms: instance.now_ms, total_bytes, loaded_bytes: 0, serves_old_data });
-    Loader::new(&instance)
-}
-
-/// How many keys an image in a file has, without loading it; gives way to others now and then.
-pub(super) async fn count_keys(server: &Server, file: &mut File) -> Result<u64, snapshot::LoadError> {
-    let (mut counter, mut buffer) = (snapshot::KeyCounter::new(&server.instance.borrow()), Vec::new());
-    while snapshot::read_slice(file, &mut buffer)? && !counter.feed(&buffer)? {
-        yield_now().await;
-    }
-    Ok(counter.keys())
-}
-
-/// Loads a whole file, giving way to others now and then.
-pub(super) async fn load_file(
-    server: &Server,
-    loader: &mut Loader,
-    file: &mut File,
-) -> Result<(), snapshot::LoadError> {
-    let mut buffer = Vec::new();
-    while snapshot::read_slice(file, &mut buffer)? {
-        let complete = loader.feed(&buffer)?;
-        if let Some(loading) = &mut server.instance.borrow_mut().loading {
-            loading.loaded_bytes += buffer.len() as u64;
-        }
-        if complete {
-            break;
-        }
-        yield_now().await;
-    }
-    Ok(())
 }

@@ -1,37 +1,68 @@
 //! A full resync, seen from the replica: the upstream's image is received, loaded, and put in the place of the data.
+//!
+//! ```text
+//!                            file     loaded from     the old data are there until
+//! swapdb, or on-empty-db          –        the wire        the new ones are whole, and stay if these never are
+//! disabled, without data     written       the file, while it grows
+//! disabled, with data        written       the file, when it is whole and the old data have gone
+//! ```
+//!
+//! Every way the data are loaded into a key space of their own, on a thread of its own, and exchanged for the present ones
+//! at once: nobody ever sees some of both.
 
-use std::fs::File;
-use std::io::Seek;
 use std::rc::Rc;
+use std::time::Duration;
 
-use tokio::task::yield_now;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 use super::link::{LinkError, Wire};
-use super::{Server, now_ms, persist};
+use super::loading::{self, Load, Source};
+use super::{Server, now_ms};
 use crate::config::DisklessLoad;
 use crate::instance::Promise;
 use crate::log::log;
 use crate::replication::{Link, Payload};
-use crate::snapshot::{self, DumpFile, Loaded};
+use crate::snapshot::{self, DumpFile, KeyCounter, LoadError, Loaded, Loader};
+
+/// Pieces of an image that wait to be loaded or written before no more are read.
+const PIECES_QUEUED: usize = 16;
+
+/// How often the upstream is told that this server lives, while it has no time to read.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Replaces the data by the upstream's, which it has promised.
 pub(super) async fn full_resync(server: &Rc<Server>, wire: &mut Wire, promise: Promise) -> Result<(), LinkError> {
     let Promise { id, offset, payload } = promise;
-    let mode = server.instance.borrow().config.repl_diskless_load;
-    let has_data = {
-        let keyspace = &server.instance.borrow().keyspace;
-        (0..keyspace.databases()).any(|db| keyspace.len(db) > 0)
+    let (mode, has_data) = {
+        let instance = server.instance.borrow();
+        let keyspace = &instance.keyspace;
+        let has_data = (0..keyspace.databases()).any(|db| !keyspace.is_empty(db));
+        (instance.config.repl_diskless_load, has_data)
     };
     let loaded = match mode {
         DisklessLoad::SwapDb => load_from_wire(server, wire, payload, has_data).await?,
         DisklessLoad::OnEmptyDb if !has_data => load_from_wire(server, wire, payload, false).await?,
-        DisklessLoad::OnEmptyDb | DisklessLoad::Disabled => load_through_file(server, wire, promise).await?,
+        DisklessLoad::OnEmptyDb | DisklessLoad::Disabled => load_through_file(server, wire, promise, has_data).await?,
     };
-    let mut instance = server.instance.borrow_mut();
-    instance.set_now(now_ms());
-    // What was received into a file was judged before; then there are no old data any more.
-    instance.judge_image(id, loaded.keys_loaded)?;
-    Ok(instance.install_image(loaded, id, offset)?)
+    let old = {
+        let mut instance = server.instance.borrow_mut();
+        instance.set_now(now_ms());
+        // What was received into a file was judged before: by now there are no old data.
+        instance.judge_image(id, loaded.keys_loaded)?;
+        instance.install_image(loaded, id, offset)?
+    };
+    discard(old);
+    // A save may have been asked for meanwhile.
+    server.snapshot.notify_one();
+    Ok(())
+}
+
+/// Frees what may be large where it holds up nobody.
+fn discard<T: Send + 'static>(old: T) {
+    spawn_blocking(move || drop(old));
 }
 
 fn announce(payload: Payload, place: &str) {
@@ -45,17 +76,7 @@ fn announce(payload: Payload, place: &str) {
     }
 }
 
-/// Says how much has come.
-fn progress(server: &Server, total_bytes: Option<u64>, read_bytes: u64) {
-    let mut instance = server.instance.borrow_mut();
-    instance.set_now(now_ms());
-    instance.set_link(Link::Transfer { total_bytes, read_bytes });
-    if let Some(loading) = &mut instance.loading {
-        loading.loaded_bytes = read_bytes;
-    }
-}
-
-/// Loads the image as it comes, into a key space of its own; the old data are there until it is complete.
+/// Loads the image as it comes; the old data are there until it is complete.
 async fn load_from_wire(
     server: &Rc<Server>,
     wire: &mut Wire,
@@ -63,59 +84,113 @@ async fn load_from_wire(
     serves_old_data: bool,
 ) -> Result<Loaded, LinkError> {
     announce(payload, "parser");
-    let total = payload.total_bytes();
     log!(Notice, "MASTER <-> REPLICA sync: Loading DB in memory");
-    let mut loader = persist::begin_loading(server, total.unwrap_or(0), serves_old_data);
-    let mut read_bytes = 0;
-    loop {
-        while wire.unread.is_empty() {
-            wire.read().await?;
-        }
-        let bytes = std::mem::take(&mut wire.unread);
-        read_bytes += bytes.len() as u64;
-        if loader.feed(&bytes)? {
-            break;
-        }
-        progress(server, total, read_bytes);
-        yield_now().await;
-    }
-    wire.unread = loader.unread().to_vec();
-    while !payload.end(read_bytes - wire.unread.len() as u64, &mut wire.unread)? {
-        wire.read().await?;
-    }
-    Ok(loader.finish()?)
+    loading::announce(server, payload.total_bytes().unwrap_or(0), serves_old_data);
+    let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
+    let load = Load::spawn(Loader::new(&server.instance.borrow()), Source::Pieces(pieces));
+    receive(server, wire, &payload, sender).await?;
+    finish(server, wire, load).await
 }
 
-/// Receives the image into a file, which becomes the dump file, and only then replaces the data.
-async fn load_through_file(server: &Rc<Server>, wire: &mut Wire, promise: Promise) -> Result<Loaded, LinkError> {
+/// Receives the image into a file, which becomes the dump file.
+async fn load_through_file(
+    server: &Rc<Server>,
+    wire: &mut Wire,
+    promise: Promise,
+    has_data: bool,
+) -> Result<Loaded, LinkError> {
     let Promise { id, payload, .. } = promise;
     announce(payload, "disk");
-    let mut file = DumpFile::create(&snapshot::dump_path(&server.instance.borrow()))?;
-    receive(server, wire, &payload, &mut file).await?;
-    let mut source = File::open(file.path())?;
+    let file = DumpFile::create(&snapshot::dump_path(&server.instance.borrow()))?;
+    let mut reader = file.reader()?;
+    let (grown, grows) = std::sync::mpsc::channel();
+    // There is no room for two data sets at a time, but there is nothing wrong with one that grows with its file.
+    let loader = (!has_data).then(|| Loader::new(&server.instance.borrow()));
+    let early = loader.map(|loader| (reader.try_clone(), loader, grows));
+    let early = match early {
+        Some((file, loader, grows)) => Some(Load::spawn(loader, Source::GrowingFile(file?, grows))),
+        None => None,
+    };
+    let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
+    let writing = spawn_blocking(move || write(pieces, file, &grown));
+    receive(server, wire, &payload, sender).await?;
+    let file = joined(writing).await?;
     if server.instance.borrow().guards_against(id) {
-        let keys = persist::count_keys(server, &mut source).await?;
+        let (copy, counter) = (reader.try_clone()?, KeyCounter::new(&server.instance.borrow()));
+        let keys = spawn_blocking(move || counter.count(copy)).await.map_err(std::io::Error::other)??;
         server.instance.borrow_mut().judge_image(id, keys)?;
-        source.rewind()?;
     }
     log!(Notice, "MASTER <-> REPLICA sync: Flushing old data");
-    server.instance.borrow_mut().discard_data();
-    let total_bytes = source.metadata()?.len();
+    let old = server.instance.borrow_mut().discard_data();
+    discard(old);
     log!(Notice, "MASTER <-> REPLICA sync: Loading DB in memory");
-    let mut loader = persist::begin_loading(server, total_bytes, false);
-    persist::load_file(server, &mut loader, &mut source).await?;
-    let loaded = loader.finish()?;
-    file.commit()?;
+    loading::announce(server, reader.metadata()?.len(), false);
+    let load = match early {
+        Some(load) => load,
+        None => {
+            std::io::Seek::rewind(&mut reader)?;
+            Load::spawn(Loader::new(&server.instance.borrow()), Source::File(reader))
+        }
+    };
+    // The disk has work to do while the data are loaded.
+    let syncing = spawn_blocking(move || file.sync().map(|()| file));
+    let loaded = finish(server, wire, load).await?;
+    let file = joined(syncing).await?;
+    joined(spawn_blocking(move || file.commit())).await?;
     Ok(loaded)
 }
 
-async fn receive(server: &Server, wire: &mut Wire, payload: &Payload, file: &mut DumpFile) -> Result<(), LinkError> {
+async fn joined<T>(thread: JoinHandle<std::io::Result<T>>) -> Result<T, LinkError> {
+    Ok(thread.await.map_err(std::io::Error::other)??)
+}
+
+/// Writes what comes into the file, and says after each piece how much it has by now.
+fn write(
+    mut pieces: mpsc::Receiver<Vec<u8>>,
+    mut file: DumpFile,
+    grown: &std::sync::mpsc::Sender<u64>,
+) -> std::io::Result<DumpFile> {
+    let mut bytes = 0;
+    while let Some(piece) = pieces.blocking_recv() {
+        file.write(&piece)?;
+        bytes += piece.len() as u64;
+        // Where there are old data, nobody reads along.
+        let _ = grown.send(bytes);
+    }
+    Ok(file)
+}
+
+/// Waits for the loaded data, and lets the upstream know meanwhile that this server lives.
+async fn finish(server: &Server, wire: &mut Wire, load: Load) -> Result<Loaded, LinkError> {
+    let mut said = std::time::Instant::now();
+    let sign_of_life = || {
+        if said.elapsed() > SIGN_OF_LIFE {
+            said = std::time::Instant::now();
+            wire.sign_of_life();
+        }
+    };
+    load.finish(server, sign_of_life).await.map_err(LoadError::into)
+}
+
+/// Hands on what comes until the image has come whole, or nobody takes it any more.
+async fn receive(
+    server: &Server,
+    wire: &mut Wire,
+    payload: &Payload,
+    pieces: mpsc::Sender<Vec<u8>>,
+) -> Result<(), LinkError> {
     let mut received = 0;
     loop {
         let (ready, complete) = payload.split(&wire.unread, received);
-        file.write(&wire.unread[..ready])?;
-        wire.unread.drain(..ready);
-        received += ready as u64;
+        if ready > 0 {
+            let rest = wire.unread.split_off(ready);
+            let piece = std::mem::replace(&mut wire.unread, rest);
+            received += ready as u64;
+            if !hand_on(wire, &pieces, piece).await {
+                // Its thread has ended, and says why.
+                return Ok(());
+            }
+        }
         if complete {
             payload.end(received, &mut wire.unread)?;
             return Ok(());
@@ -123,4 +198,30 @@ async fn receive(server: &Server, wire: &mut Wire, payload: &Payload, file: &mut
         progress(server, payload.total_bytes(), received);
         wire.read().await?;
     }
+}
+
+/// False if nobody takes it.
+async fn hand_on(wire: &mut Wire, pieces: &mpsc::Sender<Vec<u8>>, piece: Vec<u8>) -> bool {
+    let piece = match pieces.try_send(piece) {
+        Ok(()) => return true,
+        Err(TrySendError::Closed(_)) => return false,
+        Err(TrySendError::Full(piece)) => piece,
+    };
+    loop {
+        match timeout(SIGN_OF_LIFE, pieces.reserve()).await {
+            Ok(Ok(permit)) => {
+                permit.send(piece);
+                return true;
+            }
+            Ok(Err(_)) => return false,
+            Err(_) => wire.sign_of_life(),
+        }
+    }
+}
+
+/// Says how much has come.
+fn progress(server: &Server, total_bytes: Option<u64>, read_bytes: u64) {
+    let mut instance = server.instance.borrow_mut();
+    instance.set_now(now_ms());
+    instance.set_link(Link::Transfer { total_bytes, read_bytes });
 }

@@ -1,6 +1,7 @@
 //! A client's socket, of either kind.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -28,6 +29,18 @@ impl Stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
         }
+    }
+
+    /// Bytes written that the other machine has not confirmed; what it has confirmed outlives this process.
+    pub(super) fn unreceived_bytes(&self) -> u64 {
+        let descriptor = match self {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+        };
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open as long as `self`, and the call (SIOCOUTQ) writes one int.
+        let result = unsafe { libc::ioctl(descriptor, libc::TIOCOUTQ, &raw mut bytes) };
+        if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
     /// Whether small writes go out at once; there is no other way over a Unix socket.

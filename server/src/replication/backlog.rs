@@ -33,6 +33,9 @@
 //! at no instant does the header claim a byte that is not there. A crash of the machine may lose any page of the file,
 //! therefore a file of an earlier boot is refused.
 //!
+//! Whoever writes a file holds an exclusive lock (flock) on it from before it gets its name, and the kernel gives the lock
+//! back when it has ended the process. [`Remains`] is the other side: the file of a server that is certainly dead.
+//!
 //! The ring keeps what the slowest attached cursor has still to send, by growing (a larger file takes the place of the present
 //! one) up to a limit; beyond it, the caller is told to cut that cursor off.
 //!
@@ -41,17 +44,17 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{FileExt, OpenOptionsExt},
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering, compiler_fence},
 };
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapOptions};
 
 /// A replication id: the name of one line of history, 40 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +92,38 @@ pub struct History {
     pub replid: ReplicationId,
     /// The id before that (`master_replid2`), and the offset up to which both name the same bytes, in bytes applied.
     pub previous: Option<(ReplicationId, u64)>,
+}
+
+impl History {
+    /// Finds out whether the first `offset` bytes of the history `id` are a part of this one.
+    ///
+    /// # Errors
+    /// They are not; the words are those of a server's log.
+    pub fn includes(&self, id: &[u8], offset: u64) -> Result<(), String> {
+        let replid = &self.replid;
+        if id == replid.as_str().as_bytes() {
+            return Ok(());
+        }
+        match &self.previous {
+            Some((previous, valid_to)) if id == previous.as_str().as_bytes() => {
+                if offset <= *valid_to {
+                    return Ok(());
+                }
+                Err(format!(
+                    "Requested offset for second ID was {}, but I can reply up to {}",
+                    offset + 1,
+                    valid_to + 1
+                ))
+            }
+            previous => {
+                let previous = previous.as_ref().map_or_else(|| "0".repeat(40), |(id, _)| id.to_string());
+                Err(format!(
+                    "Replication ID mismatch (Replica asked for '{}', my replication IDs are '{replid}' and '{previous}')",
+                    String::from_utf8_lossy(id)
+                ))
+            }
+        }
+    }
 }
 
 /// How large a backlog is.
@@ -131,6 +166,9 @@ pub enum BacklogError {
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// Its server has not ended.
+    #[error("the backlog file of a server that is alive")]
+    InUse,
     /// The file is none of ours.
     #[error("not a backlog file")]
     Magic,
@@ -166,25 +204,112 @@ pub enum BacklogError {
     },
 }
 
-/// What the file of a dead server holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Salvaged {
+/// The backlog file of a server that has ended, open and only read. While it is held, the file cannot vanish.
+#[derive(Debug)]
+pub struct Remains {
+    file: File,
+    capacity: u64,
+    selections: [Selection; 2],
     /// The lines of history.
     pub history: History,
     /// The server's run id.
     pub run_id: [u8; 40],
-    /// The offset before the first of `bytes`.
+    /// The oldest offset to continue from.
     pub start: u64,
-    /// Everything retained.
-    pub bytes: Vec<u8>,
-    /// The database selected at the end of `bytes`.
-    pub selected_db: Option<u32>,
+    /// The offset after the newest byte.
+    pub end: u64,
 }
 
-impl Salvaged {
-    /// The offset after the last of `bytes`.
-    pub fn end(&self) -> u64 {
-        self.start + self.bytes.len() as u64
+impl Remains {
+    /// Opens the file at `path`. Reads its header and nothing else.
+    ///
+    /// # Errors
+    /// It cannot be read, or cannot be trusted, or is that of a server that lives.
+    pub fn open(path: &Path) -> Result<Self, BacklogError> {
+        loop {
+            let file = File::open(path)?;
+            match file.try_lock_shared() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(BacklogError::InUse),
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+            }
+            // A server that has moved to another file since we opened this one holds the lock on that one.
+            if is_at(&file, path)? {
+                return Self::read(file);
+            }
+        }
+    }
+
+    fn read(file: File) -> Result<Self, BacklogError> {
+        let found = file.metadata()?.len();
+        if found < RING as u64 {
+            return Err(BacklogError::Length { expected: RING as u64, found });
+        }
+        let mut header = [0; RING];
+        file.read_exact_at(&mut header, 0)?;
+        let header = HeaderView(&header);
+        let capacity = header.capacity(found)?;
+        let (start, end) = header.offsets(capacity)?;
+        Ok(Self {
+            capacity,
+            selections: header.selections(),
+            history: header.history()?,
+            run_id: header.array(RUN_ID),
+            start,
+            end,
+            file,
+        })
+    }
+
+    /// How much more there is for one that has `offset` bytes of the history `id`, bytes.
+    ///
+    /// # Errors
+    /// It cannot be continued from there; the words say why.
+    pub fn beyond(&self, id: &[u8], offset: u64) -> Result<u64, String> {
+        self.history.includes(id, offset)?;
+        match (self.start..=self.end).contains(&offset) {
+            true => Ok(self.end - offset),
+            false => Err(format!("the backlog has offsets {} to {}, and not {offset}", self.start, self.end)),
+        }
+    }
+
+    /// The database that the stream has selected at its end; `None` if it has selected none.
+    pub fn selected_db(&self) -> Option<u32> {
+        selected_db(self.selections, self.end)
+    }
+
+    /// Everything retained.
+    ///
+    /// # Errors
+    /// The disk says no.
+    pub fn bytes(&self) -> io::Result<Vec<u8>> {
+        read_ring(&self.file, self.capacity, self.start, self.end)
+    }
+
+    /// The same as a backlog that can be read from like any other. Nothing that is done to it reaches the file.
+    ///
+    /// # Errors
+    /// The file cannot be mapped.
+    pub fn view(self) -> io::Result<Backlog> {
+        // SAFETY: a private mapping, which the file's contents back. Nobody writes to or shortens a file that has had its
+        // name: its server is dead, and another one makes a file of its own.
+        let map = unsafe { MmapOptions::new().map_copy(&self.file) }?;
+        Ok(Backlog {
+            // There is nothing to be made anew here: it neither grows nor shrinks.
+            path: PathBuf::new(),
+            sizes: Sizes { capacity: self.capacity, capacity_max: self.capacity },
+            run_id: self.run_id,
+            history: self.history,
+            history_number: 0,
+            selections: self.selections,
+            start: self.start,
+            end: self.end,
+            next: RING + (self.end % self.capacity) as usize,
+            slowest: None,
+            oversized: None,
+            room_until: u64::MAX,
+            file: Mapping { map, capacity: self.capacity, locked: self.file },
+        })
     }
 }
 
@@ -204,7 +329,7 @@ struct Selection {
 /// let replid = ReplicationId::parse(&[b'a'; 40]).expect("40 digits");
 /// let sizes = Sizes { capacity: 8, capacity_max: 8 };
 /// let history = History { replid, previous: None };
-/// let mut backlog = Backlog::create(&directory.path().join("backlog.bin"), [b'0'; 40], history, sizes, 100, None)?;
+/// let mut backlog = Backlog::create(&directory.path().join("backlog.bin"), [b'0'; 40], history, sizes, (100, b""), None)?;
 /// assert!(matches!(backlog.append(b"0123456789"), Appended::Kept));
 /// assert_eq!((backlog.start(), backlog.end()), (102, 110));
 /// assert_eq!(backlog.slices(107), Some((&b"789"[..], &b""[..])));
@@ -232,8 +357,10 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Makes the file at `path` (mode 0600, in the place of one that is there) with an empty ring at offset `at`, where the
-    /// stream has `selected_db` selected. Offsets are below 2^63, as on the wire.
+    /// Makes the file at `path` (mode 0600, in the place of one that is there). The ring holds `bytes` of the stream, those
+    /// after offset `from`, or as many of the newest as there is room for; `selected_db` is selected at their end. The file
+    /// gets its name with all of them in it: until then, the one that was there is untouched. Offsets are below 2^63, as on
+    /// the wire.
     ///
     /// # Errors
     /// The file cannot be made, or the disk is too full to hold it whole.
@@ -242,19 +369,23 @@ impl Backlog {
         run_id: [u8; 40],
         history: History,
         sizes: Sizes,
-        at: u64,
+        (from, bytes): (u64, &[u8]),
         selected_db: Option<u32>,
     ) -> Result<Self, BacklogError> {
+        let mut file = Mapping::allocate(&temporary(path), sizes.capacity.max(1))?;
+        let end = from + bytes.len() as u64;
+        let start = from.max(end.saturating_sub(file.capacity));
+        file.write(file.place(start), &bytes[(start - from) as usize..]);
         let mut backlog = Self {
             path: path.to_owned(),
-            file: Mapping::allocate(&temporary(path), sizes.capacity.max(1))?,
+            file,
             sizes,
             run_id,
             history,
             history_number: 1,
-            selections: [Selection { from: at, db: selected_db }; 2],
-            start: at,
-            end: at,
+            selections: [Selection { from: end, db: selected_db }; 2],
+            start,
+            end,
             next: 0,
             slowest: None,
             oversized: None,
@@ -265,28 +396,13 @@ impl Backlog {
         Ok(backlog)
     }
 
-    /// What the file of a dead server holds. It is only read.
-    ///
-    /// # Errors
-    /// It cannot be read, or cannot be trusted.
-    pub fn open(path: &Path) -> Result<Salvaged, BacklogError> {
-        let file = File::open(path)?;
-        let found = file.metadata()?.len();
-        if found < RING as u64 {
-            return Err(BacklogError::Length { expected: RING as u64, found });
+    /// Ends the backlog and its file: what is in it is nobody's history any more.
+    pub fn remove(self) {
+        // Another server in the same directory may have put its own file in the place of this one.
+        if is_at(&self.file.locked, &self.path).unwrap_or(false) {
+            // If it stays, it is the whole of a history that nobody goes on with.
+            let _ = fs::remove_file(&self.path);
         }
-        let mut header = [0; RING];
-        file.read_exact_at(&mut header, 0)?;
-        let header = HeaderView(&header);
-        let capacity = header.capacity(found)?;
-        let (start, end) = header.offsets(capacity)?;
-        Ok(Salvaged {
-            history: header.history()?,
-            run_id: header.array(RUN_ID),
-            start,
-            bytes: read_ring(&file, capacity, start, end)?,
-            selected_db: header.selected_db(end),
-        })
     }
 
     /// Adds `bytes` to the end of the stream, at the price of a copy; the oldest bytes give way.
@@ -549,6 +665,8 @@ struct Mapping {
     map: MmapMut,
     /// Size of the ring, bytes; at least 1.
     capacity: u64,
+    /// Says as long as it is open that somebody lives who uses the file.
+    locked: File,
 }
 
 impl Mapping {
@@ -563,12 +681,12 @@ impl Mapping {
             return Err(error);
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let map = reserve(&file, length).and_then(|()| {
+        let map = file.try_lock().map_err(io::Error::from).and_then(|()| reserve(&file, length)).and_then(|()| {
             // SAFETY: the file is new and ours alone: nobody shortens it while it is mapped.
             unsafe { MmapMut::map_mut(&file) }
         });
         match map {
-            Ok(map) => Ok(Self { map, capacity }),
+            Ok(map) => Ok(Self { map, capacity, locked: file }),
             Err(error) => {
                 // What is reported is why it could not be made; whether its remains could be removed adds nothing.
                 let _ = fs::remove_file(path);
@@ -640,6 +758,12 @@ fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()
+}
+
+/// Whether `path` names this very file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let (held, present) = (file.metadata()?, fs::metadata(path)?);
+    Ok((held.dev(), held.ino()) == (present.dev(), present.ino()))
 }
 
 /// Puts the finished temporary file in the place of `path`.
@@ -728,7 +852,7 @@ impl HeaderView<'_> {
         }
         let capacity = self.number(CAPACITY);
         let expected = capacity.saturating_add(RING as u64);
-        if length != expected {
+        if capacity == 0 || length != expected {
             return Err(BacklogError::Length { expected, found: length });
         }
         if self.array(BOOT_ID) != boot_id() {
@@ -761,22 +885,19 @@ impl HeaderView<'_> {
         history.ok_or(BacklogError::Checksum("history"))
     }
 
-    fn selected_db(&self, end: u64) -> Option<u32> {
-        let selection = |at| Selection { from: self.number(at), db: u32::try_from(self.number(at + 8)).ok() };
-        selected_db(SELECTIONS.map(selection), end)
+    fn selections(&self) -> [Selection; 2] {
+        SELECTIONS.map(|at| Selection { from: self.number(at), db: u32::try_from(self.number(at + 8)).ok() })
     }
 }
 
 /// The bytes from `start` to `end`, which the header has been found right about.
 fn read_ring(file: &File, capacity: u64, start: u64, end: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; (end - start) as usize];
-    if capacity > 0 {
-        let first = start % capacity;
-        let middle = bytes.len().min((capacity - first) as usize);
-        let (left, right) = bytes.split_at_mut(middle);
-        file.read_exact_at(left, RING as u64 + first)?;
-        file.read_exact_at(right, RING as u64)?;
-    }
+    let first = start % capacity;
+    let middle = bytes.len().min((capacity - first) as usize);
+    let (left, right) = bytes.split_at_mut(middle);
+    file.read_exact_at(left, RING as u64 + first)?;
+    file.read_exact_at(right, RING as u64)?;
     Ok(bytes)
 }
 
@@ -810,12 +931,28 @@ mod tests {
     fn backlog(sizes: Sizes, at: u64) -> (TempDir, Backlog) {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("backlog.bin");
-        let backlog = Backlog::create(&path, RUN, history(1), sizes, at, None).expect("a backlog");
+        let backlog = Backlog::create(&path, RUN, history(1), sizes, (at, b""), None).expect("a backlog");
         (directory, backlog)
     }
 
     fn content(backlog: &Backlog, from: u64) -> Option<Vec<u8>> {
         backlog.slices(from).map(|(left, right)| [left, right].concat())
+    }
+
+    /// What a file says, whether its server lives or not.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Found {
+        history: History,
+        run_id: [u8; 40],
+        start: u64,
+        bytes: Vec<u8>,
+        selected_db: Option<u32>,
+    }
+
+    fn found(path: &Path) -> Result<Found, BacklogError> {
+        let remains = Remains::read(File::open(path)?)?;
+        let (selected_db, bytes) = (remains.selected_db(), remains.bytes()?);
+        Ok(Found { history: remains.history, run_id: remains.run_id, start: remains.start, bytes, selected_db })
     }
 
     fn kept(appended: Appended) -> bool {
@@ -895,7 +1032,7 @@ mod tests {
             }
             assert_eq!(backlog.slices(end + 1), None);
             assert!(start == 0 || backlog.slices(start - 1).is_none());
-            let expected = Salvaged {
+            let expected = Found {
                 history: self.history,
                 run_id: RUN,
                 start,
@@ -903,7 +1040,7 @@ mod tests {
                 selected_db: self.selected_db,
             };
             assert_eq!(backlog.selected_db(), self.selected_db);
-            assert_eq!(Backlog::open(&backlog.path).expect("a good file"), expected);
+            assert_eq!(found(&backlog.path).expect("a good file"), expected);
         }
     }
 
@@ -1017,7 +1154,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("backlog.bin");
         for capacity in [1 << 60, u64::MAX] {
-            let error = Backlog::create(&path, RUN, history(1), sizes(capacity, 0), 0, None).err();
+            let error = Backlog::create(&path, RUN, history(1), sizes(capacity, 0), (0, b""), None).err();
             assert!(matches!(error, Some(BacklogError::Io(_))), "{error:?}");
         }
         assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 0);
@@ -1031,7 +1168,7 @@ mod tests {
         let mut file = fs::read(&backlog.path).expect("its file");
         damage(&mut file);
         fs::write(&path, file).expect("a damaged file");
-        Backlog::open(&path).expect_err("damaged")
+        found(&path).expect_err("damaged")
     }
 
     fn put(at: usize, number: u64) -> impl FnOnce(&mut Vec<u8>) {
@@ -1058,7 +1195,51 @@ mod tests {
             put(FIXED_CHECKSUM, right)(file);
         });
         assert!(matches!(rebooted, E::Rebooted));
-        assert!(matches!(Backlog::open(Path::new("/nonexistent")), Err(E::Io(_))));
+        assert!(matches!(Remains::open(Path::new("/nonexistent")), Err(E::Io(_))));
+    }
+
+    #[test]
+    fn a_living_servers_file_is_refused_whatever_it_was_moved_to() {
+        let (_directory, mut backlog) = backlog(sizes(10, 100), 0);
+        let path = backlog.path.clone();
+        assert!(matches!(Remains::open(&path), Err(BacklogError::InUse)));
+        backlog.set_slowest(Some(0));
+        assert!(kept(backlog.append(&[b'x'; 50])));
+        assert_eq!(backlog.capacity(), 50);
+        assert!(matches!(Remains::open(&path), Err(BacklogError::InUse)));
+        drop(backlog);
+        let two_at_once = [Remains::open(&path), Remains::open(&path)];
+        assert!(two_at_once.iter().all(|remains| remains.as_ref().is_ok_and(|remains| remains.end == 50)));
+    }
+
+    #[test]
+    fn what_is_done_to_a_view_never_reaches_the_file() {
+        let (_directory, mut backlog) = backlog(sizes(10, 10), 100);
+        assert!(kept(backlog.append(b"0123456789abc")));
+        let path = backlog.path.clone();
+        drop(backlog);
+        let before = fs::read(&path).expect("its file");
+        let mut view = Remains::open(&path).and_then(|remains| Ok(remains.view()?)).expect("a good file");
+        assert_eq!((view.start(), view.end(), content(&view, 105)), (103, 113, Some(b"56789abc".to_vec())));
+        view.set_slowest(Some(103));
+        view.shrink_to_configured().expect("nothing to do");
+        assert!(matches!(view.append(b"another history"), Appended::Overrun { .. }));
+        assert_eq!(fs::read(&path).expect("its file"), before);
+    }
+
+    #[test]
+    fn a_ring_that_is_continued_holds_the_newest_of_what_was_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("backlog.bin");
+        for (capacity, start, rest) in [(20, 100, &b"0123456789"[..]), (10, 100, b"0123456789"), (4, 106, b"6789")] {
+            let sizes = sizes(capacity, capacity);
+            let stream = (100, &b"0123456789"[..]);
+            let mut backlog = Backlog::create(&path, RUN, history(1), sizes, stream, Some(3)).expect("a backlog");
+            assert_eq!((backlog.start(), backlog.end(), backlog.selected_db()), (start, 110, Some(3)));
+            assert_eq!(content(&backlog, start).as_deref(), Some(rest));
+            assert!(kept(backlog.append(b"ab")));
+            assert_eq!(content(&backlog, 108).as_deref(), Some(&b"89ab"[..]));
+        }
     }
 
     #[test]
@@ -1068,7 +1249,7 @@ mod tests {
         backlog.set_history(history(3));
         let newest = HISTORIES[(backlog.history_number % 2) as usize];
         backlog.file.put(newest + REPLID, b"torn");
-        assert_eq!(Backlog::open(&backlog.path).expect("a good file").history, history(2));
+        assert_eq!(found(&backlog.path).expect("a good file").history, history(2));
     }
 
     /// Where the process to be killed finds its work.
@@ -1092,7 +1273,8 @@ mod tests {
     /// Appends at full speed, with growth, shrinking, promotions and SELECTs, until it is killed.
     fn append_for_ever(path: &Path) -> ! {
         let pattern = pattern();
-        let mut backlog = Backlog::create(path, RUN, history(0), sizes(10_000, 60_000), 0, None).expect("a backlog");
+        let mut backlog =
+            Backlog::create(path, RUN, history(0), sizes(10_000, 60_000), (0, b""), None).expect("a backlog");
         let mut state = 1;
         loop {
             let length = (random(&mut state) % 3000) as usize + 1;
@@ -1121,15 +1303,16 @@ mod tests {
     }
 
     fn check_remains(path: &Path, pattern: &[u8]) {
-        let remains = Backlog::open(path).expect("a good file");
-        for (offset, byte) in (remains.start..).zip(&remains.bytes) {
-            assert_eq!(*byte, pattern[(offset % PERIOD as u64) as usize], "byte {offset} of {}", remains.end());
+        let remains = Remains::open(path).expect("a good file");
+        let bytes = remains.bytes().expect("its bytes");
+        for (offset, byte) in (remains.start..).zip(&bytes) {
+            assert_eq!(*byte, pattern[(offset % PERIOD as u64) as usize], "byte {offset} of {}", remains.end);
         }
-        assert!(remains.bytes.len() >= 10_000 - 3000, "only {} bytes retained", remains.bytes.len());
-        assert_eq!(remains.selected_db, Some((remains.end() % 16) as u32));
+        assert!(bytes.len() >= 10_000 - 3000, "only {} bytes retained", bytes.len());
+        assert_eq!(remains.selected_db(), Some((remains.end % 16) as u32));
         let History { replid, previous } = remains.history;
         let promoted_at = previous.map_or(0, |(_, end)| end);
-        assert!(promoted_at <= remains.end());
+        assert!(promoted_at <= remains.end);
         assert_eq!(replid, id(promoted_at));
     }
 

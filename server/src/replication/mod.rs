@@ -25,7 +25,7 @@ mod payload;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-pub use backlog::{Appended, Backlog, BacklogError, History, ReplicationId};
+pub use backlog::{Appended, Backlog, BacklogError, History, Remains, ReplicationId};
 pub use handshake::{Ancestry, Answer, Greeting, Handshake, Step};
 pub use payload::Payload;
 
@@ -54,8 +54,13 @@ pub struct FeedIdentity {
 pub enum FeedState {
     /// A full resync was promised; the snapshot has not begun.
     WaitsForSnapshot,
+    /// The snapshot is being saved, and is sent when its file is whole.
+    WaitsForFile,
     /// The snapshot is on its way.
-    ReceivesSnapshot,
+    ReceivesSnapshot {
+        /// Its end is marked, and not announced.
+        is_marked: bool,
+    },
     /// The snapshot was sent. Where its end is marked and not announced, a stream that follows at once would hide the
     /// mark, so it waits for a word.
     AwaitsAcknowledgement,
@@ -82,10 +87,14 @@ pub struct Feed {
     pub state: Cell<FeedState>,
     /// Everything before this offset was sent to it, or is in its snapshot.
     pub cursor: Cell<u64>,
+    /// Bytes before the cursor that have not arrived at its machine: the death of this process would take them away.
+    pub unreceived: Cell<u64>,
     /// It said that it has applied so much.
     pub acknowledged: Cell<u64>,
     /// When it last said anything, in milliseconds since the epoch.
     pub heard_ms: Cell<i64>,
+    /// Since when it takes nothing of the snapshot that is being sent, in milliseconds since the epoch.
+    pub stalled_since_ms: Cell<Option<i64>>,
     /// Whether its cursor moves.
     pub progress: RefCell<Progress>,
 }
@@ -115,6 +124,13 @@ impl Progress {
 }
 
 impl Feed {
+    /// The offset from which it may have to be sent the stream again, should this server die now. Of one that lags, what has
+    /// arrived at its machine and not been read may be lost as well: up to `in_doubt` bytes.
+    fn held_from(&self, in_doubt: u64) -> u64 {
+        let cursor = self.cursor.get();
+        cursor.saturating_sub(self.unreceived.get() + in_doubt).max(self.acknowledged.get().min(cursor))
+    }
+
     /// Whether the stream flows to it.
     pub fn is_online(&self) -> bool {
         self.state.get() == FeedState::Online
@@ -200,6 +216,8 @@ pub enum Role {
     Master,
     /// An upstream.
     Replica(Following),
+    /// Nobody, and nothing is added to the history: a dead server's backlog is handed out to those that lack some of it.
+    Ghost,
 }
 
 /// What a server answers to a replica that asks to continue.
@@ -246,15 +264,20 @@ impl Replication {
         }
     }
 
-    /// Whether nobody is followed.
+    /// Whether nobody is followed, and writes make the history grow.
     pub fn is_master(&self) -> bool {
         matches!(self.role, Role::Master)
+    }
+
+    /// Whether this only hands out a dead server's backlog.
+    pub fn is_ghost(&self) -> bool {
+        matches!(self.role, Role::Ghost)
     }
 
     /// Whom this server follows, if anybody.
     pub fn following(&self) -> Option<&Following> {
         match &self.role {
-            Role::Master => None,
+            Role::Master | Role::Ghost => None,
             Role::Replica(following) => Some(following),
         }
     }
@@ -262,7 +285,7 @@ impl Replication {
     /// The same, to be changed.
     pub fn following_mut(&mut self) -> Option<&mut Following> {
         match &mut self.role {
-            Role::Master => None,
+            Role::Master | Role::Ghost => None,
             Role::Replica(following) => Some(following),
         }
     }
@@ -280,26 +303,8 @@ impl Replication {
     /// Answers a replica that has `offset` bytes of the history `id` (none: it asks for everything).
     pub fn answer(&self, request: Option<(&[u8], u64)>) -> SyncAnswer {
         let Some((id, offset)) = request else { return SyncAnswer::Full("Full resync requested by replica".into()) };
-        let replid = &self.history.replid;
-        if id != replid.as_str().as_bytes() {
-            match &self.history.previous {
-                Some((previous, valid_to)) if id == previous.as_str().as_bytes() => {
-                    if offset > *valid_to {
-                        return SyncAnswer::Full(format!(
-                            "Requested offset for second ID was {}, but I can reply up to {}",
-                            offset + 1,
-                            valid_to + 1
-                        ));
-                    }
-                }
-                previous => {
-                    let previous = previous.as_ref().map_or_else(|| "0".repeat(40), |(id, _)| id.to_string());
-                    return SyncAnswer::Full(format!(
-                        "Replication ID mismatch (Replica asked for '{}', my replication IDs are '{replid}' and '{previous}')",
-                        String::from_utf8_lossy(id)
-                    ));
-                }
-            }
+        if let Err(reason) = self.history.includes(id, offset) {
+            return SyncAnswer::Full(reason);
         }
         match &self.backlog {
             Some(backlog) if (backlog.start()..=backlog.end()).contains(&offset) => SyncAnswer::Continue(offset),
@@ -337,13 +342,12 @@ impl Replication {
         self.feeds.iter().filter(there).count()
     }
 
-    /// The least offset that a feed still needs.
-    pub fn slowest_cursor(&self) -> Option<u64> {
-        self.feeds
-            .iter()
-            .filter(|feed| feed.state.get() != FeedState::WaitsForSnapshot && !feed.rdb_only)
-            .map(|feed| feed.cursor.get())
-            .min()
+    /// The least offset that a feed still needs, or might need if this server died now: of those that lag, `in_doubt`
+    /// bytes more than have not arrived.
+    pub fn slowest_held(&self, in_doubt: u64) -> Option<u64> {
+        let doubts = |feed: &Feed| if feed.cursor.get() < self.offset { in_doubt } else { 0 };
+        let held = self.feeds.iter().filter(|feed| feed.state.get() != FeedState::WaitsForSnapshot && !feed.rdb_only);
+        held.filter(|feed| !feed.client.is_killed()).map(|feed| feed.held_from(doubts(feed))).min()
     }
 
     /// Wakes those that have something to send.
@@ -353,5 +357,49 @@ impl Replication {
                 feed.client.wake();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ClientKind;
+
+    fn feed(cursor: u64, unreceived: u64, acknowledged: u64) -> Rc<Feed> {
+        Rc::new(Feed {
+            client: Client::new(cursor, "127.0.0.1:1".into(), "127.0.0.1:2".into(), 0, ClientKind::Replica),
+            ip: "127.0.0.1".into(),
+            port: 1,
+            eof: true,
+            old_sync: false,
+            state: FeedState::Online.into(),
+            cursor: cursor.into(),
+            unreceived: unreceived.into(),
+            acknowledged: acknowledged.into(),
+            heard_ms: 0.into(),
+            stalled_since_ms: None.into(),
+        })
+    }
+
+    #[test]
+    fn what_a_feed_may_have_to_be_sent_again_is_held() {
+        let mut replication = Replication::new(ReplicationId::parse(&[b'a'; 40]).expect("40 digits"));
+        replication.offset = 1000;
+        for (feed, held) in [
+            (feed(1000, 0, 0), 1000),   // everything has arrived
+            (feed(1000, 30, 0), 970),   // some is on its way
+            (feed(900, 30, 0), 770),    // it lags: what has arrived may not have been read
+            (feed(900, 30, 850), 850),  // but it said that it has applied so much
+            (feed(900, 30, 5000), 900), // or says nonsense
+            (feed(50, 30, 0), 0),
+        ] {
+            replication.feeds = vec![feed];
+            assert_eq!(replication.slowest_held(100), Some(held));
+        }
+        replication.feeds.push(feed(700, 0, 700));
+        replication.feeds[0].client.kill();
+        assert_eq!(replication.slowest_held(100), Some(700), "one that was cut off needs nothing");
+        replication.feeds[1].state.set(FeedState::WaitsForSnapshot);
+        assert_eq!(replication.slowest_held(100), None);
     }
 }

@@ -72,10 +72,14 @@ impl<'a> Reply<'a> {
 
     /// A double, which is a string of its text in RESP2.
     pub fn double(&mut self, value: f64) {
-        let text = DoubleText::new(value);
+        self.double_text(DoubleText::new(value).as_bytes());
+    }
+
+    /// A double in another notation.
+    pub fn double_text(&mut self, text: &[u8]) {
         match self.protocol {
-            Protocol::Resp2 => self.bulk(text.as_bytes()),
-            Protocol::Resp3 => self.line(b',', text.as_bytes()),
+            Protocol::Resp2 => self.bulk(text),
+            Protocol::Resp3 => self.line(b',', text),
         }
     }
 

@@ -106,8 +106,9 @@ impl Client {
     /// The text of a bulk or verbatim string reply.
     pub fn bulk(&mut self, line: &str) -> String {
         let reply = self.run(line);
-        let body = reply.strip_prefix('$').and_then(|rest| rest.split_once("\r\n"));
-        body.unwrap_or_else(|| panic!("{line}: {reply:?} is no bulk string")).1.trim_end_matches("\r\n").to_string()
+        let body = reply.strip_prefix(['$', '=']).and_then(|rest| rest.split_once("\r\n"));
+        let text = body.unwrap_or_else(|| panic!("{line}: {reply:?} is no bulk string")).1.trim_end_matches("\r\n");
+        text.strip_prefix("txt:").unwrap_or(text).to_string()
     }
 
     /// The keys that a whole scan of the database returns, in order. A scan may return a key twice.

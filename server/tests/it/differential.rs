@@ -362,6 +362,41 @@ fn transaction(random: &mut Random) -> Vec<String> {
     lines
 }
 
+/// A command on lists, more often right than wrong.
+fn list_command(random: &mut Random) -> String {
+    const KEYS: [&str; 6] = ["a", "b", "l", "m", "key:1", "absent"];
+    const ELEMENTS: [&str; 9] = ["0", "1", "-7", "10", "x", "y", "\"\"", "\"with \\x00 bytes\\xff\"", "1.5"];
+    const INDICES: [&str; 12] = ["0", "0", "1", "-1", "-1", "2", "-3", "5", "100", "-100", "x", "9223372036854775807"];
+    const ENDS: [&str; 7] = ["left", "right", "LEFT", "RIGHT", "left", "right", "up"];
+    let (key, other) = (random.pick(&KEYS), random.pick(&KEYS));
+    let (element, another) = (random.pick(&ELEMENTS), random.pick(&ELEMENTS));
+    let (index, end_index) = (random.pick(&INDICES), random.pick(&INDICES));
+    let (from, to) = (random.pick(&ENDS), random.pick(&ENDS));
+    match random.below(20) {
+        0..5 => format!("{} {key} {element} {another}", random.pick(&["LPUSH", "RPUSH", "RPUSH", "LPUSHX", "RPUSHX"])),
+        5 | 6 => format!("{} {key} {}", random.pick(&["LPOP", "RPOP"]), random.pick(&["", "", "2", "0", "-1", "x"])),
+        7 => format!("LLEN {key}"),
+        8 => format!("LINDEX {key} {index}"),
+        9 => format!("LSET {key} {index} {element}"),
+        10 | 11 => format!("LRANGE {key} {index} {end_index}"),
+        12 => format!("LTRIM {key} {index} {end_index}"),
+        13 => format!("LREM {key} {index} {element}"),
+        14 => format!("LINSERT {key} {} {element} {another}", random.pick(&["before", "after", "AFTER", "x"])),
+        15 => format!(
+            "LPOS {key} {element} {}",
+            random.pick(&["", "RANK 2", "RANK -1", "COUNT 0", "COUNT 2 RANK -2", "MAXLEN 3", "RANK 0", "COUNT -1"])
+        ),
+        16 => format!("LMOVE {key} {other} {from} {to}"),
+        17 => format!("{} {key} {other} 0.001", random.pick(&["RPOPLPUSH", "BRPOPLPUSH", "BLPOP", "BRPOP"])),
+        18 => format!("LMPOP 2 {key} {other} {from} {}", random.pick(&["", "COUNT 3", "COUNT 0", "COUNT x"])),
+        _ => format!(
+            "SORT {key} {} {}",
+            random.pick(&["", "ALPHA", "ALPHA", "DESC ALPHA", "BY nosort", "BY nosuch* LIMIT 0 3", "NOSUCH"]),
+            random.pick(&["", "LIMIT 1 2", "GET # GET nosuch", "STORE m", "LIMIT 0 0 STORE m", "LIMIT x 1"])
+        ),
+    }
+}
+
 /// A command on strings, keys or their expiry, more often right than wrong. None depends on when it is executed:
 /// deadlines are far away or in the past.
 fn command(random: &mut Random) -> String {
@@ -413,7 +448,8 @@ fn command(random: &mut Random) -> String {
     let bad_seconds = random.pick(&BAD_SECONDS);
     // Never twice the same: which of two equal ones ends later would depend on the millisecond they were set in.
     let far = (100_000_000 + random.below(900_000_000)).to_string();
-    match random.below(44) {
+    match random.below(62) {
+        44..=61 => list_command(random),
         0..4 => format!("SET {key} {value}"),
         4..7 => format!(
             "SET {key} {value} {} {}",

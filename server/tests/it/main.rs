@@ -2,14 +2,18 @@
 //!
 //! Every test starts its own servers in directories of their own, on ports chosen by the system, and ends them.
 
+mod blocking;
 mod client;
 mod differential;
 mod failover;
+mod full_sync;
 mod guards;
 mod long_double;
 mod malformed;
 mod random;
 mod replication;
+mod salvage;
 mod sentinel;
 mod server;
 mod shell;
+mod values;

@@ -59,7 +59,10 @@ fn write_much(master: &Server, seed: u64) {
     for _ in 0..500 {
         let key = format!("key:{seed}:{}", random.below(200));
         let value = format!("{:x}", random.next()).repeat(random.below(40) + 1);
-        let command: Vec<&str> = match random.below(12) {
+        let aggregate = |kind: &str| format!("{kind}:{seed}:{}", seed % 5);
+        let [list, hash, set, sorted_set] = ["list", "hash", "set", "zset"].map(aggregate);
+        let element = format!("{}", random.below(300));
+        let command: Vec<&str> = match random.below(24) {
             0 => vec!["SELECT", random.pick(&["0", "1", "2"])],
             1 => vec!["SET", &key, &value, "EX", "5000"],
             2 => vec!["SET", &key, &value, "PXAT", "33177117420123"],
@@ -70,6 +73,17 @@ fn write_much(master: &Server, seed: u64) {
             7 => vec!["GETEX", &key, "EX", "777"],
             8 => vec!["GETDEL", &key],
             9 => vec!["SET", &key, "\r\n\0binary"],
+            10 => vec!["RPUSH", &list, &element, &value, &key],
+            11 => vec!["LPOP", &list],
+            12 => vec!["HSET", &hash, &element, &value, &key, &element],
+            13 => vec!["HDEL", &hash, &element],
+            14 => vec!["SADD", &set, &element, &key],
+            15 => vec!["SREM", &set, &element],
+            16 => vec!["SPOP", &set],
+            17 => vec!["ZADD", &sorted_set, &element, &key, "-1.5", &element],
+            18 => vec!["ZREM", &sorted_set, &element],
+            19 => vec!["COPY", &list, &key, "REPLACE"],
+            20 => vec!["COPY", &sorted_set, "copy", "DB", "2", "REPLACE"],
             _ => vec!["SET", &key, &value],
         };
         client.send(&encode(&command)).expect("a live server");
@@ -78,6 +92,9 @@ fn write_much(master: &Server, seed: u64) {
     for _ in 0..sent {
         client.reply().expect("a reply");
     }
+    // The list a, b, in version 9; its time to live travels as a deadline.
+    let payload = b"\x01\x02\x01a\x01b\x09\0\xE2\x5A\xC1\xB2\x81\x85\x79\xF4";
+    assert_eq!(client.call(&[b"RESTORE", &b"restored"[..], b"5000000", payload, b"REPLACE"]), b"+OK\r\n");
 }
 
 fn wait_for_link(replica: &Server) {

@@ -1,5 +1,6 @@
 //! Real server processes that end with their test.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ const ATTEMPTS: usize = 5;
 pub enum Kind {
     Repld,
     Redis,
+    Valkey,
     Sentinel,
 }
 
@@ -30,9 +32,10 @@ impl Kind {
         let program = match self {
             Kind::Repld => PathBuf::from(env!("CARGO_BIN_EXE_repld")),
             Kind::Redis => find("redis-server")?,
+            Kind::Valkey => find("valkey-server")?,
             Kind::Sentinel => find("redis-sentinel")?,
         };
-        let launcher = Launcher { program, directives: Vec::new() };
+        let launcher = Launcher { program, options: Vec::new(), directives: Vec::new() };
         // Quiet and quick, unless a test wants it otherwise.
         let data = [("save", ""), ("repl-diskless-sync-delay", "0")];
         let data = data.into_iter().filter(|_| self != Kind::Sentinel);
@@ -58,6 +61,8 @@ fn find(program: &str) -> Option<PathBuf> {
 #[derive(Clone)]
 pub struct Launcher {
     program: PathBuf,
+    /// Before the configuration file.
+    options: Vec<OsString>,
     /// One `name value…` each; the value is already quoted where it has to be.
     directives: Vec<(String, String)>,
 }
@@ -76,10 +81,16 @@ impl Launcher {
         self.directive("replicaof", &format!("127.0.0.1 {}", master.port))
     }
 
+    /// Hands out what is left of a dead repld; `place` is its directory, or its backlog file.
+    pub fn salvaging(mut self, place: &Path) -> Launcher {
+        self.options = vec!["--salvage".into(), place.into()];
+        self
+    }
+
     /// Starts it and waits until it answers.
     pub fn start(self) -> Server {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut server = Server { program: self.program, directory, port: 0, child: None };
+        let mut server = Server { program: self.program, options: self.options, directory, port: 0, child: None };
         for _ in 0..ATTEMPTS {
             server.port = free_port();
             let dir = words::quote(server.directory().as_os_str().as_encoded_bytes());
@@ -102,6 +113,7 @@ fn free_port() -> u16 {
 /// A running server, or one that was [`kill`](Server::kill)ed and can be [started again](Server::restart).
 pub struct Server {
     program: PathBuf,
+    options: Vec<OsString>,
     directory: tempfile::TempDir,
     port: u16,
     child: Option<Child>,
@@ -174,7 +186,7 @@ impl Server {
     fn spawn(&mut self) -> bool {
         let log = File::options().append(true).create(true).open(self.directory().join("log")).expect("a log file");
         let mut command = Command::new(&self.program);
-        command.arg(self.configuration()).stdin(Stdio::null());
+        command.args(&self.options).arg(self.configuration()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().expect("an executable program"));
         let deadline = Instant::now() + PATIENCE;

@@ -1,7 +1,7 @@
 //! Plans on hand-made groups, and on random ones against a trivial model of what must hold.
 
 use super::*;
-use crate::group::NodeView;
+use crate::group::{KeptStream, NodeView};
 use crate::process::{Condition, ProcessIdentity};
 use crate::wire::{Link, NodeReport, Role, Upstream};
 
@@ -45,6 +45,7 @@ fn node(number: u16, meant_upstream: Option<u16>, answer: Answer, condition: Con
         process: Some(ProcessIdentity { pid: 1, start_ticks: 1, boot_id: "boot".to_owned() }),
         condition,
         answer,
+        kept_stream: KeptStream::Nothing,
     }
 }
 
@@ -325,6 +326,47 @@ fn every_diagnosis_has_its_signs() {
     }
 }
 
+fn kept(history: char, start: u64, end: u64) -> KeptStream {
+    KeptStream::Dead { replid: id(history).to_string(), start, end }
+}
+
+#[test]
+fn what_a_dead_master_left_is_salvaged_or_the_plan_says_why_not() {
+    let with_kept = |mut node: NodeView, kept_stream| {
+        node.kept_stream = kept_stream;
+        node
+    };
+    let planned = |kept_stream| plan(vec![with_kept(dead(1, None), kept_stream), replica(2, 1, 60)]).expect("a plan");
+    let salvaging = planned(kept('a', 0, 100));
+    assert_eq!(steps_of(&salvaging)[0], "salvage what n1 had not sent to n2");
+    assert_eq!((salvaging.loss.salvaged_bytes, salvaging.loss.to_string().as_str()), (40, "nothing"));
+    assert_eq!(salvaging.not_salvaged, None);
+
+    let too_far = planned(kept('a', 80, 100));
+    assert_eq!(too_far.loss.to_string(), "40 bytes of the replication stream");
+    let unusable = || KeptStream::Unusable { why: "torn".to_owned() };
+    for (kept_stream, reason) in [
+        (KeptStream::Nothing, "its engine keeps the backlog in memory"),
+        (unusable(), "torn"),
+        (kept('b', 0, 100), "its backlog is of another history (bbbbbbbb)"),
+    ] {
+        let plan = planned(kept_stream);
+        assert_eq!(plan.not_salvaged.as_ref().map(NoSalvage::to_string).as_deref(), Some(reason));
+        assert_eq!(steps_of(&plan)[0], "promote n2");
+        assert!(plan.loss.is_open());
+    }
+
+    // A hung one is ended first, and read then.
+    let hung = with_kept(node(1, None, Answer::Silent, Condition::Stopped), KeptStream::StillWritten);
+    let steps = steps_of(&plan(vec![hung, replica(2, 1, 60)]).expect("a plan"));
+    assert_eq!(steps[..2], ["fence n1", "salvage what n1 had not sent to n2"]);
+
+    // Who takes writes has a history of its own by now.
+    let taken = with(replica(2, 1, 60), |report| report.replication.role = Role::Master);
+    let plan = plan(vec![with_kept(dead(1, None), kept('a', 0, 100)), taken]).expect("a plan");
+    assert_eq!(plan.not_salvaged, Some(NoSalvage::TakenOver));
+}
+
 /// A small generator, so that a failing group can be made again from its seed.
 struct Dice(u64);
 
@@ -338,7 +380,13 @@ impl Dice {
 /// A random group under a dead or stopped master: chains, dead nodes, first syncs, foreign histories, equal offsets.
 fn random_view(dice: &mut Dice) -> GroupView {
     let count = 2 + dice.roll(8) as u16;
-    let lost = if dice.roll(3) == 0 { node(1, None, Answer::Silent, Condition::Stopped) } else { dead(1, None) };
+    let mut lost = if dice.roll(3) == 0 { node(1, None, Answer::Silent, Condition::Stopped) } else { dead(1, None) };
+    lost.kept_stream = match (lost.condition, dice.roll(4)) {
+        (_, 0) => KeptStream::Nothing,
+        (Condition::Dead, 1) => KeptStream::Unusable { why: "torn".to_owned() },
+        (Condition::Dead, _) => kept(['a', 'b'][dice.roll(2) as usize], dice.roll(3) * 10, 30 + dice.roll(4)),
+        _ => KeptStream::StillWritten,
+    };
     let mut nodes = vec![lost];
     for number in 2..=count {
         let of = 1 + dice.roll(u64::from(number - 1)) as u16;
@@ -402,6 +450,10 @@ fn carried_out(view: &GroupView, plan: &FailoverPlan) -> (Vec<String>, BTreeMap<
             Step::Repoint { nodes, to } => {
                 assert!(!nodes.contains(&plan.candidate), "the candidate is re-pointed");
                 follows.extend(nodes.iter().map(|node| (node.clone(), to.clone())));
+            }
+            Step::Salvage { node, to } => {
+                assert!(!living.contains(node), "the file of a living process");
+                assert_eq!((to, masters.contains(to)), (&plan.candidate, false), "a history that goes on elsewhere");
             }
             Step::AwaitDrain { .. } | Step::Confirm { .. } | Step::ConfirmLinks { .. } => {}
         }

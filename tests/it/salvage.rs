@@ -1,0 +1,92 @@
+//! `promote` on what a killed repld had not sent: its replicas were stopped while it took writes, so they lack more than
+//! sockets hold. `tests/long/salvage-100` repeats it under full load.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use redis::Commands;
+
+use crate::live::{Live, engines, kill, topology};
+
+const WRITES: usize = 800;
+const VALUE_BYTES: usize = 32 * 1024;
+const PASSWORD: &str = "s3cret word";
+
+/// A repld with two replicas of `engine`, all with a password.
+fn mixed(engine: &str) -> Live {
+    let secret = format!("config = {{ requirepass = '\"{PASSWORD}\"' }}");
+    let master = format!("engine = \"repld\"\n{secret}");
+    Live::up(&topology("mixed", engine, &[("n1", &master), ("n2<n1", &secret), ("n3<n1", &secret)]))
+}
+
+/// Kills the master after writes that its replicas could not receive.
+fn kill_with_unsent_writes(live: &Live) {
+    let (master, replicas) = (live.pid("n1"), ["n2", "n3"].map(|node| live.pid(node)));
+    let port = live.port("n1");
+    let client = redis::Client::open(("127.0.0.1", port)).expect("an address");
+    let mut connection = client.get_connection().expect("a live server");
+    redis::cmd("AUTH").arg(PASSWORD).exec(&mut connection).expect("its password");
+    for pid in replicas {
+        kill(pid, "STOP");
+    }
+    for number in 0..WRITES {
+        let () = connection.set(format!("key:{number}"), "x".repeat(VALUE_BYTES)).expect("an acknowledged write");
+    }
+    kill(master, "KILL");
+    for pid in replicas {
+        kill(pid, "CONT");
+    }
+    live.eventually("n1 is seen dead", || live.node("n1")["condition"] == "dead");
+}
+
+#[test]
+fn what_the_killed_master_had_not_sent_is_on_the_new_one() {
+    for engine in engines() {
+        let live = mixed(engine);
+        kill_with_unsent_writes(&live);
+        let report = live.json(&["promote"], 0);
+        assert!(report["salvaged"]["bytes"].as_u64().is_some_and(|bytes| bytes > 1_000_000), "{engine}: {report}");
+        assert_eq!(
+            (&report["loss"]["master_end"], &report["salvaged"]["node"]),
+            (&report["salvaged"]["end"], &"n1".into())
+        );
+        assert_eq!(report["resyncs"], serde_json::json!({ "n3": "partial" }), "{engine}: {report}");
+        assert_eq!(report["missing"], serde_json::json!([]));
+        for node in ["n2", "n3"] {
+            assert_eq!(live.ask(node, &["DBSIZE"]), WRITES, "{engine}: {node}");
+        }
+        assert_eq!(live.ask("n2", &["SET", "k", "v"]), "OK");
+        live.arrives("n3", "k", "v");
+        assert_eq!(live.processes().len(), 2, "{engine}: the ghost outlived the promotion");
+    }
+}
+
+#[test]
+fn a_ghost_ends_with_the_promotion_that_is_killed_and_the_next_one_salvages_the_rest() {
+    for round in 0..4 {
+        let live = mixed("repld");
+        kill_with_unsent_writes(&live);
+        let mut promote = live.here.command(&["promote", "-q"]).stdout(Stdio::null()).spawn().expect("replctl runs");
+        std::thread::sleep(Duration::from_millis(5 * round));
+        promote.kill().and_then(|()| promote.wait()).expect("it is ours");
+        live.eventually("only the replicas live", || live.processes().len() == 2);
+        live.run(&["promote"]).exits(0);
+        assert_eq!(live.role("n2").0, "master");
+        for node in ["n2", "n3"] {
+            live.eventually("all keys are there", || live.ask(node, &["DBSIZE"]) == WRITES);
+        }
+    }
+}
+
+#[test]
+fn a_backlog_that_cannot_be_used_is_told_and_costs_what_it_held() {
+    let live = mixed("repld");
+    kill_with_unsent_writes(&live);
+    let backlog = live.state("mixed").join("nodes/n1/backlog.bin");
+    std::fs::OpenOptions::new().write(true).open(&backlog).and_then(|file| file.set_len(8192)).expect("it is there");
+    let plan = live.run(&["promote", "--dry-run"]).exits(0).stdout;
+    assert!(plan.contains("not salvaged: what n1 had not sent: can't salvage "), "{plan}");
+    assert!(plan.contains("lost: unknown: nobody saw how far the old master was"), "{plan}");
+    live.run(&["promote"]).exits(0);
+    assert_eq!(live.role("n2").0, "master");
+}
