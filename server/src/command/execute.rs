@@ -272,7 +272,7 @@ impl Instance {
         let stale = !self.config.replica_serve_stale_data
             && self.replication.following().is_some()
             && !self.replication.is_linked();
-        if stale && !command.is(table::STALE) {
+        if stale && !runs_when(session, command, table::STALE) {
             return Err(ErrorReply::new(
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
             ));
@@ -280,7 +280,7 @@ impl Instance {
         let loading = self.loading.is_some_and(|loading| !loading.serves_old_data);
         // An upstream that takes its time can be left for another one.
         let transfer = || command.is(table::DURING_TRANSFER) && self.replication.is_transferring();
-        if loading && !command.is(table::LOADING) && !transfer() {
+        if loading && !runs_when(session, command, table::LOADING) && !transfer() {
             return Err(ErrorReply::new("LOADING Redis is loading the dataset in memory"));
         }
         if session.transaction.is_some() && command.is(table::NO_MULTI) {
@@ -567,12 +567,31 @@ fn places_of<'a>(call: &Call, db: usize, known: impl Iterator<Item = &'a Place>)
     }
 }
 
+/// Whether it has this flag, and, if it ends a transaction, everything that would be run with it.
+fn runs_when(session: &Session, command: &Command, flag: table::Flags) -> bool {
+    let queued = || session.transaction.as_ref().is_none_or(|it| it.queue.iter().all(|queued| queued.command.is(flag)));
+    command.is(flag) && (command.name != "exec" || queued())
+}
+
 /// What a replica needs for its handshake, and what shows an operator how far the replicas are.
 fn runs_on_a_ghost(command: &Command) -> bool {
     let family = command.name.split('|').next().unwrap_or_default();
     matches!(family, "client" | "command")
-        || ["auth", "config|get", "echo", "hello", "info", "ping", "psync", "quit", "replconf", "reset", "role"]
-            .contains(&command.name)
+        || [
+            "auth",
+            "config|get",
+            "echo",
+            "hello",
+            "info",
+            "ping",
+            "psync",
+            "quit",
+            "replconf",
+            "replid",
+            "reset",
+            "role",
+        ]
+        .contains(&command.name)
         || ["shutdown", "time"].contains(&command.name)
 }
 

@@ -1115,6 +1115,20 @@ mod tests {
     }
 
     #[test]
+    fn a_write_beyond_the_limit_is_kept_for_a_cursor_that_lacked_next_to_nothing() {
+        let (_directory, mut backlog) = backlog(sizes(8, 16), 0);
+        backlog.set_slowest(Some(0));
+        assert!(kept(backlog.append(&[1; 100])));
+        assert_eq!(backlog.kept_for_slowest(), 116);
+        assert_eq!(backlog.slices(0).map(|(first, second)| first.len() + second.len()), Some(100));
+        // Behind it the limit is what it was.
+        assert!(kept(backlog.append(&[2; 10])));
+        assert!(matches!(backlog.append(&[3; 10]), Appended::Overrun { .. }));
+        backlog.set_slowest(Some(backlog.end()));
+        assert_eq!(backlog.kept_for_slowest(), 16);
+    }
+
+    #[test]
     fn beyond_the_limit_the_slowest_cursor_is_told_its_loss_once() {
         let (_directory, mut backlog) = backlog(sizes(10, 20), 0);
         assert!(kept(backlog.append(b"abc")));

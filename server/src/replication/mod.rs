@@ -378,6 +378,8 @@ mod tests {
             acknowledged: acknowledged.into(),
             heard_ms: 0.into(),
             stalled_since_ms: None.into(),
+            rdb_only: false,
+            progress: RefCell::default(),
         })
     }
 

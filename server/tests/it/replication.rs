@@ -617,3 +617,80 @@ fn twenty_promotions_in_a_row_need_no_full_sync() {
     let full: u64 = [master, replica, &third].iter().map(|server| number(server, "sync_full")).sum();
     assert_eq!(full, 2, "only the first two");
 }
+
+/// Valkey's second channel for the image is not asked for, so there is one.
+#[test]
+fn a_valkey_master_with_two_channels_is_followed_over_one() {
+    let (Some(master), Some(replica)) = (Kind::Valkey.server(), Kind::Repld.server()) else { return };
+    let master = master.directive("dual-channel-replication-enabled", "yes").start();
+    write_much(&master, 1);
+    let replica = replica.replica_of(&master).start();
+    wait_until_equal(&master, &replica);
+    write_much(&master, 2);
+    wait_until_equal(&master, &replica);
+    assert_eq!(number(&master, "sync_full"), 1);
+}
+
+/// A replica that reads nothing costs the limit and no more, is told of, and is cut off.
+#[test]
+fn a_stalled_replica_costs_no_more_than_the_limit_and_the_log_says_what_to_raise() {
+    let Some(launcher) = Kind::Repld.server() else { return };
+    let limits = "replica 2mb 0 0";
+    let master =
+        launcher.clone().directive("client-output-buffer-limit", limits).directive("repl-timeout", "600").start();
+    let replica = launcher.replica_of(&master).start();
+    wait_for_link(&replica);
+    let mut client = master.connect();
+    wait_until("the replica has said a word", || client.info("slave0").contains("state=online"));
+    let value = "x".repeat(512 * 1024);
+    for round in 1..=2 {
+        replica.signal(Signal::STOP);
+        // What the kernel takes for it costs the server nothing.
+        wait_until("the replica is cut off", || {
+            client.call(&["SET", "big", &value]);
+            let grown = number(&master, "mem_total_replication_buffers");
+            assert!(grown <= (1 + 2 + 1) << 20, "{grown}");
+            client.info("connected_slaves") == "0"
+        });
+        replica.signal(Signal::CONT);
+        if round == 1 {
+            // It comes back, and is stopped before it has caught up.
+            wait_until("the replica is synced again", || number(&master, "sync_full") == 2);
+        }
+    }
+    wait_until("the log says what would help", || {
+        master.log().contains("is synced in full") && master.log().contains("client-output-buffer-limit replica")
+    });
+    wait_until_equal(&master, &replica);
+}
+
+#[test]
+fn redis_cli_is_served_with_an_image_or_with_the_stream() {
+    let Some(master) = Kind::Repld.server() else { return };
+    if Kind::Redis.server().is_none() {
+        return;
+    }
+    let master = master.start();
+    write_much(&master, 1);
+    let port = master.port().to_string();
+    let cli = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("redis-cli");
+        command.args(["-p", &port]).args(arguments).current_dir(master.directory());
+        command.output().expect("it comes with redis-server")
+    };
+    assert!(cli(&["--rdb", "image.rdb"]).status.success());
+    assert!(cli(&["--functions-rdb", "functions.rdb"]).status.success());
+    let length = |name: &str| std::fs::metadata(master.directory().join(name)).expect("a file").len();
+    assert!(length("image.rdb") > 1000 && length("functions.rdb") < 300);
+    wait_until("nobody is fed any more", || master.connect().info("connected_slaves") == "0");
+
+    let mut hand = ByHand::connect(&master);
+    for request in ["REPLCONF capa eof", "REPLCONF rdb-filter-only \"\""] {
+        assert_eq!(hand.ask(request), "+OK");
+    }
+    hand.client.send(b"SYNC\r\n").expect("a live server");
+    assert!(hand.snapshot().len() < 300, "no keys were asked for");
+    master.connect().ok("SET after sync");
+    let wanted = [encode(&["SELECT", "0"]), encode(&["SET", "after", "sync"])];
+    assert_eq!([hand.command(), hand.command()], wanted);
+}
