@@ -423,6 +423,7 @@ impl Instance {
             db: caller.db,
             now_ms: self.now_ms,
             expiry_ms: self.expiry_ms(caller),
+            config: &self.config,
             random: &mut self.dice,
             reply: Reply::new(out, caller.protocol),
         };

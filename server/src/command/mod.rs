@@ -5,6 +5,7 @@
 //! [`Handler::Server`].
 
 mod acl;
+mod bit;
 mod connection;
 mod debug;
 mod execute;
@@ -195,6 +196,7 @@ pub struct ReadContext<'a> {
     now_ms: i64,
     /// Keys whose deadline is not later are absent. A replica applying its upstream's stream sees none as expired.
     expiry_ms: i64,
+    config: &'a Config,
     random: &'a mut Dice,
     reply: Reply<'a>,
 }

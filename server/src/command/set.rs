@@ -4,7 +4,7 @@ use super::key::{ScanOptions, parse_cursor, reply_scan};
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::{Absent, Key};
 use crate::resp::append_request;
-use crate::value::{Dice, Member, Set};
+use crate::value::{Dice, Member, Set, SmallForms};
 
 /// No reply has more members than this: it would not fit into memory, and nobody could read it.
 const REPEATED_MAX: u64 = 1 << 27;
@@ -101,8 +101,8 @@ fn pop_several(context: &mut WriteContext, args: Args) -> Result<Effect> {
         return Err(ErrorReply::SYNTAX);
     }
     let key = args.first_key();
-    let count =
-        parse_integer(args.get(2)).and_then(|count| usize::try_from(count).map_err(|_| ErrorReply::NOT_POSITIVE))?;
+    let count = parse_integer(args.get(2)).ok().and_then(|count| usize::try_from(count).ok());
+    let count = count.ok_or(ErrorReply::NOT_POSITIVE)?;
     let mut random = Dice::new(context.random.roll());
     let (popped, is_all) = match context.value::<Set>(key)? {
         Some(set) => {
@@ -228,7 +228,7 @@ pub(super) fn sdiff(context: &mut ReadContext, args: Args) -> Result<()> {
 }
 
 pub(super) fn sunion(context: &mut ReadContext, args: Args) -> Result<()> {
-    let all = union(&context.sets(args, 1)?, Set::INTEGERS_MAX);
+    let all = union(&context.sets(args, 1)?, SmallForms::default().integers_max);
     context.reply_members(&all.iter().collect::<Vec<_>>());
     Ok(())
 }

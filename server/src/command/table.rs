@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, connection, debug, geo, hash, key, list, object, pubsub,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, key, list, object, pubsub,
     quotable, replication, server, set, sort, sorted_set, string, transaction,
 };
 use crate::number::parse_i64;
@@ -73,6 +73,7 @@ impl Keys {
     pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0, count: 0, stored: false };
     const ONE: Keys = Keys { first: 1, last: 1, step: 1, ..Keys::NONE };
     const SECOND: Keys = Keys { first: 2, last: 2, step: 1, ..Keys::NONE };
+    const FROM_SECOND: Keys = Keys { first: 2, ..Keys::ALL };
     const TWO: Keys = Keys { first: 1, last: 2, step: 1, ..Keys::NONE };
     const ALL: Keys = Keys { first: 1, last: -1, step: 1, ..Keys::NONE };
     const ALL_BUT_LAST: Keys = Keys { last: -2, ..Keys::ALL };
@@ -230,6 +231,14 @@ pub static COMMANDS: &[Command] = &[
     command("setrange", 4, DENY_OOM, Keys::ONE, Write(string::setrange)),
     command("strlen", 2, FAST, Keys::ONE, Read(string::strlen)),
     command("substr", 4, 0, Keys::ONE, Read(string::getrange)),
+    // Bits of strings.
+    command("bitcount", -2, 0, Keys::ONE, Read(bit::bitcount)),
+    command("bitfield", -2, DENY_OOM, Keys::ONE, Write(bit::bitfield)),
+    command("bitfield_ro", -2, FAST, Keys::ONE, Read(bit::bitfield_ro)),
+    command("bitop", -4, DENY_OOM, Keys::FROM_SECOND, Write(bit::bitop)),
+    command("bitpos", -3, 0, Keys::ONE, Read(bit::bitpos)),
+    command("getbit", 3, FAST, Keys::ONE, Read(bit::getbit)),
+    command("setbit", 4, DENY_OOM, Keys::ONE, Write(bit::setbit)),
     // Hashes.
     command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
     command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),

@@ -68,9 +68,6 @@ impl fmt::Debug for Member<'_> {
 }
 
 impl Set {
-    /// The number of members up to which a set of integers keeps its form, unless one is told otherwise.
-    pub const INTEGERS_MAX: usize = 512;
-
     /// An empty set.
     pub fn new() -> Set {
         Set(Form::Integers(Integers::new()))

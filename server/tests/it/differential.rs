@@ -92,7 +92,7 @@ impl Pair {
                 client.send(&encode(&words)).expect("a live server");
             }
             for client in &mut self.first {
-                wait_until("it blocks", || client.info("blocked_clients") == "1");
+                wait_until(&format!("{line} blocks"), || client.info("blocked_clients") == "1");
             }
             return;
         }
@@ -334,18 +334,70 @@ fn a_postponed_inline_request_is_unescaped_once() {
 
 /// A command on either connection, or a transaction with another's write in its way.
 fn step(random: &mut Random) -> Vec<String> {
-    match random.below(12) {
+    match random.below(16) {
         0 => transaction(random),
         1..3 => vec![format!("2> {}", command(random))],
         3 => vec![format!("SCAN-ALL {}", random.pick(&["", "COUNT 1", "MATCH key:*", "TYPE string", "TYPE nosuch"]))],
+        12.. => vec![sorted_set_command(random)],
         _ => vec![command(random)],
+    }
+}
+
+/// A command on sorted sets, of which some are strings.
+fn sorted_set_command(random: &mut Random) -> String {
+    const KEYS: [&str; 5] = ["z", "zz", "zzz", "zzzz", "key:1"];
+    const OPTIONS: [&str; 12] = ["", "", "", "", "NX", "XX", "GT", "LT", "CH", "INCR", "XX INCR", "GT CH"];
+    const BOUNDS: [&str; 10] = ["-inf", "+inf", "0", "(0", "1", "(2", "-1e3", "(1e17", "x", "\"\""];
+    const MEMBER_BOUNDS: [&str; 7] = ["-", "+", "[b", "(b", "[", "(x", "x"];
+    const RANKS: [&str; 9] = ["0", "1", "-1", "5", "-7", "100", "-100", "9223372036854775807", "x"];
+    const LIMITS: [&str; 6] = ["", "", "LIMIT 0 3", "LIMIT 2 -1", "LIMIT -1 2", "LIMIT 1"];
+    const SCORES: [&str; 5] = ["", "", "WITHSCORES", "withscores", "REV"];
+    let (key, other, third) = (random.pick(&KEYS), random.pick(&KEYS), random.pick(&KEYS));
+    let member = random.pick(&["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "\"\"", "\"\\xff\\x00\"", "12", "-3"]);
+    let score = match random.below(4) {
+        0 => f64::from_bits(random.next()).to_string(),
+        1 => random.pick(&["inf", "-inf", "-0", "1e17", "0.1", "3e-5", "1e400", "0x10", "nan", "x"]).to_string(),
+        _ => (random.below(9) as f64 / 2.0 - 2.0).to_string(),
+    };
+    let [bound, bound_2] = [0, 1].map(|_| random.pick(&BOUNDS));
+    let [from, to] = [0, 1].map(|_| random.pick(&MEMBER_BOUNDS));
+    let [first, last] = [0, 1].map(|_| random.pick(&RANKS));
+    let (limit, with) = (random.pick(&LIMITS), random.pick(&SCORES));
+    let weigh = random.pick(&["", "", "WEIGHTS 2 -0.5", "AGGREGATE MIN", "AGGREGATE max WEIGHTS inf 0", "WEIGHTS 1"]);
+    match random.below(30) {
+        0..8 => format!("ZADD {key} {} {score} {member} {} f", random.pick(&OPTIONS), random.below(5)),
+        8 => format!("ZINCRBY {key} {score} {member}"),
+        9 => format!("ZREM {key} {member} a"),
+        10 => format!("{} {key} {member}", random.pick(&["ZSCORE", "ZRANK", "ZREVRANK", "ZMSCORE", "GEOPOS"])),
+        11 => format!("ZCOUNT {key} {bound} {bound_2}"),
+        12 => format!("{} {key} {first} {last} {with}", random.pick(&["ZRANGE", "ZREVRANGE"])),
+        13 => format!("ZRANGE {key} {bound} {bound_2} BYSCORE {with} {limit}"),
+        14 => format!("{} {key} {bound} {bound_2} {limit}", random.pick(&["ZRANGEBYSCORE", "ZREVRANGEBYSCORE"])),
+        15 => format!("ZREMRANGEBYRANK {key} {first} {last}"),
+        16 => format!("ZREMRANGEBYSCORE {key} {bound} {bound_2}"),
+        17 => format!("{} {key} {}", random.pick(&["ZPOPMIN", "ZPOPMAX"]), random.pick(&["", "2", "0", "x"])),
+        18 => format!("ZMPOP 2 {key} {other} {} COUNT {}", random.pick(&["MIN", "MAX"]), random.below(4)),
+        19 => format!("ZRANGESTORE {key} {other} {first} {last}"),
+        20 => format!("ZRANGESTORE {key} {other} {bound} {bound_2} BYSCORE {limit}"),
+        21 => format!("{} 2 {key} {other} {weigh} {with}", random.pick(&["ZUNION", "ZINTER"])),
+        22 => format!("{} {third} 2 {key} {other} {weigh}", random.pick(&["ZUNIONSTORE", "ZINTERSTORE"])),
+        23 => format!("ZDIFF 2 {key} {other} {with}"),
+        24 => format!("ZDIFFSTORE {third} 2 {key} {other}"),
+        25 => format!("ZINTERCARD 2 {key} {other} LIMIT {}", random.below(3)),
+        // Of equal scores only: in others what lies between two members is anything.
+        26 => format!("ZADD lex 0 {member} 0 b"),
+        27 => format!("{} lex {from} {to} {limit}", random.pick(&["ZRANGEBYLEX", "ZREVRANGEBYLEX", "ZLEXCOUNT"])),
+        28 => format!("ZREMRANGEBYLEX lex {from} {to}"),
+        _ => format!("GEOADD {key} {} {score} {member}", random.below(200)),
     }
 }
 
 fn transaction(random: &mut Random) -> Vec<String> {
     // What depends on the time or has no order could not be compared inside the one reply.
     let comparable = |line: &String| {
-        !["TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME", "KEYS"].contains(&line.split(' ').next().unwrap_or_default())
+        let name = line.split(' ').next().unwrap_or_default();
+        let is_ordered = name != "HRANDFIELD" && UNORDERED.iter().all(|(unordered, _)| *unordered != name);
+        is_ordered && !["TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"].contains(&name)
     };
     let commands = |random: &mut Random, most: usize| -> Vec<String> {
         (0..random.below(most + 1)).map(|_| command(random)).filter(comparable).collect()
@@ -448,8 +500,8 @@ fn command(random: &mut Random) -> String {
     let bad_seconds = random.pick(&BAD_SECONDS);
     // Never twice the same: which of two equal ones ends later would depend on the millisecond they were set in.
     let far = (100_000_000 + random.below(900_000_000)).to_string();
-    match random.below(62) {
-        44..=61 => list_command(random),
+    match random.below(82) {
+        64..82 => list_command(random),
         0..4 => format!("SET {key} {value}"),
         4..7 => format!(
             "SET {key} {value} {} {}",
@@ -490,6 +542,9 @@ fn command(random: &mut Random) -> String {
         42 => random
             .pick(&["DBSIZE", "SWAPDB 0 1", "SWAPDB 1 2", "SWAPDB 0 99", "FLUSHDB", "PING", "TIME x", "GET"])
             .into(),
+        43..51 => hash_command(random, key),
+        51..59 => set_command(random, key, other),
+        59 | 60 => bit_command(random, key, other),
         _ => {
             // A command with the wrong number of arguments, or none at all.
             let name =
@@ -497,5 +552,71 @@ fn command(random: &mut Random) -> String {
             let words: Vec<&str> = (0..random.below(6)).map(|_| random.pick(&KEYS)).collect();
             format!("{name} {}", words.join(" "))
         }
+    }
+}
+
+/// A few small numbers, a few texts: the same ones come again.
+fn element(random: &mut Random) -> String {
+    match random.below(3) {
+        0 => random.below(12).to_string(),
+        1 => (random.below(4) as i64 * 3_000_000_000 - 5_000_000_000).to_string(),
+        _ => random.pick(&["a", "b", "c", "\"\"", "07", "\"\\x00\\xff\"", "1.5"]).into(),
+    }
+}
+
+fn elements(random: &mut Random, most: usize) -> String {
+    let elements: Vec<String> = (0..=random.below(most)).map(|_| element(random)).collect();
+    elements.join(" ")
+}
+
+fn hash_command(random: &mut Random, key: &str) -> String {
+    let field = element(random);
+    let value = element(random);
+    match random.below(12) {
+        0..3 => format!("{} {key} {field} {value} {}", random.pick(&["HSET", "HMSET"]), elements(random, 5)),
+        3 => format!("HSETNX {key} {field} {value}"),
+        4 => format!("{} {key} {field}", random.pick(&["HGET", "HEXISTS", "HSTRLEN"])),
+        5 => format!("HMGET {key} {}", elements(random, 4)),
+        6 => format!("{} {key}", random.pick(&["HGETALL", "HKEYS", "HVALS", "HLEN"])),
+        7 => format!("HDEL {key} {}", elements(random, 4)),
+        8 => format!("HINCRBY {key} {field} {value}"),
+        9 => format!("HINCRBYFLOAT {key} {field} {}", random.pick(&["1.5", "-0.1", "1e3", "x", "inf", "3"])),
+        10 => format!("HRANDFIELD {key} {} {}", random.pick(&["0", "100", "x"]), random.pick(&["", "WITHVALUES", "x"])),
+        // A long value makes a big form of a small one.
+        _ => format!("HSET {key} {field} {}", "v".repeat(random.below(80))),
+    }
+}
+
+fn set_command(random: &mut Random, key: &str, other: &str) -> String {
+    let operation = random.pick(&["SINTER", "SUNION", "SDIFF"]);
+    match random.below(11) {
+        0..3 => format!("SADD {key} {}", elements(random, 6)),
+        3 => format!("SREM {key} {}", elements(random, 4)),
+        4 => format!("{} {key}", random.pick(&["SMEMBERS", "SCARD"])),
+        5 => format!("{} {key} {}", random.pick(&["SMISMEMBER", "SISMEMBER"]), elements(random, 2)),
+        6 => format!("SMOVE {key} {other} {}", element(random)),
+        7 => format!("{operation} {key} {other} c"),
+        8 => format!("{operation}STORE {key} {other} c d"),
+        9 => format!("SINTERCARD {} {key} {other} {}", random.pick(&["2", "1", "x"]), random.pick(&["", "LIMIT 2"])),
+        _ => format!("{} {key} {}", random.pick(&["SPOP", "SRANDMEMBER"]), random.pick(&["0", "1000", "x"])),
+    }
+}
+
+fn bit_command(random: &mut Random, key: &str, other: &str) -> String {
+    let offset = random.pick(&["0", "7", "13", "#1", "100", "-1", "x"]);
+    let index = random.pick(&["0", "1", "3", "-1", "-4", "100", "x"]);
+    match random.below(6) {
+        0 => format!("SETBIT {key} {offset} {}", random.pick(&["0", "1", "1", "2"])),
+        1 => format!("GETBIT {key} {offset}"),
+        2 => format!("BITCOUNT {key} {index} {} {}", random.pick(&["-1", "2", "9"]), random.pick(&["", "BIT", "BYTE"])),
+        3 => format!("BITPOS {key} {} {index} {} BIT", random.below(3), random.pick(&["-1", "2", "9"])),
+        4 => format!("BITOP {} {key} {other} c", random.pick(&["AND", "OR", "XOR", "NOT"])),
+        _ => format!(
+            "BITFIELD {key} {} {} {} {offset} {}",
+            random.pick(&["OVERFLOW SAT", "OVERFLOW FAIL", ""]),
+            random.pick(&["SET", "INCRBY"]),
+            random.pick(&["u8", "i8", "i64", "u63", "i5"]),
+            random.pick(&["1", "-200", "9223372036854775807", "-9223372036854775808"]),
+        ),
     }
 }
