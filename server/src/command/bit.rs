@@ -279,12 +279,15 @@ impl Field {
         places.for_each(|(place, offset)| set_bit(bytes, offset, value >> place & 1 != 0));
     }
 
+    /// The largest number that has room.
+    fn most(self) -> i128 {
+        (1i128 << (self.bits - u32::from(self.signed))) - 1
+    }
+
     /// The number itself if it has room, else what the rule makes of it.
     fn fit(self, number: i128, overflow: Overflow) -> Option<i64> {
-        let (least, most) = match self.signed {
-            true => (-1i128 << (self.bits - 1), (1i128 << (self.bits - 1)) - 1),
-            false => (0, (1i128 << self.bits) - 1),
-        };
+        let most = self.most();
+        let least = if self.signed { -1 - most } else { 0 };
         let fitting = match overflow {
             _ if (least..=most).contains(&number) => number,
             Overflow::Fail => return None,
@@ -302,6 +305,13 @@ impl Field {
             Change::Set(value) if self.signed => i128::from(value),
             // A negative number is a large one without a sign.
             Change::Set(value) => i128::from(value as u64),
+        };
+        // To see whether the number is too small Redis subtracts in 64 bits, finds it too large if that overflows, and
+        // saturates there. Replicas must agree.
+        let is_misjudged = |value| self.signed && self.bits < 64 && (self.most() as i64).checked_sub(value).is_none();
+        let wanted = match (change, overflow) {
+            (Change::Set(value), Overflow::Saturate) if is_misjudged(*value) => self.most(),
+            _ => wanted,
         };
         Some((old, self.fit(wanted, overflow)?))
     }

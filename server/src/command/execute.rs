@@ -564,6 +564,10 @@ fn places_of<'a>(call: &Call, db: usize, known: impl Iterator<Item = &'a Place>)
         "swapdb" => known.filter(|(at, _)| [argument(1), argument(2)].contains(&Some(*at))).cloned().collect(),
         "move" => [Some(db), argument(2)].into_iter().flatten().map(|at| (at, call.args.get(1).into())).collect(),
         "copy" => vec![(object::copy_target(call.args).unwrap_or(db), call.args.get(2).into())],
+        // What comes behind the target is only read.
+        name if name == "bitop" || name.ends_with("store") => {
+            call.command.keys.of(call.args).take(1).map(|name| (db, name.into())).collect()
+        }
         _ => call.command.keys.of(call.args).map(|name| (db, name.into())).collect(),
     }
 }

@@ -56,6 +56,10 @@ use std::{
 
 use memmap2::{MmapMut, MmapOptions};
 
+mod growth;
+
+use growth::Growth;
+
 /// A replication id: the name of one line of history, 40 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReplicationId([u8; 40]);
@@ -307,7 +311,8 @@ impl Remains {
             next: RING + (self.end % self.capacity) as usize,
             slowest: None,
             oversized: None,
-            room_until: u64::MAX,
+            attend_at: u64::MAX,
+            ahead: Ahead::Idle,
             file: Mapping { map, capacity: self.capacity, locked: self.file },
         })
     }
@@ -352,8 +357,19 @@ pub struct Backlog {
     next: usize,
     slowest: Option<u64>,
     oversized: Option<Oversized>,
-    /// Appending up to this offset overwrites nothing that `slowest` needs.
-    room_until: u64,
+    /// Appending up to this offset overwrites nothing that `slowest` needs, and needs no larger file soon.
+    attend_at: u64,
+    ahead: Ahead,
+}
+
+/// What is done about the larger file that may be needed.
+enum Ahead {
+    /// Nothing.
+    Idle,
+    /// It is being made.
+    Growing(Growth),
+    /// It could not be made; when it is needed, that is tried again, and the reason told.
+    Failed,
 }
 
 impl Backlog {
@@ -389,10 +405,11 @@ impl Backlog {
             next: 0,
             slowest: None,
             oversized: None,
-            room_until: u64::MAX,
+            attend_at: u64::MAX,
+            ahead: Ahead::Idle,
         };
         backlog.write_header();
-        install(path)?;
+        install(&temporary(path), path)?;
         Ok(backlog)
     }
 
@@ -409,7 +426,7 @@ impl Backlog {
     #[inline]
     pub fn append(&mut self, bytes: &[u8]) -> Appended {
         let end = self.end + bytes.len() as u64;
-        if end > self.room_until || bytes.len() as u64 > self.file.capacity {
+        if end > self.attend_at || bytes.len() as u64 > self.file.capacity {
             return self.append_tight(bytes);
         }
         self.give_up_before(end.saturating_sub(self.file.capacity));
@@ -450,6 +467,7 @@ impl Backlog {
     /// Empties the ring and goes on at offset `at` of another history, where the stream has `selected_db` selected: after a
     /// full resync. Cursors are forgotten.
     pub fn reset(&mut self, history: History, at: u64, selected_db: Option<u32>) {
+        self.ahead = Ahead::Idle;
         self.begin_rewriting();
         self.set_history(history);
         self.selections = [Selection { from: at, db: selected_db }; 2];
@@ -485,7 +503,10 @@ impl Backlog {
     #[inline]
     pub fn set_slowest(&mut self, slowest: Option<u64>) {
         self.slowest = slowest.map(|slowest| slowest.clamp(self.start, self.end));
-        self.room_until = self.slowest.map_or(u64::MAX, |slowest| slowest.saturating_add(self.file.capacity));
+        let capacity = self.file.capacity;
+        let grows = capacity < self.sizes.capacity_max && !matches!(self.ahead, Ahead::Failed);
+        let room = if grows { capacity / 2 } else { capacity };
+        self.attend_at = self.slowest.map_or(u64::MAX, |slowest| slowest.saturating_add(room));
     }
 
     /// Present size of the ring, bytes.
@@ -518,6 +539,12 @@ impl Backlog {
     /// The smaller file cannot be made; the present one stays.
     pub fn shrink_to_configured(&mut self) -> Result<(), BacklogError> {
         let capacity = self.sizes.capacity.max(1);
+        if let Ahead::Growing(growth) = &self.ahead
+            && growth.is_finished()
+            && self.slowest_needs(self.end) <= self.file.capacity / 2
+        {
+            self.ahead = Ahead::Idle;
+        }
         if self.file.capacity <= capacity || self.slowest_needs(self.end) > capacity / 2 {
             return Ok(());
         }
@@ -534,6 +561,7 @@ impl Backlog {
     fn append_tight(&mut self, bytes: &[u8]) -> Appended {
         let end = self.end + bytes.len() as u64;
         let needed = self.slowest_needs(end);
+        self.grow_ahead(needed);
         let mut growth_error = None;
         if self.slowest_needs(self.end) <= self.sizes.capacity && needed > self.sizes.capacity_max {
             // Whoever lacks next to nothing is not to blame for a write that is beyond the limit by itself.
@@ -559,9 +587,42 @@ impl Backlog {
         if lost_bytes > 0 { Appended::Overrun { lost_bytes, growth_error } } else { Appended::Kept }
     }
 
+    /// Begins to make the larger file when half of the present one is needed, and takes it when it is there, or when it
+    /// can't be waited for any longer.
+    fn grow_ahead(&mut self, needed: u64) {
+        let capacity = self.file.capacity;
+        let half_full = needed > capacity / 2 && needed <= capacity && capacity < self.sizes.capacity_max;
+        self.ahead = match std::mem::replace(&mut self.ahead, Ahead::Idle) {
+            Ahead::Idle if half_full => {
+                let larger = (GROWTH * capacity).min(self.sizes.capacity_max);
+                let growth = Growth::begin(&self.file, ahead(&self.path), larger, self.start, self.end);
+                growth.map_or(Ahead::Failed, Ahead::Growing)
+            }
+            Ahead::Growing(growth) if growth.is_finished() || needed > capacity => {
+                self.take_larger(growth).map_or(Ahead::Failed, |()| Ahead::Idle)
+            }
+            other => other,
+        };
+        self.set_slowest(self.slowest);
+    }
+
+    /// Goes on in the file that was made ahead, after what has come since is copied.
+    fn take_larger(&mut self, growth: Growth) -> io::Result<()> {
+        let (mut larger, copied_to) = growth.finish()?;
+        let from = copied_to.max(self.start);
+        let (left, right) = self.file.read(from, (self.end - from) as usize);
+        let middle = larger.write(larger.place(from), left);
+        larger.write(middle, right);
+        let smaller = self.exchange(larger, self.start, &ahead(&self.path))?;
+        // To give its pages back takes a while as well; without a thread it is done here.
+        let _ = std::thread::Builder::new().name("shrink-backlog".into()).spawn(move || drop(smaller));
+        Ok(())
+    }
+
     /// Fills the whole ring with the last of `bytes`, which end at offset `end`.
     fn replace_all(&mut self, end: u64, bytes: &[u8]) {
         let start = end - self.file.capacity;
+        self.ahead = Ahead::Idle;
         self.begin_rewriting();
         self.file.write(self.file.place(start), &bytes[bytes.len() - self.file.capacity as usize..]);
         (self.start, self.end) = (start, end);
@@ -599,21 +660,28 @@ impl Backlog {
 
     /// Moves to a file of another capacity, with as many of the newest bytes as fit.
     fn rebuild(&mut self, capacity: u64) -> Result<(), BacklogError> {
+        self.ahead = Ahead::Idle;
         let mut larger = Mapping::allocate(&temporary(&self.path), capacity)?;
         let start = self.start.max(self.end.saturating_sub(capacity));
         let (left, right) = self.file.read(start, (self.end - start) as usize);
         let middle = larger.write(larger.place(start), left);
         larger.write(middle, right);
-        let smaller = std::mem::replace(&mut self.file, larger);
-        let start = std::mem::replace(&mut self.start, start);
+        self.exchange(larger, start, &temporary(&self.path))?;
+        Ok(())
+    }
+
+    /// Goes on in another file, which lies at `made_at` and has the bytes from `start` on, and returns the present one.
+    fn exchange(&mut self, other: Mapping, start: u64, made_at: &Path) -> io::Result<Mapping> {
+        let present = std::mem::replace(&mut self.file, other);
+        let present_start = std::mem::replace(&mut self.start, start);
         self.write_header();
-        if let Err(error) = install(&self.path) {
-            (self.file, self.start) = (smaller, start);
+        if let Err(error) = install(made_at, &self.path) {
+            (self.file, self.start) = (present, present_start);
             self.next = self.file.place(self.end);
-            return Err(error.into());
+            return Err(error);
         }
         self.set_slowest(self.slowest);
-        Ok(())
+        Ok(present)
     }
 
     /// Writes everything but the ring into a file that nobody knows yet.
@@ -766,11 +834,18 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     Ok((held.dev(), held.ino()) == (present.dev(), present.ino()))
 }
 
-/// Puts the finished temporary file in the place of `path`.
-fn install(path: &Path) -> io::Result<()> {
-    fs::rename(temporary(path), path).inspect_err(|_| {
+/// Where a larger file is made before it is needed.
+fn ahead(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".ahead");
+    name.into()
+}
+
+/// Puts the finished file at `made_at` in the place of `path`.
+fn install(made_at: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(made_at, path).inspect_err(|_| {
         // The reason is reported; whether the file could be removed adds nothing.
-        let _ = fs::remove_file(temporary(path));
+        let _ = fs::remove_file(made_at);
     })
 }
 
@@ -1151,6 +1226,40 @@ mod tests {
         assert_eq!(content(&backlog, 2).as_deref(), Some(&b"23456789ab"[..]));
         assert!(backlog.resize(sizes(50, 50)).is_err());
         assert_eq!(backlog.capacity(), 10);
+        drop(directory);
+    }
+
+    #[test]
+    fn a_larger_file_is_there_before_it_is_needed_and_has_everything() {
+        let (directory, mut backlog) = backlog(sizes(1000, 100_000), 0);
+        let byte = |offset: u64| (offset % 251) as u8;
+        backlog.set_slowest(Some(0));
+        let append = |backlog: &mut Backlog, count: u64| {
+            let bytes: Vec<u8> = (backlog.end()..backlog.end() + count).map(byte).collect();
+            assert!(matches!(backlog.append(&bytes), Appended::Kept));
+        };
+        append(&mut backlog, 600);
+        assert!(matches!(backlog.ahead, Ahead::Growing(_)));
+        assert_eq!(backlog.capacity(), 1000);
+        append(&mut backlog, 100);
+        while matches!(&backlog.ahead, Ahead::Growing(growth) if !growth.is_finished()) {
+            std::thread::yield_now();
+        }
+        append(&mut backlog, 1);
+        assert_eq!(backlog.capacity(), 4000);
+        assert_eq!(content(&backlog, 0), Some((0..701).map(byte).collect()));
+        assert!(!ahead(&backlog.path).exists() && backlog.path.exists());
+
+        // Who does not wait for it has it all the same, and what is not needed any more leaves nothing behind.
+        append(&mut backlog, 2000);
+        append(&mut backlog, 3000);
+        assert_eq!(backlog.capacity(), 16_000);
+        assert_eq!(content(&backlog, 0), Some((0..5701).map(byte).collect()));
+        append(&mut backlog, 4000);
+        assert!(matches!(backlog.ahead, Ahead::Growing(_)));
+        let path = ahead(&backlog.path);
+        backlog.remove();
+        assert!(!path.exists());
         drop(directory);
     }
 

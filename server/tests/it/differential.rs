@@ -443,7 +443,7 @@ fn list_command(random: &mut Random) -> String {
         18 => format!("LMPOP 2 {key} {other} {from} {}", random.pick(&["", "COUNT 3", "COUNT 0", "COUNT x"])),
         _ => format!(
             "SORT {key} {} {}",
-            random.pick(&["", "ALPHA", "ALPHA", "DESC ALPHA", "BY nosort", "BY nosuch* LIMIT 0 3", "NOSUCH"]),
+            random.pick(&["", "ALPHA", "ALPHA", "DESC ALPHA", "BY nosuch* LIMIT 0 3", "NOSUCH"]),
             random.pick(&["", "LIMIT 1 2", "GET # GET nosuch", "STORE m", "LIMIT 0 0 STORE m", "LIMIT x 1"])
         ),
     }
