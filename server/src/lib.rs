@@ -8,6 +8,9 @@
 //!
 //! Everything but the shell in `net` is functions of values: time and bytes come in, bytes and actions come out.
 
+#[macro_use]
+pub mod planted;
+
 pub mod client;
 pub mod command;
 pub mod config;

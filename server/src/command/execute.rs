@@ -530,19 +530,27 @@ impl Instance {
 
     /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.
     fn expire_keys_of(&mut self, caller: Caller, call: &Call) {
-        let db = caller.db;
-        if self.keyspace.with_deadline(db) == 0 || caller.is_upstream {
+        if caller.is_upstream || !self.replication.is_master() || self.is_paused(true) {
             return;
         }
-        if !self.replication.is_master() || self.is_paused(true) {
+        if let Some((db, name)) = elsewhere(call) {
+            self.expire_key(db, name);
+        }
+        if self.keyspace.with_deadline(caller.db) > 0 {
+            call.command.keys.of(call.args).for_each(|name| self.expire_key(caller.db, name));
+        }
+    }
+
+    fn expire_key(&mut self, db: usize, name: &[u8]) {
+        if db >= self.keyspace.databases() || self.keyspace.with_deadline(db) == 0 {
             return;
         }
-        for name in call.command.keys.of(call.args) {
-            let key = self.keyspace.key(name);
-            if self.keyspace.peek(db, key).is_some_and(|entry| entry.is_expired(self.now_ms)) {
-                self.keyspace.remove(db, key);
-                self.stats.expired_keys += 1;
-                self.touch(db, name);
+        let key = self.keyspace.key(name);
+        if self.keyspace.peek(db, key).is_some_and(|entry| entry.is_expired(self.now_ms)) {
+            self.keyspace.remove(db, key);
+            self.stats.expired_keys += 1;
+            self.touch(db, name);
+            if !planted!(ExpiryNotTold) {
                 self.propagate_request(db, &[b"DEL", name]);
             }
         }
@@ -551,6 +559,15 @@ impl Instance {
     /// A replica applies its upstream's stream as if nothing ever expired: the upstream says when it has.
     fn expiry_ms(&self, caller: Caller) -> i64 {
         if caller.is_upstream { i64::MIN } else { self.now_ms }
+    }
+}
+
+/// The key in another database that a command writes to, if it is one that does.
+fn elsewhere<'a>(call: &Call<'a>) -> Option<(usize, &'a [u8])> {
+    match call.command.name {
+        "move" => Some((usize::try_from(parse_i64(call.args.get(2))?).ok()?, call.args.get(1))),
+        "copy" => Some((object::copy_target(call.args)?, call.args.get(2))),
+        _ => None,
     }
 }
 

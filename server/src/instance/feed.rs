@@ -39,7 +39,9 @@ impl Instance {
     #[inline]
     pub fn stream_sent(&mut self, feed: &Feed, bytes: usize, unreceived: u64) {
         feed.unreceived.set(unreceived);
-        feed.cursor.set(feed.cursor.get() + bytes as u64);
+        if !planted!(CursorNotAdvanced) {
+            feed.cursor.set(feed.cursor.get() + bytes as u64);
+        }
         self.stats.total_net_output_bytes += bytes as u64;
         self.hold_for_slowest();
     }
@@ -53,19 +55,15 @@ impl Instance {
         for feed in feeds {
             feed.state.set(state);
             feed.cursor.set(point.offset);
-            feed.acknowledged.set(point.offset);
+            feed.acknowledged.set(0);
             if !feed.old_sync {
                 let line = format!("+FULLRESYNC {} {}\r\n", point.id, point.offset);
                 feed.client.send(|mailbox| mailbox.extend_from_slice(line.as_bytes()));
             }
         }
         self.hold_for_slowest();
-        if self.replication.is_master()
-            && let Some(backlog) = &mut self.replication.backlog
-        {
-            // Whoever starts from this snapshot does not know which database is selected.
-            backlog.select_with_next(None);
-        }
+        // Whoever starts from this image may not read in it which database is selected.
+        self.replication.reselects = true;
     }
 
     /// The image was sent, to its last byte; false if it never began, or if nothing comes behind it.
@@ -77,7 +75,11 @@ impl Instance {
                 return false;
             }
             // The stream must not hide the mark.
-            FeedState::ReceivesSnapshot { is_marked: true } => feed.state.set(FeedState::AwaitsAcknowledgement),
+            FeedState::ReceivesSnapshot { is_marked: true } => {
+                feed.state.set(FeedState::AwaitsAcknowledgement);
+                // While it loads, it says each second that it lives.
+                feed.heard_ms.set(self.now_ms);
+            }
             _ => self.bring_online(feed),
         }
         true

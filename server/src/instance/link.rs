@@ -92,17 +92,19 @@ impl Follower {
         }
     }
 
+    /// Bytes have come from the upstream.
+    pub fn heard(&mut self, instance: &mut Instance) {
+        self.heard_ms = instance.now_ms;
+        if let Some(following) = instance.replication.following_mut() {
+            following.heard_ms = self.heard_ms;
+        }
+    }
+
     /// Takes from the start of `unread` what is whole, and acts upon it.
     ///
     /// # Errors
     /// The link is of no use any more; why.
     pub fn take(&mut self, instance: &mut Instance, unread: &mut Vec<u8>) -> Result<Demand, String> {
-        if !unread.is_empty() {
-            self.heard_ms = instance.now_ms;
-            if let Some(following) = instance.replication.following_mut() {
-                following.heard_ms = self.heard_ms;
-            }
-        }
         loop {
             match &mut self.stage {
                 Stage::Stream(applier) => {
@@ -193,7 +195,7 @@ impl Follower {
     pub fn stream(&mut self, instance: &mut Instance) {
         let (peer, local) = self.addresses.clone();
         let client = instance.connect(peer, local, ClientKind::Master);
-        client.db.set(instance.replication.stream_db);
+        client.db.set(if planted!(SelectForgotten) { 0 } else { instance.replication.stream_db });
         self.stage = Stage::Stream(Applier {
             session: Session::new(client, true),
             parser: RequestParser::default(),
@@ -240,7 +242,10 @@ impl Follower {
         if let Stage::Stream(applier) = &mut self.stage
             && std::mem::take(&mut applier.acknowledge)
         {
-            let offset = instance.replication.offset;
+            let mut offset = instance.replication.offset;
+            if planted!(AcknowledgedBeforeCommit) {
+                offset += instance.replication.following().map_or(0, |following| following.unapplied_bytes);
+            }
             append_request(&mut self.out, &[b"REPLCONF", b"ACK", offset.to_string().as_bytes()]);
         }
         &mut self.out
@@ -340,6 +345,10 @@ impl Applier {
             self.acknowledge |= args.is_getack();
             self.replies.clear();
             instance.execute(&mut self.session, &planned, args, bytes, &mut self.replies);
+            if planted!(PingNotCounted) && planned.command.is_some_and(|command| command.name == "ping") {
+                unread.drain(request.start..request.start + request.len);
+                continue;
+            }
             self.applied += request.len;
             if self.session.transaction.is_none() {
                 forwardable = self.applied;
@@ -452,6 +461,55 @@ impl Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Upstream};
+    use crate::instance::Random;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// A replica whose link has just come up by a partial resync.
+    fn linked() -> (tempfile::TempDir, Instance, Follower) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut config = Config::default();
+        config.dir = directory.path().to_owned();
+        let mut instance = Instance::new(config, 1_000_000, Random::new([1, 2]));
+        instance.follow(Upstream { host: "127.0.0.1".into(), port: 1 });
+        let mut follower = Follower::new(&mut instance, "127.0.0.1:1".into(), "127.0.0.1:2".into());
+        let mut answers = format!("+PONG\r\n+OK\r\n+OK\r\n+CONTINUE {ID}\r\n").into_bytes();
+        assert_eq!(follower.take(&mut instance, &mut answers), Ok(Demand::Bytes));
+        assert!(instance.replication.is_linked());
+        (directory, instance, follower)
+    }
+
+    #[test]
+    fn half_a_request_does_not_keep_a_silent_link_alive() {
+        let (_directory, mut instance, mut follower) = linked();
+        let mut unread = b"*1\r\n$4\r\nPI".to_vec();
+        follower.heard(&mut instance);
+        for _ in 0..60 {
+            instance.set_now(instance.now_ms + 999);
+            assert_eq!(follower.take(&mut instance, &mut unread), Ok(Demand::Bytes));
+            assert_eq!(follower.on_time(&instance), Ok(()));
+        }
+        instance.set_now(instance.now_ms + 100);
+        assert!(follower.on_time(&instance).is_err_and(|why| why.contains("timeout")));
+    }
+
+    #[test]
+    fn a_replica_says_how_far_it_is_at_once_each_second_and_when_asked() {
+        let (_directory, mut instance, mut follower) = linked();
+        let said = |follower: &mut Follower, instance: &Instance| {
+            String::from_utf8(std::mem::take(follower.out(instance))).expect("ASCII")
+        };
+        let ack = |offset: &str| format!("*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n${}\r\n{offset}\r\n", offset.len());
+        assert!(said(&mut follower, &instance).ends_with(&ack("0")));
+        assert_eq!(said(&mut follower, &instance), "");
+        let mut unread = b"*1\r\n$4\r\nPING\r\n*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n*1\r\n".to_vec();
+        assert_eq!(follower.take(&mut instance, &mut unread), Ok(Demand::Bytes));
+        assert_eq!(said(&mut follower, &instance), ack("51"));
+        instance.set_now(follower.deadline_ms(&instance));
+        assert_eq!(follower.on_time(&instance), Ok(()));
+        assert_eq!(said(&mut follower, &instance), ack("51"));
+    }
 
     #[test]
     fn a_link_that_lasted_is_made_again_at_once_and_others_later_and_later() {

@@ -35,8 +35,8 @@ use crate::config::{Config, ShutdownOptions};
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::pubsub::PubSub;
-use crate::replication::{Feed, Replication, ReplicationId};
-use crate::snapshot::KeyDelay;
+use crate::replication::{Feed, History, Replication, ReplicationId};
+use crate::snapshot::{KeyDelay, Point};
 use crate::value::Dice;
 
 /// The version of Redis whose behaviour clients may expect.
@@ -293,6 +293,23 @@ impl Instance {
         self.persistence.last_load_keys_expired = keys_expired;
         self.touch_database(None);
         std::mem::replace(&mut self.keyspace, keyspace)
+    }
+
+    /// What was loaded is a point of a known history, and those who know it may continue.
+    ///
+    /// # Errors
+    /// There is no room for a backlog.
+    pub fn continue_from(&mut self, point: Point) -> Result<(), String> {
+        let replication = &mut self.replication;
+        replication.offset = point.offset;
+        replication.stream_db = point.db;
+        if !replication.is_master() {
+            replication.history = History { replid: point.id, previous: None };
+            replication.resumable = true;
+            return Ok(());
+        }
+        replication.history.previous = Some((point.id, point.offset));
+        self.create_backlog()
     }
 
     // --- Clients ---

@@ -92,10 +92,8 @@ impl Instance {
         self.config.replicaof = None;
         self.persistence.dirty += 1;
         self.cut_feeds();
-        if let Some(backlog) = &mut self.replication.backlog {
-            // Who continues may be in any database: the next write says in which it is made.
-            backlog.select_with_next(None);
-        }
+        // Who continues may be in any database: the next write says in which it is made.
+        self.replication.reselects = true;
         self.replication.unfed_since_ms = self.now_ms;
         self.last_ping_ms = self.now_ms;
         self.act(Action::Relink);

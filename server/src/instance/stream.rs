@@ -68,7 +68,7 @@ impl Instance {
     fn select_in_stream(&mut self, db: usize) {
         let db32 = u32::try_from(db).ok();
         let Some(backlog) = &mut self.replication.backlog else { return };
-        if backlog.selected_db() != db32 {
+        if std::mem::take(&mut self.replication.reselects) || backlog.selected_db() != db32 {
             let mut request = Vec::new();
             append_request(&mut request, &[b"SELECT", db.to_string().as_bytes()]);
             backlog.select_with_next(db32);
@@ -81,6 +81,9 @@ impl Instance {
         let Some(backlog) = &mut self.replication.backlog else { return };
         let appended = backlog.append(bytes);
         self.replication.offset += bytes.len() as u64;
+        if planted!(HandedOnCountedTwice) && !self.replication.is_master() && !self.replication.feeds.is_empty() {
+            self.replication.offset += bytes.len() as u64;
+        }
         if let Appended::Overrun { .. } = appended {
             self.cut_overrun_feeds();
         }

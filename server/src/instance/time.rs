@@ -104,7 +104,8 @@ impl Instance {
     fn cut_silent_feeds(&mut self) {
         let timeout_ms = self.config.repl_timeout.as_millis() as i64;
         for feed in &self.replication.feeds {
-            if feed.state.get() == FeedState::Online && self.now_ms - feed.heard_ms.get() > timeout_ms {
+            let speaks = matches!(feed.state.get(), FeedState::Online | FeedState::AwaitsAcknowledgement);
+            if speaks && self.now_ms - feed.heard_ms.get() > timeout_ms {
                 log!(Warning, "Disconnecting timedout replica (streaming sync): {}:{}", feed.ip, feed.port);
                 feed.client.kill();
             }

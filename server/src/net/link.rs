@@ -135,6 +135,7 @@ fn poll_link(
         let mut buffer = ReadBuf::new(&mut shared);
         ready!(Pin::new(&mut wire.stream).poll_read(context, &mut buffer))?;
         wire.unread.extend_from_slice(buffer.filled());
+        follower.heard(&mut server.instance.borrow_mut());
         match buffer.filled().len() {
             0 => return Poll::Ready(Err(LinkError::Said("The master has closed the connection".into()))),
             READ_BYTES => {

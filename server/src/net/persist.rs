@@ -19,7 +19,7 @@ use super::{Payload, Server, now_ms, recover};
 use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
-use crate::replication::{Feed, FeedState, History, ReplicationId};
+use crate::replication::{Feed, FeedState, ReplicationId};
 use crate::snapshot::{self, DumpFile, Image, LoadError, Loaded, Loader, Point, SLICE_BYTES};
 
 /// Chunks that wait to be encoded before the walk waits.
@@ -381,7 +381,7 @@ pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
     };
     if let Some(point) = loaded.point.filter(|_| !is_recovered) {
         let mut instance = server.instance.borrow_mut();
-        resume_history(&mut instance, point)?;
+        instance.continue_from(point)?;
         for (db, name) in &loaded.dropped {
             instance.propagate_request(*db, &[b"DEL", name]);
         }
@@ -394,19 +394,4 @@ pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
 async fn load_file(server: &Server, loader: Loader, file: File, total_bytes: u64) -> Result<Loaded, LoadError> {
     loading::announce(server, total_bytes, false);
     Load::spawn(loader, Source::File(file)).finish(server, || {}).await
-}
-
-/// What was loaded is a point of a known history, and those who know it may continue.
-fn resume_history(instance: &mut Instance, point: Point) -> Result<(), String> {
-    let replication = &mut instance.replication;
-    replication.offset = point.offset;
-    replication.stream_db = point.db;
-    if !replication.is_master() {
-        replication.history = History { replid: point.id, previous: None };
-        replication.resumable = true;
-        return Ok(());
-    }
-    let previous = Some((point.id, point.offset));
-    replication.history = History { replid: replication.history.replid, previous };
-    instance.create_backlog()
 }

@@ -245,6 +245,9 @@ pub struct Replication {
     pub resumable: bool,
     /// The database that the upstream's stream has selected at `offset`; it outlives the link, as the stream does.
     pub stream_db: usize,
+    /// The next write is preceded by its database whatever the stream has selected: somebody who continues here may not
+    /// know that.
+    pub reselects: bool,
     /// Since when nobody is fed, in milliseconds since the epoch.
     pub unfed_since_ms: i64,
 }
@@ -260,6 +263,7 @@ impl Replication {
             feeds: Vec::new(),
             resumable: false,
             stream_db: 0,
+            reselects: false,
             unfed_since_ms: 0,
         }
     }

@@ -17,6 +17,8 @@ macro_rules! between {
                 a_link_that_was_down_too_long_is_synced_in_full,
                 a_chain_shares_data_and_offsets,
                 others_follow_a_promoted_replica_by_partial_resync,
+                what_is_moved_onto_an_expired_key_is_so_everywhere,
+                an_old_master_learns_the_database_of_its_successors_writes,
                 a_replica_that_becomes_one_of_another_master_loses_its_data,
                 a_replica_refuses_writes,
                 what_a_replica_is_told_by_others_is_no_part_of_its_history,
@@ -251,6 +253,41 @@ fn others_follow_a_promoted_replica_by_partial_resync(master: Launcher, replica:
     master.restart();
     master.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", promoted.port()));
     wait_until_equal(&promoted, &master);
+}
+
+fn what_is_moved_onto_an_expired_key_is_so_everywhere(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    let replica = replica.replica_of(&master).start();
+    wait_for_link(&replica);
+    let mut client = master.connect();
+    // The master's own search for what has expired may be there first, though not for all of them.
+    for number in 0..20 {
+        client.ok(&format!("SET key:{number} moved"));
+        client.ok("SELECT 1");
+        client.ok(&format!("SET key:{number} expired PX 1"));
+        client.ok("SELECT 0");
+        wait_until("it is moved", || client.run(&format!("MOVE key:{number} 1")) == ":1\r\n");
+    }
+    wait_until_equal(&master, &replica);
+}
+
+/// The old master never had its own stream's database told by anybody.
+fn an_old_master_learns_the_database_of_its_successors_writes(master: Launcher, replica: Launcher) {
+    let master = master.start();
+    let successor = replica.replica_of(&master).start();
+    wait_for_link(&successor);
+    let mut client = master.connect();
+    client.ok("SELECT 1");
+    client.ok("SET before promotion");
+    wait_until_equal(&master, &successor);
+    let mut client = successor.connect();
+    client.ok("REPLICAOF NO ONE");
+    master.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", successor.port()));
+    wait_for_link(&master);
+    client.ok("SELECT 1");
+    client.ok("SET after promotion");
+    wait_until_equal(&successor, &master);
+    assert_eq!((number(&successor, "sync_full"), number(&successor, "sync_partial_ok")), (0, 1));
 }
 
 fn a_replica_that_becomes_one_of_another_master_loses_its_data(master: Launcher, replica: Launcher) {
