@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use crate::command::Command;
-use crate::config::Origin;
+use crate::config::{Origin, OutputLimit};
 use crate::replication::{Feed, FeedIdentity};
 use crate::resp::{Protocol, Span};
 
@@ -76,10 +76,14 @@ pub struct Client {
     pub postponed: Cell<bool>,
     /// A key that it watches was changed.
     pub watch_broken: Cell<bool>,
-    /// Bytes that wait to be sent, without its mailbox.
+    /// Bytes that wait to be sent, without its mailbox and the stream.
     pub output_bytes: Cell<usize>,
+    /// Bytes of the replication stream that wait to be sent, when they were last measured.
+    pub stream_bytes: Cell<u64>,
     /// The protocol it speaks.
     pub protocol: Cell<Protocol>,
+    /// Since when it has been over the soft limit of its class, in milliseconds since the epoch.
+    slow_since_ms: Cell<Option<i64>>,
     killed: Cell<bool>,
     dismissed: Cell<bool>,
     mailbox: RefCell<Vec<u8>>,
@@ -105,7 +109,9 @@ impl Client {
             postponed: Cell::new(false),
             watch_broken: Cell::new(false),
             output_bytes: Cell::new(0),
+            stream_bytes: Cell::new(0),
             protocol: Cell::new(Protocol::Resp2),
+            slow_since_ms: Cell::new(None),
             killed: Cell::new(false),
             dismissed: Cell::new(false),
             mailbox: RefCell::default(),
@@ -187,8 +193,28 @@ impl Client {
     }
 
     /// Bytes that wait to be sent to it.
-    pub fn pending_bytes(&self) -> usize {
-        self.output_bytes.get() + self.mailbox.borrow().len()
+    pub fn pending_bytes(&self) -> u64 {
+        (self.output_bytes.get() + self.mailbox.borrow().len()) as u64 + self.stream_bytes.get()
+    }
+
+    /// Whether it is known to be over the soft limit of its class.
+    pub fn is_slow(&self) -> bool {
+        self.slow_since_ms.get().is_some()
+    }
+
+    /// Whether more waits for it than it may, or has for too long. To be asked now and then while anything waits, and
+    /// once more when nothing does.
+    pub fn is_over(&self, limit: &OutputLimit, pending_bytes: u64, now_ms: i64) -> bool {
+        if limit.hard_bytes > 0 && pending_bytes >= limit.hard_bytes {
+            return true;
+        }
+        if limit.soft_bytes == 0 || pending_bytes < limit.soft_bytes {
+            self.slow_since_ms.set(None);
+            return false;
+        }
+        let since_ms = self.slow_since_ms.get().unwrap_or(now_ms);
+        self.slow_since_ms.set(Some(since_ms));
+        now_ms - since_ms > limit.soft.as_millis() as i64
     }
 
     /// Its line of `CLIENT LIST`, without the line's end.
@@ -212,7 +238,7 @@ impl Client {
         }
         format!(
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub=0 multi={} qbuf=0 \
-             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll=0 omem={} tot-mem={} events=r cmd={} \
+             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} \
              user=default redir=-1 resp={}",
             self.id,
             self.address,
@@ -225,9 +251,8 @@ impl Client {
             channels,
             patterns,
             self.queued.get().map_or(-1, |queued| queued as i64),
-            self.output_bytes.get(),
-            self.mailbox.borrow().len(),
             self.pending_bytes(),
+            self.pending_bytes() + size_of::<Client>() as u64,
             self.last_command.get(),
             if self.protocol.get() == Protocol::Resp3 { 3 } else { 2 },
         )

@@ -10,7 +10,7 @@ use crate::replication::{Backlog, FeedState, Link, Role};
 type Render = fn(&Instance, &mut String);
 
 /// All sections, in the order in which they are shown.
-const SECTIONS: [(&str, Render); 9] = [
+const SECTIONS: [(&str, Render); 10] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
@@ -18,6 +18,7 @@ const SECTIONS: [(&str, Render); 9] = [
     ("Stats", stats),
     ("Replication", replication),
     ("CPU", cpu),
+    ("Commandstats", commands),
     ("Cluster", cluster),
     ("Keyspace", keyspace),
 ];
@@ -26,8 +27,10 @@ const SECTIONS: [(&str, Render); 9] = [
 pub fn render(instance: &Instance, wanted: &[String]) -> String {
     let everything =
         wanted.is_empty() || wanted.iter().any(|name| matches!(name.as_str(), "all" | "everything" | "default"));
+    let really_everything = wanted.iter().any(|name| matches!(name.as_str(), "all" | "everything"));
     let mut text = String::new();
     for (name, render) in SECTIONS {
+        let everything = if name == "Commandstats" { really_everything } else { everything };
         if everything || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)) {
             if !text.is_empty() {
                 text.push_str("\r\n");
@@ -89,8 +92,8 @@ fn memory(instance: &Instance, text: &mut String) {
     field!(text, "mem_replication_backlog", backlog);
     field!(text, "mem_total_replication_buffers", backlog);
     field!(text, "mem_allocator", "mimalloc");
-    field!(text, "maxmemory", 0);
-    field!(text, "maxmemory_human", human(0));
+    field!(text, "maxmemory", instance.config.maxmemory);
+    field!(text, "maxmemory_human", human(instance.config.maxmemory));
     field!(text, "maxmemory_policy", String::from_utf8_lossy(&maxmemory_policy(instance)));
 }
 
@@ -198,7 +201,11 @@ fn replication(instance: &Instance, text: &mut String) {
             }
         };
         let (ip, port, offset) = (&feed.ip, feed.port, feed.acknowledged.get());
-        let _ = write!(text, "slave{index}:ip={ip},port={port},state={state},offset={offset},lag={lag_s}\r\n");
+        let pending = instance.pending_bytes(feed);
+        let _ = write!(
+            text,
+            "slave{index}:ip={ip},port={port},state={state},offset={offset},lag={lag_s},pending={pending}\r\n"
+        );
     }
     let second = replication.history.previous;
     field!(text, "master_failover_state", Failover::state(instance.failover.as_ref()));
@@ -235,6 +242,9 @@ fn upstream(instance: &Instance, text: &mut String) {
     field!(text, "slave_repl_offset", applied);
     // No field of Redis says it: a replica whose first sync never finished has nothing that could be promoted.
     field!(text, "repld_first_sync_finished", u8::from(following.synced));
+    if let Some(refusal) = &following.refusal {
+        field!(text, "repld_link_refused", refusal.reason);
+    }
     if let Link::Transfer { total_bytes, read_bytes } = following.link {
         field!(text, "master_sync_total_bytes", total_bytes.unwrap_or(0));
         field!(text, "master_sync_read_bytes", read_bytes);
@@ -260,6 +270,14 @@ fn cpu(_instance: &Instance, text: &mut String) {
         |index: usize| fields.get(index).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0) / ticks_per_second;
     field!(text, "used_cpu_sys", format_args!("{:.6}", seconds(12)));
     field!(text, "used_cpu_user", format_args!("{:.6}", seconds(11)));
+}
+
+/// How long they took is not measured.
+fn commands(instance: &Instance, text: &mut String) {
+    for (name, count) in instance.stats.commands.iter() {
+        let (calls, rejected, failed) = (count.calls, count.rejected, count.failed);
+        let _ = write!(text, "cmdstat_{name}:calls={calls},rejected_calls={rejected},failed_calls={failed}\r\n");
+    }
 }
 
 fn cluster(_instance: &Instance, text: &mut String) {

@@ -117,6 +117,7 @@ fn start(config: Config, remains: Option<Remains>) -> Result<(), String> {
         std::process::id(),
         config.port
     );
+    config.warn_of_events();
     if let Some(Remains { history, start, end, .. }) = &remains {
         log!(Warning, "Ghost master of {}: serves offsets {start} to {end} of a dead server's backlog", history.replid);
     }

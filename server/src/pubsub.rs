@@ -71,18 +71,18 @@ impl PubSub {
         }
     }
 
-    /// Sends a message to everyone who listens; how many times it was sent.
-    pub fn publish(&self, channel: &[u8], message: &[u8]) -> usize {
-        let mut receivers = 0;
+    /// Sends a message to everyone who listens. More than `pending_bytes_max` should wait for nobody (0: no limit).
+    pub fn publish(&self, channel: &[u8], message: &[u8], pending_bytes_max: u64) -> Published {
+        let mut published = Published::default();
         if let Some(listeners) = self.channels.get(channel) {
-            receivers += deliver(listeners, &[b"message", channel, message]);
+            published.deliver(listeners, &[b"message", channel, message], pending_bytes_max);
         }
         for (pattern, listeners) in &self.patterns {
             if glob::matches(pattern, channel, glob::Case::Sensitive) {
-                receivers += deliver(listeners, &[b"pmessage", pattern, channel, message]);
+                published.deliver(listeners, &[b"pmessage", pattern, channel, message], pending_bytes_max);
             }
         }
-        receivers
+        published
     }
 
     /// The channels with listeners that match `pattern`.
@@ -105,11 +105,25 @@ impl PubSub {
     }
 }
 
-fn deliver(listeners: &BTreeMap<u64, Rc<Client>>, parts: &[&[u8]]) -> usize {
-    for client in listeners.values() {
-        client.send(|mailbox| push(mailbox, client.protocol.get(), parts));
+/// What became of a message.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// How many times it was sent.
+    pub receivers: usize,
+    /// For whom too much waits now.
+    pub too_slow: Vec<Rc<Client>>,
+}
+
+impl Published {
+    fn deliver(&mut self, listeners: &BTreeMap<u64, Rc<Client>>, parts: &[&[u8]], pending_bytes_max: u64) {
+        self.receivers += listeners.len();
+        for client in listeners.values().filter(|client| !client.is_killed()) {
+            client.send(|mailbox| push(mailbox, client.protocol.get(), parts));
+            if pending_bytes_max > 0 && client.pending_bytes() >= pending_bytes_max {
+                self.too_slow.push(Rc::clone(client));
+            }
+        }
     }
-    listeners.len()
 }
 
 fn push(out: &mut Vec<u8>, protocol: Protocol, parts: &[&[u8]]) {

@@ -75,6 +75,18 @@ impl Image {
         &self.delay
     }
 
+    /// An image of this point without any key.
+    pub fn empty(instance: &Instance, point: Point) -> Image {
+        Image {
+            point: Some(point),
+            sizes: Vec::new(),
+            created_s: (instance.now_ms / 1000).max(0) as u64,
+            used_memory_bytes: instance.keyspace.memory_bytes() as u64,
+            options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
+            delay: KeyDelay::fixed(0),
+        }
+    }
+
     /// An encoder that has written everything before the first key.
     pub fn encoder(&self) -> Encoder {
         let header = rdb::Header {
@@ -275,6 +287,8 @@ pub struct Loader {
     batch: Batch,
     loaded: u64,
     expired: u64,
+    /// What was dropped of a history that others may continue: they have to be told.
+    dropped: Vec<(usize, Box<[u8]>)>,
     delay: KeyDelay,
 }
 
@@ -365,6 +379,41 @@ pub struct Loaded {
     pub keys_loaded: u64,
     /// Keys left out since they had expired.
     pub keys_expired: u64,
+    /// Those of them that a replica which continues the image's history still has: databases and names.
+    pub dropped: Vec<(usize, Box<[u8]>)>,
+}
+
+/// Counts the keys of an image, without loading it.
+pub struct KeyCounter {
+    decoder: Decoder,
+}
+
+impl KeyCounter {
+    /// A counter for `instance`.
+    pub fn new(instance: &Instance) -> KeyCounter {
+        KeyCounter { decoder: Decoder::new(instance.config.small_forms()) }
+    }
+
+    /// How many keys the image in `file` has.
+    ///
+    /// # Errors
+    /// The disk says no, or the image is not what it should be.
+    pub fn count(mut self, mut file: File) -> Result<u64, LoadError> {
+        io::Seek::rewind(&mut file)?;
+        let (mut keys, mut buffer) = (0, Vec::new());
+        while read_slice(&mut file, &mut buffer)? {
+            self.decoder.feed(&buffer);
+            while let Some(item) = self.decoder.next_item()? {
+                match item {
+                    Item::Entry { .. } => keys += 1,
+                    Item::Eof => return Ok(keys),
+                    _ => {}
+                }
+            }
+        }
+        self.decoder.finish()?;
+        Ok(keys)
+    }
 }
 
 impl Loader {
@@ -380,6 +429,7 @@ impl Loader {
             batch: Batch::default(),
             loaded: 0,
             expired: 0,
+            dropped: Vec::new(),
             delay: instance.key_load_delay.clone(),
         }
     }
@@ -411,8 +461,13 @@ impl Loader {
                     const RESERVED_KEYS_MAX: u64 = 1 << 20;
                     self.keyspace.reserve(self.db, keys.min(RESERVED_KEYS_MAX) as usize);
                 }
-                Item::Entry { deadline_ms: Some(deadline), .. } if self.drops_expired && deadline <= self.now_ms => {
+                Item::Entry { key, deadline_ms: Some(deadline), .. }
+                    if self.drops_expired && deadline <= self.now_ms =>
+                {
                     self.expired += 1;
+                    if self.facts.id.is_some() {
+                        self.dropped.push((self.db, key.into()));
+                    }
                 }
                 Item::Entry { key, value, deadline_ms } => {
                     let key = self.keyspace.key(key);
@@ -466,7 +521,14 @@ impl Loader {
             (Some(id), Some(offset)) => Some(Point { id, offset, db: stream_db }),
             _ => None,
         };
-        Ok(Loaded { keyspace: self.keyspace, point, stream_db, keys_loaded: self.loaded, keys_expired: self.expired })
+        Ok(Loaded {
+            keyspace: self.keyspace,
+            point,
+            stream_db,
+            keys_loaded: self.loaded,
+            keys_expired: self.expired,
+            dropped: self.dropped,
+        })
     }
 }
 

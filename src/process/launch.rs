@@ -22,6 +22,7 @@ use std::process::{Child, Command, Stdio};
 use super::engine::Program;
 use super::identity::ProcessIdentity;
 use super::state::{GroupDir, RunNode, RunState};
+use crate::topology::EngineFamily;
 
 /// The processes that were started as nodes of a group, recorded or not, by the node's name: each works in a node's
 /// directory and writes that node's log. (A person who looks around there does the one, but not the other.)
@@ -66,6 +67,10 @@ pub fn render_config(run: &RunState, node: &RunNode) -> String {
     line("replica-priority", &node.priority.to_string());
     for (directive, value) in tuning(run.nodes.len()) {
         line(directive, &value);
+    }
+    if node.engine.family == EngineFamily::Repld {
+        // A master that came back empty must not empty the others.
+        line("replica-full-sync-guard", "yes");
     }
     // After a failover any node may be anybody's upstream: what a node asks of others it can also be asked for itself.
     if let Some(password) = upstream.unwrap_or(node).config.get("requirepass") {
@@ -163,7 +168,7 @@ pub fn log_length(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{Engine, EngineFamily};
+    use crate::topology::Engine;
 
     fn node(port: u16, upstream: Option<u16>, config: &[(&str, &str)]) -> RunNode {
         RunNode {

@@ -222,6 +222,7 @@ pub(super) fn client_list(context: &mut ServerContext, args: Args) -> Result<Flo
         }
         _ => return Err(ErrorReply::SYNTAX),
     }
+    context.instance.measure_feeds();
     let now_ms = context.instance.now_ms;
     let mut text = String::new();
     for client in context.instance.clients.values() {

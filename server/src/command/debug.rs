@@ -51,7 +51,7 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
             reload(context.instance, args)?;
             context.ok()
         }
-        (b"replicate", 4..) => replicate(context, args),
+        (b"replicate", 3..) => replicate(context, args),
         (b"protocol", 3) => protocol(context, args),
         _ => Err(ErrorReply::subcommand_arguments(args)),
     }
@@ -118,7 +118,8 @@ fn digest_values(context: &mut ServerContext, args: Args) -> Result<Flow> {
 
 fn object(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let (keyspace, db) = (&context.instance.keyspace, context.session.db());
-    let entry = keyspace.get(db, keyspace.key(args.get(2)), context.instance.now_ms).ok_or(ErrorReply::NO_SUCH_KEY)?;
+    // A replica has keys that have expired until its master says so.
+    let entry = keyspace.peek(db, keyspace.key(args.get(2))).ok_or(ErrorReply::NO_SUCH_KEY)?;
     let value = entry.value();
     let text = format!(
         "Value at:{:p} refcount:1 encoding:{} serializedlength:{} lru:0 lru_seconds_idle:0",
@@ -161,15 +162,10 @@ fn reload(instance: &mut Instance, args: Args) -> Result<()> {
     Ok(())
 }
 
-/// `REPLICATE target arg…`: puts a request into the stream as it is, whatever it says.
+/// `REPLICATE arg…`: puts a request into the stream as it is, whatever it says.
 fn replicate(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    match args.get(2).to_ascii_lowercase().as_slice() {
-        b"replica" | b"all" => {}
-        b"aof" => return context.ok(),
-        _ => return Err(ErrorReply::new("ERR arg must be one of: aof, replica, all")),
-    }
     let db = context.session.db();
-    context.instance.propagate_request(db, &args.from(3).collect::<Vec<_>>());
+    context.instance.propagate_request(db, &args.from(2).collect::<Vec<_>>());
     context.ok()
 }
 

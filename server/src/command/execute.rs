@@ -10,7 +10,7 @@ use super::{
 };
 use crate::client::{Admission, Client, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
-use crate::keyspace::Keyspace;
+use crate::keyspace::{EntryRef, Keyspace};
 use crate::log::log;
 use crate::number::parse_i64;
 use crate::resp::{Protocol, Reply, Request, Span, append_request};
@@ -170,14 +170,27 @@ impl Instance {
             && session.client.subscriptions.get() == (0, 0)
             && self.loading.is_none()
             && !self.has_pause()
+            && self.denied_commands.is_empty()
             && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
-        Admission { reads: unhindered && serves, writes: unhindered && serves && self.gate_write(session).is_ok() }
+        Admission {
+            reads: unhindered && serves,
+            writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write(session).is_ok(),
+        }
     }
 
     /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
     /// to end is over.
-    fn refuse(&mut self, session: &mut Session, command: Option<&Command>, error: &ErrorReply, out: &mut Vec<u8>) {
+    fn refuse(
+        &mut self,
+        session: &mut Session,
+        command: Option<&'static Command>,
+        error: &ErrorReply,
+        out: &mut Vec<u8>,
+    ) {
+        if let Some(command) = command {
+            self.stats.commands.of(command).rejected += 1;
+        }
         if command.is_some_and(|command| command.name == "exec") {
             transaction::abandon(self, session);
             let reason = error.text().strip_prefix(b"ERR ").unwrap_or(error.text());
@@ -233,6 +246,10 @@ impl Instance {
         if !session.authenticated && !command.is(table::NO_AUTH) {
             return Err(ErrorReply::new("NOAUTH Authentication required."));
         }
+        if self.denied_commands.contains(command.name) && !command.is(table::NO_AUTH) {
+            let text = format!("NOPERM this user has no permissions to run the '{}' command", command.name);
+            return Err(ErrorReply::owned(text));
+        }
         if self.replication.is_ghost() && !runs_on_a_ghost(command) {
             return Err(ErrorReply::owned(format!(
                 "ERR '{}' is refused: this serves a dead server's backlog to its replicas and has no data",
@@ -241,6 +258,9 @@ impl Instance {
         }
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
             self.gate_write(session)?;
+        }
+        if self.needs_memory(session, command) && self.is_out_of_memory() {
+            return Err(ErrorReply::new("OOM command not allowed when used memory > 'maxmemory'."));
         }
         let subscriptions = session.client.subscriptions.get();
         if pubsub::is_restricted(session.protocol, subscriptions) && !command.is(table::WHILE_SUBSCRIBED) {
@@ -252,7 +272,7 @@ impl Instance {
         let stale = !self.config.replica_serve_stale_data
             && self.replication.following().is_some()
             && !self.replication.is_linked();
-        if stale && !command.is(table::STALE) {
+        if stale && !runs_when(session, command, table::STALE) {
             return Err(ErrorReply::new(
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
             ));
@@ -260,13 +280,27 @@ impl Instance {
         let loading = self.loading.is_some_and(|loading| !loading.serves_old_data);
         // An upstream that takes its time can be left for another one.
         let transfer = || command.is(table::DURING_TRANSFER) && self.replication.is_transferring();
-        if loading && !command.is(table::LOADING) && !transfer() {
+        if loading && !runs_when(session, command, table::LOADING) && !transfer() {
             return Err(ErrorReply::new("LOADING Redis is loading the dataset in memory"));
         }
         if session.transaction.is_some() && command.is(table::NO_MULTI) {
             return Err(ErrorReply::new("ERR Command not allowed inside a transaction"));
         }
         Ok(())
+    }
+
+    fn needs_memory(&self, session: &Session, command: &Command) -> bool {
+        let queued = || {
+            let transaction = session.transaction.as_ref();
+            transaction.is_some_and(|it| it.queue.iter().any(|queued| queued.command.is(table::DENY_OOM)))
+        };
+        command.is(table::DENY_OOM) || command.name == "exec" && queued()
+    }
+
+    fn is_out_of_memory(&self) -> bool {
+        let ignored = self.config.replica_ignore_maxmemory && !self.replication.is_master();
+        let limit = self.config.maxmemory;
+        limit > 0 && !ignored && self.keyspace.memory_bytes() as u64 > limit
     }
 
     fn gate_write(&self, session: &Session) -> Result<(), ErrorReply> {
@@ -312,6 +346,7 @@ impl Instance {
     /// Runs a command that nothing stands against.
     pub(crate) fn call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let start = out.len();
+        self.stats.commands.of(call.command).calls += 1;
         let caller = Caller::of(session);
         let result = match call.command.handler {
             Handler::Read(handler) => self.call_read(caller, call, handler, out).map(|()| Flow::Continue),
@@ -336,6 +371,7 @@ impl Instance {
         result.unwrap_or_else(|error| {
             // A handler may fail after it has begun its reply.
             out.truncate(start);
+            self.stats.commands.of(call.command).failed += 1;
             self.reply_error(session, error.text(), out);
             Flow::Continue
         })
@@ -488,7 +524,8 @@ impl Instance {
     }
 
     pub(crate) fn exists(&self, db: usize, name: &[u8]) -> bool {
-        db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some()
+        let live = |entry: EntryRef| !entry.is_expired(self.now_ms);
+        db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some_and(live)
     }
 
     /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.
@@ -552,12 +589,31 @@ fn places_of<'a>(call: &Call, db: usize, known: impl Iterator<Item = &'a Place>)
     }
 }
 
+/// Whether it has this flag, and, if it ends a transaction, everything that would be run with it.
+fn runs_when(session: &Session, command: &Command, flag: table::Flags) -> bool {
+    let queued = || session.transaction.as_ref().is_none_or(|it| it.queue.iter().all(|queued| queued.command.is(flag)));
+    command.is(flag) && (command.name != "exec" || queued())
+}
+
 /// What a replica needs for its handshake, and what shows an operator how far the replicas are.
 fn runs_on_a_ghost(command: &Command) -> bool {
     let family = command.name.split('|').next().unwrap_or_default();
     matches!(family, "client" | "command")
-        || ["auth", "config|get", "echo", "hello", "info", "ping", "psync", "quit", "replconf", "reset", "role"]
-            .contains(&command.name)
+        || [
+            "auth",
+            "config|get",
+            "echo",
+            "hello",
+            "info",
+            "ping",
+            "psync",
+            "quit",
+            "replconf",
+            "replid",
+            "reset",
+            "role",
+        ]
+        .contains(&command.name)
         || ["shutdown", "time"].contains(&command.name)
 }
 

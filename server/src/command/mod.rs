@@ -4,6 +4,7 @@
 //! return the [`Effect`] that replicas are told. What concerns the connection or the server as a whole is a
 //! [`Handler::Server`].
 
+mod acl;
 mod bit;
 mod connection;
 mod debug;

@@ -4,14 +4,13 @@ use std::rc::Rc;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::config::Upstream;
-use crate::instance::{Awaited, TimeLimit};
+use crate::instance::{Awaited, Instance, TimeLimit};
 use crate::log::log;
-use crate::replication::{Feed, Link, Role, SyncAnswer};
+use crate::replication::{Feed, FeedState, History, Link, ReplicationId, Role, SyncAnswer};
+use crate::snapshot::{Image, Point};
 
 pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    if context.instance.failover.is_some() {
-        return Err(ErrorReply::new("ERR REPLICAOF not allowed while failing over."));
-    }
+    check_upstream(context.instance, None)?;
     let asked_by = context.session.client.describe(context.instance.now_ms);
     if args.is(1, "no") && args.is(2, "one") {
         if !context.instance.replication.is_master() {
@@ -23,13 +22,14 @@ pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow>
     if context.session.feed.is_some() {
         return Err(ErrorReply::new("ERR Command is not valid when client is a replica."));
     }
-    let port = parse_integer(args.get(2)).ok().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+    let port = parse_integer(args.get(2)).ok().and_then(|port| u16::try_from(port).ok());
     let port = port.ok_or(ErrorReply::new("ERR Invalid master port"))?;
     let host = std::str::from_utf8(args.get(1)).map_err(|_| ErrorReply::new("ERR Invalid master host"))?;
     if host.is_empty() || host.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
         return Err(ErrorReply::new("ERR Invalid master host"));
     }
     let upstream = Upstream { host: host.to_owned(), port };
+    check_upstream(context.instance, Some(&upstream))?;
     if context.instance.replication.following().is_some_and(|following| following.upstream == upstream) {
         log!(
             Notice,
@@ -41,6 +41,31 @@ pub(super) fn replicaof(context: &mut ServerContext, args: Args) -> Result<Flow>
     context.instance.follow(upstream);
     log!(Notice, "REPLICAOF {host}:{port} enabled (user request from '{asked_by}')");
     context.ok()
+}
+
+/// Whether this server may follow `upstream`, or nobody, as far as that is known before anyone is asked.
+pub(super) fn check_upstream(instance: &Instance, upstream: Option<&Upstream>) -> Result<()> {
+    if instance.failover.is_some() {
+        return Err(ErrorReply::new("ERR REPLICAOF not allowed while failing over."));
+    }
+    if let Some(upstream) = upstream.filter(|upstream| instance.is_own_address(upstream)) {
+        return Err(ErrorReply::owned(format!(
+            "ERR {upstream} is this server itself: it can't be a replica of itself"
+        )));
+    }
+    Ok(())
+}
+
+/// Says which histories are here, before any password is asked for: who has one to tell may want to know whom he tells
+/// it to. `repld`'s own.
+pub(super) fn replid(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    let History { replid, previous } = context.instance.replication.history;
+    let text = match previous {
+        Some((previous, _)) => format!("REPLID {replid} {previous}"),
+        None => format!("REPLID {replid}"),
+    };
+    context.reply().simple(&text);
+    Ok(Flow::Continue)
 }
 
 pub(super) fn failover(context: &mut ServerContext, args: Args) -> Result<Flow> {
@@ -140,11 +165,9 @@ pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> 
             b"ack" => return acknowledge(context, value),
             // The link answers it: only the link knows how much has been applied.
             b"getack" => return Ok(Flow::Continue),
-            b"rdb-only" => {
-                if parse_integer(value)? != 0 {
-                    return Err(ErrorReply::new("ERR rdb-only is not supported"));
-                }
-            }
+            b"rdb-only" => identity.rdb_only = parse_integer(value)? == 1,
+            b"rdb-filter-only" => identity.without_keys = parse_filter(value)?,
+            b"repld-run-id" => return answer_with_ancestry(context, value),
             _ => {
                 let option = String::from_utf8_lossy(args.get(index));
                 return Err(ErrorReply::owned(format!("ERR Unrecognized REPLCONF option: {option}")));
@@ -152,6 +175,28 @@ pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> 
         }
     }
     context.ok()
+}
+
+/// Which parts an image is to have; there are only keys here, and no functions. Whether it has none of them.
+fn parse_filter(value: &[u8]) -> Result<bool> {
+    for part in value.split(|byte| *byte == b' ').filter(|part| !part.is_empty()) {
+        if !part.eq_ignore_ascii_case(b"functions") {
+            let text = format!("ERR Unsupported rdb-filter-only option: {}", String::from_utf8_lossy(part));
+            return Err(ErrorReply::owned(text));
+        }
+    }
+    Ok(true)
+}
+
+/// A replica that is a repld says which run of a server it is, and is told whom it would follow. Others never ask.
+fn answer_with_ancestry(context: &mut ServerContext, value: &[u8]) -> Result<Flow> {
+    let run_id = ReplicationId::parse(value).ok_or(ErrorReply::new("ERR a run id has 40 hexadecimal digits"))?;
+    let ancestry = context.instance.ancestry();
+    if ancestry.chain.contains(&run_id) {
+        return Err(ErrorReply::owned(format!("CYCLE {run_id} is this server or above it: {ancestry}")));
+    }
+    context.reply().simple(&ancestry.to_string());
+    Ok(Flow::Continue)
 }
 
 fn parse_announced_ip(value: &[u8]) -> Result<Option<String>> {
@@ -203,7 +248,6 @@ fn take_over(context: &mut ServerContext, id: &[u8]) -> Result<()> {
 
 /// For clients that know neither partial resyncs nor payloads of unknown length.
 pub(super) fn sync(context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    context.session.identity.eof = false;
     context.session.old_sync = true;
     begin_feed(context, None)
 }
@@ -235,7 +279,30 @@ fn begin_feed(context: &mut ServerContext, request: Option<(&[u8], u64)>) -> Res
         let replid = context.instance.replication.history.replid;
         let line = if context.session.identity.psync2 { format!("CONTINUE {replid}") } else { "CONTINUE".into() };
         context.reply().simple(&line);
+    } else if context.session.identity.without_keys {
+        return send_empty_image(context);
     }
+    Ok(Flow::Feed)
+}
+
+/// An image without keys needs no walk over them.
+fn send_empty_image(context: &mut ServerContext) -> Result<Flow> {
+    let Some(feed) = context.session.feed.clone() else { return Ok(Flow::Close) };
+    let point = Point {
+        id: context.instance.replication.history.replid,
+        offset: context.instance.replication.offset,
+        db: context.instance.replication.stream_db,
+    };
+    context.instance.promise_image(&[Rc::clone(&feed)], point, FeedState::ReceivesSnapshot { is_marked: false });
+    let image = Image::empty(context.instance, point).encoder().finish();
+    feed.client.send(|mailbox| {
+        mailbox.extend_from_slice(format!("${}\r\n", image.len()).as_bytes());
+        mailbox.extend_from_slice(&image);
+    });
+    if feed.rdb_only {
+        return Ok(Flow::Close);
+    }
+    feed.state.set(FeedState::Online);
     Ok(Flow::Feed)
 }
 
@@ -299,7 +366,7 @@ pub(super) fn role(context: &mut ServerContext, _args: Args) -> Result<Flow> {
             reply.integer(i64::from(following.upstream.port));
             let (state, offset) = match following.link {
                 Link::Down => ("connect", -1),
-                Link::Handshake => ("connecting", -1),
+                Link::Handshake => ("handshake", -1),
                 Link::Transfer { .. } => ("sync", -1),
                 Link::Up => ("connected", replication.offset as i64),
             };

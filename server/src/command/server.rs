@@ -1,5 +1,6 @@
 //! The server as a whole: <https://redis.io/docs/latest/commands/?group=server>.
 
+use super::replication::check_upstream;
 use super::{Args, ErrorReply, Flow, Result, ServerContext, table};
 use crate::config::ShutdownOptions;
 use crate::instance::{Action, Instance, Stats};
@@ -112,8 +113,15 @@ pub(super) fn config_set(context: &mut ServerContext, args: Args) -> Result<Flow
     let assignments: Vec<(&[u8], &[u8])> =
         (2..args.len()).step_by(2).map(|index| (args.get(index), args.get(index + 1))).collect();
     // Only a client that stands before the machine may loosen what guards it.
+    let before = context.instance.config.clone();
     let changed = context.instance.config.set(&assignments, context.session.client.origin());
     let changed = changed.map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
+    if changed.contains(&"replicaof")
+        && let Err(error) = check_upstream(context.instance, context.instance.config.replicaof.as_ref())
+    {
+        context.instance.config = before;
+        return Err(error);
+    }
     apply(context.instance, &changed);
     context.ok()
 }
@@ -139,6 +147,12 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
             "loglevel" => log::set_level(instance.config.loglevel),
             "key-load-delay" => instance.key_load_delay.set(instance.config.key_load_delay),
             "repl-backlog-size" | "client-output-buffer-limit" => instance.resize_backlog(),
+            "replicaof" => match instance.config.replicaof.clone() {
+                Some(upstream) => instance.follow(upstream),
+                None => instance.unfollow(),
+            },
+            "notify-keyspace-events" => instance.config.warn_of_events(),
+            "replica-full-sync-guard" | "replica-expect-master-id" => instance.lift_refusal(),
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, bit, connection, debug, geo, hash, key, list, object, pubsub,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, key, list, object, pubsub,
     quotable, replication, server, set, sort, sorted_set, string, transaction,
 };
 use crate::number::parse_i64;
@@ -423,6 +423,12 @@ pub static COMMANDS: &[Command] = &[
     command("reset", 1, IN_MULTI | NO_AUTH | WHILE_SUBSCRIBED, Keys::NONE, Server(connection::reset)),
     command("select", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::select)),
     // The server.
+    container("acl", &[
+        command("acl|list", 2, OPERATOR, Keys::NONE, Server(acl::list)),
+        command("acl|setuser", -3, OPERATOR, Keys::NONE, Server(acl::setuser)),
+        command("acl|users", 2, OPERATOR, Keys::NONE, Server(acl::users)),
+        command("acl|whoami", 2, PERSONAL, Keys::NONE, Server(acl::whoami)),
+    ]),
     command("bgsave", -1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgsave)),
     Command { arity: -1, flags: LOADING | STALE, handler: Server(server::command), ..container("command", &[
         command("command|count", 2, LOADING | STALE, Keys::NONE, Server(server::command_count)),
@@ -448,6 +454,7 @@ pub static COMMANDS: &[Command] = &[
     command("failover", -1, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::failover)),
     command("psync", -3, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::psync)),
     command("replconf", -1, OPERATOR, Keys::NONE, Server(replication::replconf)),
+    command("replid", 1, CONNECTION | NO_AUTH, Keys::NONE, Server(replication::replid)),
     command("replicaof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),
     command("role", 1, LOADING | STALE | FAST | NO_SCRIPT, Keys::NONE, Server(replication::role)),
     command("slaveof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::values::*;
+use crate::replication::ReplicationId;
 
 /// A way to write values of type `T`.
 pub(super) trait Kind<T> {
@@ -142,6 +143,21 @@ impl Kind<Option<String>> for Text {
 
     fn print(&self, value: &Option<String>) -> Vec<u8> {
         value.clone().unwrap_or_default().into_bytes()
+    }
+}
+
+/// The name of a history; none if empty.
+pub(super) struct OptionalId;
+
+impl Kind<Option<ReplicationId>> for OptionalId {
+    fn update(&self, value: &mut Option<ReplicationId>, words: &[Vec<u8>]) -> Result<(), String> {
+        let id = || ReplicationId::parse(&words[0]).ok_or("argument must be a replication id, 40 hexadecimal digits");
+        *value = if words[0].is_empty() { None } else { Some(id()?) };
+        Ok(())
+    }
+
+    fn print(&self, value: &Option<ReplicationId>) -> Vec<u8> {
+        value.map(|id| id.as_str().as_bytes().to_vec()).unwrap_or_default()
     }
 }
 
@@ -325,7 +341,7 @@ impl Kind<Option<Upstream>> for MasterAddress {
         *value = match words {
             [no, one] if no.eq_ignore_ascii_case(b"no") && one.eq_ignore_ascii_case(b"one") => None,
             [host, port] if !host.is_empty() => {
-                let port = integer(port).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+                let port = integer(port).and_then(|port| u16::try_from(port).ok());
                 Some(Upstream { host: text(host)?.to_string(), port: port.ok_or("Invalid master port")? })
             }
             [empty] if empty.is_empty() => None,

@@ -219,8 +219,7 @@ fn what_the_server_does_not_do_is_refused_at_the_start_and_later_with_its_reason
     let mut config = load(&[], "").expect("defaults");
     for (name, only, other, reason) in [
         ("appendonly", "no", "yes", "repld writes no append-only file"),
-        ("maxmemory", "0", "100mb", "repld neither limits the memory of its data nor evicts"),
-        ("notify-keyspace-events", "", "KEA", "repld publishes no keyspace events"),
+        ("maxmemory-clients", "0", "100mb", "repld limits each client's memory, but not their sum"),
     ] {
         assert!(load(&["-", &format!("--{name}"), only], "").is_ok(), "{name}");
         let error = load(&["-"], &format!("{name} {other}\n")).expect_err(name);

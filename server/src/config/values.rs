@@ -59,7 +59,7 @@ pub struct SavePoint {
 pub struct Upstream {
     /// An IP address or a host's name.
     pub host: String,
-    /// Never 0.
+    /// At 0, as Redis has it too, nobody can be reached.
     pub port: u16,
 }
 
@@ -89,6 +89,13 @@ pub struct OutputLimit {
     pub soft_bytes: u64,
     /// … for so long without a pause.
     pub soft: Duration,
+}
+
+impl OutputLimit {
+    /// Whether there is one.
+    pub fn is_set(&self) -> bool {
+        self.hard_bytes > 0 || self.soft_bytes > 0
+    }
 }
 
 /// How a replica loads a full resynchronization (`repl-diskless-load`).

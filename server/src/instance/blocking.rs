@@ -133,9 +133,9 @@ impl Instance {
         self.waiters.add(Waiter { client: Rc::clone(&session.client), deadline_ms, silent, awaited });
     }
 
-    /// How many clients wait.
+    /// How many clients wait, for whatever it is: the end of a pause, or of the server, too.
     pub fn blocked_clients(&self) -> usize {
-        self.waiters.all.len()
+        self.clients.values().filter(|client| client.is_held()).count()
     }
 
     /// Tries those who wait for a key that is ready.

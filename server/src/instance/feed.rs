@@ -66,10 +66,14 @@ impl Instance {
         self.replication.reselects = true;
     }
 
-    /// The image was sent, to its last byte; false if it never began.
+    /// The image was sent, to its last byte; false if it never began, or if nothing comes behind it.
     pub fn image_sent(&self, feed: &Feed) -> bool {
         match feed.state.get() {
             FeedState::WaitsForSnapshot | FeedState::WaitsForFile => return false,
+            _ if feed.rdb_only => {
+                log!(Notice, "The image was sent to {}:{}, which wants nothing else.", feed.ip, feed.port);
+                return false;
+            }
             // The stream must not hide the mark.
             FeedState::ReceivesSnapshot { is_marked: true } => {
                 feed.state.set(FeedState::AwaitsAcknowledgement);

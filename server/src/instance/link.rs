@@ -19,7 +19,7 @@ use crate::client::{Client, ClientKind, Session};
 use crate::command::{Args, Planned};
 use crate::keyspace::Keyspace;
 use crate::log::log;
-use crate::replication::{Answer, Greeting, Handshake, History, Link, Payload, ReplicationId, Step};
+use crate::replication::{Ancestry, Answer, Greeting, Handshake, History, Link, Payload, ReplicationId, Step};
 use crate::resp::{Limits, RequestParser, append_request};
 use crate::snapshot::Loaded;
 
@@ -149,6 +149,16 @@ impl Follower {
         if self.greeting.failover && state == Handshake::AwaitSync {
             end_failover(instance, &step);
         }
+        if let Handshake::AwaitReplconf(_) = state
+            && let Some(ancestry) = Ancestry::parse(line)
+        {
+            instance.learn_ancestry(ancestry);
+        }
+        if state == Handshake::AwaitIdentity
+            && let (Step::Send(..), Some(following)) = (&step, instance.replication.following_mut())
+        {
+            following.identified = true;
+        }
         match step {
             Step::Wait(next) => self.stage = Stage::Handshake(next),
             Step::Send(next, bytes) => {
@@ -176,6 +186,7 @@ impl Follower {
                 self.stage = Stage::Announcement(id, offset);
             }
             Step::Retry(reason) | Step::Refused(reason) => return Err(reason),
+            Step::Harmful(reason) => return Err(instance.refuse_upstream(reason, 0)),
         }
         Ok(())
     }
@@ -275,6 +286,9 @@ fn greeting(instance: &Instance) -> Greeting {
         announced_ip: config.replica_announce_ip.clone(),
         resume: replication.resumable.then_some((replication.history.replid, replication.offset)),
         failover: instance.is_handing_over(),
+        expected: config.replica_expect_master_id,
+        // Who is to take over follows this server still.
+        run_id: (!instance.is_handing_over()).then_some(instance.run_id),
     }
 }
 
@@ -282,7 +296,9 @@ fn greeting(instance: &Instance) -> Greeting {
 fn end_failover(instance: &mut Instance, answer: &Step) {
     match answer {
         Step::Done(_) => instance.complete_failover(),
-        Step::Retry(_) | Step::Refused(_) => instance.abort_failover("Failover target rejected psync request"),
+        Step::Retry(_) | Step::Refused(_) | Step::Harmful(_) => {
+            instance.abort_failover("Failover target rejected psync request")
+        }
         Step::Wait(_) | Step::Send(..) => {}
     }
 }
@@ -437,6 +453,7 @@ impl Instance {
         self.replication.resumable = true;
         if let Some(following) = self.replication.following_mut() {
             following.synced = true;
+            following.refusal = None;
         }
     }
 }

@@ -7,6 +7,8 @@
 mod blocking;
 mod failover;
 mod feed;
+mod guard;
+mod limits;
 mod link;
 mod pause;
 mod random;
@@ -15,7 +17,7 @@ mod role;
 mod stream;
 mod time;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 pub(crate) use blocking::Awaited;
@@ -28,6 +30,7 @@ pub use random::Random;
 pub use replay::{Replay, ReplayError};
 
 use crate::client::{Client, ClientKind, Session};
+use crate::command::Command;
 use crate::config::{Config, ShutdownOptions};
 use crate::keyspace::Keyspace;
 use crate::log::log;
@@ -125,6 +128,41 @@ pub struct Stats {
     pub keyspace_misses: u64,
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
+    pub commands: CommandCounts,
+}
+
+/// What became of the requests for one command.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(missing_docs, reason = "each is the field of that name in INFO's commandstats")]
+pub struct CommandCount {
+    pub calls: u64,
+    pub rejected: u64,
+    pub failed: u64,
+}
+
+/// The same for each command that was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct CommandCounts {
+    /// In the order in which they were first asked for: what is asked for all the time is found at once.
+    all: Vec<(&'static str, CommandCount)>,
+}
+
+impl CommandCounts {
+    /// That of `command`.
+    #[inline]
+    pub fn of(&mut self, command: &'static Command) -> &mut CommandCount {
+        let index = self.all.iter().position(|(name, _)| std::ptr::eq(*name, command.name));
+        let index = index.unwrap_or_else(|| {
+            self.all.push((command.name, CommandCount::default()));
+            self.all.len() - 1
+        });
+        &mut self.all[index].1
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, CommandCount)> {
+        self.all.iter().copied()
+    }
 }
 
 /// The requests of a transaction on their way into the stream.
@@ -167,7 +205,11 @@ pub struct Instance {
     pub active_expiry: bool,
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
+    /// Commands that nobody may run.
+    pub denied_commands: BTreeSet<&'static str>,
     pauses: [Option<Pause>; 3],
+    /// Replicas that are synced in full again and again, by address and port.
+    troubled: HashMap<(String, u16), limits::Troubled>,
     actions: Vec<Action>,
     pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
@@ -201,7 +243,9 @@ impl Instance {
             active_expiry: true,
             shutdown: None,
             failover: None,
+            denied_commands: BTreeSet::new(),
             pauses: [None; 3],
+            troubled: HashMap::new(),
             actions: Vec::new(),
             waiters: Waiters::default(),
             watchers: HashMap::new(),
@@ -304,6 +348,7 @@ impl Instance {
         self.replication.feeds.retain(|other| other.client.id != feed.client.id);
         self.replication.unfed_since_ms = self.now_ms;
         self.hold_for_slowest();
+        self.shrink_backlog();
     }
 
     /// Begins to wait for replicas before the server ends.

@@ -5,7 +5,7 @@ use crate::client::ClientKind;
 use crate::config::Upstream;
 use crate::keyspace::Keyspace;
 use crate::log::{self, log};
-use crate::replication::{Following, History, Link, Remains, Role};
+use crate::replication::{Following, History, Remains, Role};
 
 impl Instance {
     /// Follows `upstream` from now on, keeping the data until it has sent its own.
@@ -13,12 +13,8 @@ impl Instance {
         let was_master = self.replication.is_master();
         let synced = self.replication.following().is_some_and(|following| following.synced);
         self.replication.role = Role::Replica(Following {
-            upstream: upstream.clone(),
-            link: Link::Down,
-            down_since_ms: self.now_ms,
-            heard_ms: self.now_ms,
-            unapplied_bytes: 0,
             synced: synced && self.replication.resumable,
+            ..Following::new(upstream.clone(), self.now_ms)
         });
         self.announce_role();
         if was_master {
@@ -39,14 +35,7 @@ impl Instance {
 
     /// Follows `upstream` from the start; whatever is loaded may turn out to be a part of its history.
     pub fn follow_from_start(&mut self, upstream: Upstream) {
-        self.replication.role = Role::Replica(Following {
-            upstream,
-            link: Link::Down,
-            down_since_ms: self.now_ms,
-            heard_ms: self.now_ms,
-            unapplied_bytes: 0,
-            synced: false,
-        });
+        self.replication.role = Role::Replica(Following::new(upstream, self.now_ms));
     }
 
     /// Hands out a dead server's backlog from now on, and does nothing else.

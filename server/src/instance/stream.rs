@@ -1,5 +1,6 @@
 //! The stream that the replicas are fed from: what goes into it, how much of it is kept, and who is attached to it.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -91,7 +92,7 @@ impl Instance {
     fn cut_overrun_feeds(&mut self) {
         let start = self.replication.backlog.as_ref().map_or(0, Backlog::start);
         for feed in &self.replication.feeds {
-            let is_cut = feed.cursor.get() < start && !feed.client.is_killed();
+            let is_cut = feed.cursor.get() < start && !feed.client.is_killed() && !feed.rdb_only;
             if feed.state.get() != FeedState::WaitsForSnapshot && is_cut {
                 self.stats.client_output_buffer_limit_disconnections += 1;
                 log!(
@@ -120,6 +121,15 @@ impl Instance {
         backlog::Sizes {
             capacity: configured,
             capacity_max: if limit == 0 { u64::MAX } else { configured.saturating_add(limit) },
+        }
+    }
+
+    /// Gives back what the backlog grew by for a replica that was slow.
+    pub(super) fn shrink_backlog(&mut self) {
+        if let Some(backlog) = &mut self.replication.backlog
+            && let Err(error) = backlog.shrink_to_configured()
+        {
+            log!(Warning, "Can't shrink the replication backlog: {error}");
         }
     }
 
@@ -211,6 +221,9 @@ impl Instance {
                     log!(Notice, "{reason}: {ip}:{port}");
                 }
                 self.stats.sync_full += 1;
+                if !session.identity.rdb_only {
+                    self.count_full_sync(&ip, port);
+                }
                 if self.replication.backlog.is_none() {
                     self.begin_history()?;
                 }
@@ -225,12 +238,14 @@ impl Instance {
             ip,
             port,
             eof: session.identity.eof,
+            rdb_only: session.identity.rdb_only,
             old_sync: session.old_sync,
             state: state.into(),
             cursor: cursor.into(),
             unreceived: 0.into(),
             acknowledged: cursor.into(),
             heard_ms: self.now_ms.into(),
+            progress: RefCell::default(),
             stalled_since_ms: None.into(),
         });
         session.client.kind.set(ClientKind::Replica);
@@ -262,6 +277,7 @@ impl Instance {
         }
         feed.acknowledged.set(feed.acknowledged.get().max(offset));
         feed.heard_ms.set(self.now_ms);
+        self.forget_trouble(feed);
         self.release_acknowledged();
         self.advance_failover();
     }

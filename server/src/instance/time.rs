@@ -24,6 +24,7 @@ impl Instance {
         self.release_due();
         self.end_due_pauses();
         self.advance_failover();
+        self.enforce_output_limits();
         self.expire_due_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
@@ -37,13 +38,10 @@ impl Instance {
     fn every_second(&mut self) {
         self.ping_feeds();
         self.cut_silent_feeds();
+        self.report_stalls();
         self.close_idle_clients();
         self.forget_unused_backlog();
-        if let Some(backlog) = &mut self.replication.backlog
-            && let Err(error) = backlog.shrink_to_configured()
-        {
-            log!(Warning, "Can't shrink the replication backlog: {error}");
-        }
+        self.shrink_backlog();
     }
 
     /// Only a master decides that a key has expired, and says so in its stream.
@@ -141,22 +139,7 @@ impl Instance {
 
     fn close_idle_clients(&mut self) {
         let timeout_ms = self.config.timeout.as_millis() as i64;
-        let limits = self.config.client_output_buffer_limit;
         for client in self.clients.values() {
-            let limit = match client.kind.get() {
-                ClientKind::Normal => limits.normal.hard_bytes,
-                ClientKind::Subscriber => limits.pubsub.hard_bytes,
-                ClientKind::Replica | ClientKind::Master => 0,
-            };
-            if limit > 0 && client.pending_bytes() as u64 > limit {
-                self.stats.client_output_buffer_limit_disconnections += 1;
-                log!(
-                    Warning,
-                    "Client id={} scheduled to be closed ASAP for overcoming of output buffer limits.",
-                    client.id
-                );
-                client.kill();
-            }
             let idle = timeout_ms > 0 && self.now_ms - client.last_active_ms.get() > timeout_ms;
             if idle && client.kind.get() == ClientKind::Normal && !client.blocked.get() {
                 log!(Verbose, "Closing idle client");

@@ -86,6 +86,10 @@ impl Connection {
         if !self.closing && self.is_due() && self.run(server) == Flow::Feed {
             return Poll::Ready(End::Feed);
         }
+        if self.session.client.is_killed() {
+            // Too much would wait for it: it gets nothing of that.
+            return Poll::Ready(End::Closed);
+        }
         self.session.client.collect(&mut self.out);
         match self.poll_flush(context) {
             Poll::Ready(Err(_)) => return Poll::Ready(End::Closed),
@@ -142,7 +146,13 @@ impl Connection {
             self.session.client.last_active_ms.set(instance.now_ms);
             let flow = self.requests.run(&mut instance, &mut self.session, &mut self.out);
             instance.stats.total_net_input_bytes += self.requests.forget_run() as u64;
-            instance.stats.total_net_output_bytes += (self.out.len() - self.sent) as u64;
+            let pending_bytes = (self.out.len() - self.sent) as u64;
+            instance.stats.total_net_output_bytes += pending_bytes;
+            let client = &self.session.client;
+            if pending_bytes > 0 && instance.output_limit(client.kind.get()).is_set() {
+                client.output_bytes.set(pending_bytes as usize);
+                instance.enforce_output_limit(client, client.pending_bytes());
+            }
             flow
         };
         self.closing |= flow == Flow::Close;

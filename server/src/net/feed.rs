@@ -22,6 +22,9 @@ const PAYLOAD_PIECES: usize = 4;
 /// Feeds one replica until it goes.
 pub(super) async fn serve(server: &Rc<Server>, connection: &mut Connection) {
     let Some(feed) = connection.session.feed.clone() else { return };
+    if server.instance.borrow().config.repl_disable_tcp_nodelay {
+        connection.stream.set_nodelay(false);
+    }
     let (sender, mut payload) = mpsc::channel(PAYLOAD_PIECES);
     if matches!(feed.state.get(), FeedState::WaitsForSnapshot | FeedState::WaitsForFile) {
         server.payloads.borrow_mut().insert(feed.client.id, sender);

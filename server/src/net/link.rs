@@ -50,7 +50,7 @@ pub(super) async fn follow(server: Rc<Server>) {
             instance.set_now(now_ms());
             instance.loading = None;
             instance.set_link(Link::Down);
-            backoff.after(lasted, instance.random())
+            backoff.after(lasted, instance.random()).max(Duration::from_millis(instance.refused_for_ms()))
         };
         // The upstream's last word may have ended the following altogether, and with it this task.
         server.settle();
@@ -69,7 +69,6 @@ async fn attempt(server: &Rc<Server>) -> Result<bool, LinkError> {
     let (upstream, patience) = {
         let mut instance = server.instance.borrow_mut();
         instance.set_now(now_ms());
-        instance.set_link(Link::Handshake);
         let Some(following) = instance.replication.following() else { return Ok(false) };
         (following.upstream.clone(), instance.config.repl_timeout)
     };

@@ -336,8 +336,11 @@ impl Server {
                 return true;
             }
             instance.pause(PausedBy::Shutdown, Pause { until_ms: i64::MAX, writes_only: true });
-            instance.ask_for_acknowledgement();
-            (instance.replication.offset, replicas, deadline_ms)
+            let target = instance.replication.offset;
+            if instance.replication.feeds_at(target) < replicas {
+                instance.ask_for_acknowledgement();
+            }
+            (target, replicas, deadline_ms)
         };
         loop {
             {

@@ -380,7 +380,11 @@ pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
         None => false,
     };
     if let Some(point) = loaded.point.filter(|_| !is_recovered) {
-        server.instance.borrow_mut().continue_from(point)?;
+        let mut instance = server.instance.borrow_mut();
+        instance.continue_from(point)?;
+        for (db, name) in &loaded.dropped {
+            instance.propagate_request(*db, &[b"DEL", name]);
+        }
     }
     log!(Notice, "DB loaded from disk: {:.3} seconds", started.elapsed().as_secs_f64());
     Ok(())

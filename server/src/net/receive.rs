@@ -25,7 +25,7 @@ use crate::config::DisklessLoad;
 use crate::instance::Promise;
 use crate::log::log;
 use crate::replication::{Link, Payload};
-use crate::snapshot::{self, DumpFile, LoadError, Loaded, Loader};
+use crate::snapshot::{self, DumpFile, KeyCounter, LoadError, Loaded, Loader};
 
 /// Pieces of an image that wait to be loaded or written before no more are read.
 const PIECES_QUEUED: usize = 16;
@@ -45,11 +45,13 @@ pub(super) async fn full_resync(server: &Rc<Server>, wire: &mut Wire, promise: P
     let loaded = match mode {
         DisklessLoad::SwapDb => load_from_wire(server, wire, payload, has_data).await?,
         DisklessLoad::OnEmptyDb if !has_data => load_from_wire(server, wire, payload, false).await?,
-        DisklessLoad::OnEmptyDb | DisklessLoad::Disabled => load_through_file(server, wire, payload, has_data).await?,
+        DisklessLoad::OnEmptyDb | DisklessLoad::Disabled => load_through_file(server, wire, promise, has_data).await?,
     };
     let old = {
         let mut instance = server.instance.borrow_mut();
         instance.set_now(now_ms());
+        // What was received into a file was judged before: by now there are no old data.
+        instance.judge_image(id, loaded.keys_loaded)?;
         instance.install_image(loaded, id, offset)?
     };
     discard(old);
@@ -94,9 +96,10 @@ async fn load_from_wire(
 async fn load_through_file(
     server: &Rc<Server>,
     wire: &mut Wire,
-    payload: Payload,
+    promise: Promise,
     has_data: bool,
 ) -> Result<Loaded, LinkError> {
+    let Promise { id, payload, .. } = promise;
     announce(payload, "disk");
     let file = DumpFile::create(&snapshot::dump_path(&server.instance.borrow()))?;
     let mut reader = file.reader()?;
@@ -112,6 +115,11 @@ async fn load_through_file(
     let writing = spawn_blocking(move || write(pieces, file, &grown));
     receive(server, wire, &payload, sender).await?;
     let file = joined(writing).await?;
+    if server.instance.borrow().guards_against(id) {
+        let (copy, counter) = (reader.try_clone()?, KeyCounter::new(&server.instance.borrow()));
+        let keys = spawn_blocking(move || counter.count(copy)).await.map_err(std::io::Error::other)??;
+        server.instance.borrow_mut().judge_image(id, keys)?;
+    }
     log!(Notice, "MASTER <-> REPLICA sync: Flushing old data");
     let old = server.instance.borrow_mut().discard_data();
     discard(old);

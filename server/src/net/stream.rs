@@ -43,6 +43,14 @@ impl Stream {
         if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
+    /// Whether small writes go out at once; there is no other way over a Unix socket.
+    pub(super) fn set_nodelay(&self, nodelay: bool) {
+        if let Stream::Tcp(stream) = self {
+            // This can only fail for a socket that is closed already.
+            let _ = stream.set_nodelay(nodelay);
+        }
+    }
+
     /// Says why the connection is closed, as far as that gets.
     pub(super) fn refuse(&self, reason: &str) {
         let _ = match self {

@@ -139,6 +139,15 @@ pub struct Sizes {
     pub capacity_max: u64,
 }
 
+/// A write that is kept for the slowest cursor although it is beyond the limit by itself.
+#[derive(Debug, Clone, Copy)]
+struct Oversized {
+    /// Its length.
+    bytes: u64,
+    /// The offset behind it: a cursor that is here has it.
+    end: u64,
+}
+
 /// What became of the slowest cursor by an [`Backlog::append`].
 #[must_use]
 #[derive(Debug)]
@@ -301,6 +310,7 @@ impl Remains {
             end: self.end,
             next: RING + (self.end % self.capacity) as usize,
             slowest: None,
+            oversized: None,
             attend_at: u64::MAX,
             ahead: Ahead::Idle,
             file: Mapping { map, capacity: self.capacity, locked: self.file },
@@ -346,6 +356,7 @@ pub struct Backlog {
     /// Where in the file the byte after the newest one goes: `end` modulo the capacity, without a division for each append.
     next: usize,
     slowest: Option<u64>,
+    oversized: Option<Oversized>,
     /// Appending up to this offset overwrites nothing that `slowest` needs, and needs no larger file soon.
     attend_at: u64,
     ahead: Ahead,
@@ -393,6 +404,7 @@ impl Backlog {
             end,
             next: 0,
             slowest: None,
+            oversized: None,
             attend_at: u64::MAX,
             ahead: Ahead::Idle,
         };
@@ -502,6 +514,12 @@ impl Backlog {
         self.file.capacity
     }
 
+    /// So much is kept for the slowest cursor, bytes.
+    pub fn kept_for_slowest(&self) -> u64 {
+        let oversized = self.oversized.filter(|oversized| self.slowest.is_some_and(|slowest| slowest < oversized.end));
+        self.sizes.capacity_max.saturating_add(oversized.map_or(0, |oversized| oversized.bytes))
+    }
+
     /// Changes the configured sizes. The newest bytes are kept, and what the slowest cursor needs even if it is more.
     ///
     /// # Errors
@@ -545,8 +563,13 @@ impl Backlog {
         let needed = self.slowest_needs(end);
         self.grow_ahead(needed);
         let mut growth_error = None;
-        if needed > self.file.capacity && needed <= self.sizes.capacity_max {
-            let capacity = needed.max(GROWTH * self.file.capacity).min(self.sizes.capacity_max);
+        if self.slowest_needs(self.end) <= self.sizes.capacity && needed > self.sizes.capacity_max {
+            // Whoever lacks next to nothing is not to blame for a write that is beyond the limit by itself.
+            self.oversized = Some(Oversized { bytes: bytes.len() as u64, end });
+        }
+        let limit = self.kept_for_slowest();
+        if needed > self.file.capacity && needed <= limit {
+            let capacity = needed.max(GROWTH * self.file.capacity).min(limit);
             growth_error = self.rebuild(capacity).err();
         }
         let start = end.saturating_sub(self.file.capacity);
@@ -1164,6 +1187,20 @@ mod tests {
         backlog.shrink_to_configured().expect("space");
         assert_eq!(backlog.capacity(), 10);
         assert_eq!((backlog.start(), content(&backlog, 35).as_deref()), (35, Some(&stream[35..])));
+    }
+
+    #[test]
+    fn a_write_beyond_the_limit_is_kept_for_a_cursor_that_lacked_next_to_nothing() {
+        let (_directory, mut backlog) = backlog(sizes(8, 16), 0);
+        backlog.set_slowest(Some(0));
+        assert!(kept(backlog.append(&[1; 100])));
+        assert_eq!(backlog.kept_for_slowest(), 116);
+        assert_eq!(backlog.slices(0).map(|(first, second)| first.len() + second.len()), Some(100));
+        // Behind it the limit is what it was.
+        assert!(kept(backlog.append(&[2; 10])));
+        assert!(matches!(backlog.append(&[3; 10]), Appended::Overrun { .. }));
+        backlog.set_slowest(Some(backlog.end()));
+        assert_eq!(backlog.kept_for_slowest(), 16);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The replica's side of the handshake, line by line: <https://redis.io/docs/latest/commands/psync/>.
 
+use std::fmt;
+
 use super::ReplicationId;
 use crate::resp::append_request;
 
@@ -16,6 +18,10 @@ pub struct Greeting {
     pub resume: Option<(ReplicationId, u64)>,
     /// The upstream is a replica that shall take over.
     pub failover: bool,
+    /// A history that the upstream must have.
+    pub expected: Option<ReplicationId>,
+    /// The name of this run of this replica, by which a circle is noticed.
+    pub run_id: Option<ReplicationId>,
 }
 
 /// What the upstream agreed to.
@@ -40,6 +46,8 @@ pub enum Answer {
 pub enum Handshake {
     /// The `PING`.
     AwaitPong,
+    /// The question for the upstream's histories, before it is told any secret.
+    AwaitIdentity,
     /// The `AUTH`.
     AwaitAuth,
     /// So many `REPLCONF`s, which were sent together. `PSYNC` is not among them: Redis refuses it to a client that has
@@ -62,6 +70,8 @@ pub enum Step {
     Retry(String),
     /// The upstream says no; its words. Trying again helps only if somebody changes something.
     Refused(String),
+    /// Following this upstream would do harm; why.
+    Harmful(String),
 }
 
 impl Handshake {
@@ -83,16 +93,22 @@ impl Handshake {
                 if !lively.iter().any(|answer| line.starts_with(answer)) {
                     return Step::Retry(format!("Error reply to PING from master: '{}'", text()));
                 }
-                match &greeting.auth {
-                    None => identify(greeting),
-                    Some((None, password)) => Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", password])),
-                    Some((Some(user), password)) => {
-                        Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", user.as_bytes(), password]))
-                    }
+                match greeting.expected {
+                    None => authenticate(greeting),
+                    Some(_) => Step::Send(Handshake::AwaitIdentity, request(&[b"REPLID"])),
                 }
             }
+            Handshake::AwaitIdentity if greeting.expected.is_none_or(|id| names(line, id)) => authenticate(greeting),
+            Handshake::AwaitIdentity => Step::Harmful(format!(
+                "The master has not the history that replica-expect-master-id names, or cannot say so (it is no repld): \
+                 it is told no password, and not followed. Its answer: '{}'",
+                text()
+            )),
             Handshake::AwaitAuth if line[0] == b'-' => Step::Refused(format!("Unable to AUTH to MASTER: {}", text())),
             Handshake::AwaitAuth => identify(greeting),
+            Handshake::AwaitReplconf(_) if line.starts_with(b"-CYCLE") => {
+                Step::Harmful(format!("The master follows this server: {}", text()))
+            }
             // An old upstream may not know an option; that is no reason not to follow it.
             Handshake::AwaitReplconf(1) => ask(greeting),
             Handshake::AwaitReplconf(left) => Step::Wait(Handshake::AwaitReplconf(left - 1)),
@@ -107,12 +123,59 @@ fn request(arguments: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+fn authenticate(greeting: &Greeting) -> Step {
+    match &greeting.auth {
+        None => identify(greeting),
+        Some((None, password)) => Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", password])),
+        Some((Some(user), password)) => {
+            Step::Send(Handshake::AwaitAuth, request(&[b"AUTH", user.as_bytes(), password]))
+        }
+    }
+}
+
+/// Whether an upstream's answer to `REPLID` names this history.
+fn names(line: &[u8], id: ReplicationId) -> bool {
+    let names = line.strip_prefix(b"+REPLID ").unwrap_or_default();
+    names.split(|byte| *byte == b' ').any(|name| name == id.as_str().as_bytes())
+}
+
+/// What a repld says of itself when it is followed: `+CHAIN run-id … OF replid …`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ancestry {
+    /// Its run id, and those of the servers above it.
+    pub chain: Vec<ReplicationId>,
+    /// The names of its history, the present one first.
+    pub lineage: Vec<ReplicationId>,
+}
+
+impl Ancestry {
+    /// As an upstream's answer to `REPLCONF repld-run-id` says it. Others do not know the question.
+    pub fn parse(line: &[u8]) -> Option<Ancestry> {
+        let text = std::str::from_utf8(line).ok()?.strip_prefix("+CHAIN ")?;
+        let (chain, lineage) = text.split_once(" OF ")?;
+        let ids =
+            |text: &str| text.split(' ').map(|id| ReplicationId::parse(id.as_bytes())).collect::<Option<Vec<_>>>();
+        Some(Ancestry { chain: ids(chain)?, lineage: ids(lineage)? })
+    }
+}
+
+impl fmt::Display for Ancestry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids = |ids: &[ReplicationId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        write!(f, "CHAIN {} OF {}", ids(&self.chain), ids(&self.lineage))
+    }
+}
+
 fn identify(greeting: &Greeting) -> Step {
     let mut out = Vec::new();
     let mut count = 2;
     append_request(&mut out, &[b"REPLCONF", b"listening-port", greeting.listening_port.to_string().as_bytes()]);
     if let Some(ip) = &greeting.announced_ip {
         append_request(&mut out, &[b"REPLCONF", b"ip-address", ip.as_bytes()]);
+        count += 1;
+    }
+    if let Some(run_id) = &greeting.run_id {
+        append_request(&mut out, &[b"REPLCONF", b"repld-run-id", run_id.as_str().as_bytes()]);
         count += 1;
     }
     append_request(&mut out, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);

@@ -22,11 +22,11 @@ pub mod backlog;
 mod handshake;
 mod payload;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub use backlog::{Appended, Backlog, BacklogError, History, Remains, ReplicationId};
-pub use handshake::{Answer, Greeting, Handshake, Step};
+pub use handshake::{Ancestry, Answer, Greeting, Handshake, Step};
 pub use payload::Payload;
 
 use crate::client::Client;
@@ -43,6 +43,10 @@ pub struct FeedIdentity {
     pub eof: bool,
     /// It understands `+CONTINUE` with a new replication id.
     pub psync2: bool,
+    /// It wants an image and no stream.
+    pub rdb_only: bool,
+    /// It wants an image without keys.
+    pub without_keys: bool,
 }
 
 /// How far a replica has come.
@@ -75,6 +79,8 @@ pub struct Feed {
     pub port: u16,
     /// See [`FeedIdentity::eof`].
     pub eof: bool,
+    /// See [`FeedIdentity::rdb_only`].
+    pub rdb_only: bool,
     /// It asked with `SYNC`: its payload comes without a line before it.
     pub old_sync: bool,
     /// How far it has come.
@@ -89,6 +95,32 @@ pub struct Feed {
     pub heard_ms: Cell<i64>,
     /// Since when it takes nothing of the snapshot that is being sent, in milliseconds since the epoch.
     pub stalled_since_ms: Cell<Option<i64>>,
+    /// Whether its cursor moves.
+    pub progress: RefCell<Progress>,
+}
+
+/// When a cursor moved last, as far as anybody looked.
+#[derive(Debug, Default)]
+pub struct Progress {
+    cursor: u64,
+    since_ms: i64,
+    told: bool,
+}
+
+impl Progress {
+    /// Takes a look at the cursor: how long it has been where it is though something waits, in milliseconds.
+    pub fn stalled_ms(&mut self, cursor: u64, pending_bytes: u64, now_ms: i64) -> Option<i64> {
+        if self.since_ms == 0 || pending_bytes == 0 || cursor != self.cursor {
+            *self = Progress { cursor, since_ms: now_ms, told: false };
+            return None;
+        }
+        Some(now_ms - self.since_ms)
+    }
+
+    /// Whether somebody is to be told of it: once while it stands.
+    pub fn tell(&mut self) -> bool {
+        !std::mem::replace(&mut self.told, true)
+    }
 }
 
 impl Feed {
@@ -143,6 +175,38 @@ pub struct Following {
     pub unapplied_bytes: u64,
     /// The data are this upstream's: a first sync was finished, or this server's own history is asked to be continued.
     pub synced: bool,
+    /// Why the upstream is not followed for now.
+    pub refusal: Option<Refusal>,
+    /// What the upstream has said of itself, if it is a repld.
+    pub ancestry: Ancestry,
+    /// The upstream has named the history that it is expected to have.
+    pub identified: bool,
+}
+
+/// An upstream that would do harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it would do, and what lifts the refusal.
+    pub reason: String,
+    /// When it is asked again, in milliseconds since the epoch.
+    pub until_ms: i64,
+}
+
+impl Following {
+    /// Nothing is known yet of `upstream` at this time, in milliseconds since the epoch.
+    pub fn new(upstream: Upstream, now_ms: i64) -> Following {
+        Following {
+            upstream,
+            link: Link::Down,
+            down_since_ms: now_ms,
+            heard_ms: now_ms,
+            unapplied_bytes: 0,
+            synced: false,
+            refusal: None,
+            ancestry: Ancestry::default(),
+            identified: false,
+        }
+    }
 }
 
 /// Whom this server follows.
@@ -286,7 +350,7 @@ impl Replication {
     /// bytes more than have not arrived.
     pub fn slowest_held(&self, in_doubt: u64) -> Option<u64> {
         let doubts = |feed: &Feed| if feed.cursor.get() < self.offset { in_doubt } else { 0 };
-        let held = self.feeds.iter().filter(|feed| feed.state.get() != FeedState::WaitsForSnapshot);
+        let held = self.feeds.iter().filter(|feed| feed.state.get() != FeedState::WaitsForSnapshot && !feed.rdb_only);
         held.filter(|feed| !feed.client.is_killed()).map(|feed| feed.held_from(doubts(feed))).min()
     }
 
@@ -318,6 +382,8 @@ mod tests {
             acknowledged: acknowledged.into(),
             heard_ms: 0.into(),
             stalled_since_ms: None.into(),
+            rdb_only: false,
+            progress: RefCell::default(),
         })
     }
 

@@ -561,3 +561,189 @@ fn repld_serves_old_and_new_ways_to_sync() {
 fn redis_serves_old_and_new_ways_to_sync() {
     a_master_serves_old_and_new_ways_to_sync(Kind::Redis);
 }
+
+/// A replica's second id is good up to the byte at which it was promoted, and not for one more.
+fn a_promoted_replica_is_continued_exactly_as_far_as_it_shared_the_history(kind: Kind) {
+    let (Some(master), Some(replica)) = (kind.server(), kind.server()) else { return };
+    let master = master.start();
+    let replica = replica.replica_of(&master).start();
+    wait_for_link(&replica);
+    write_much(&master, 1);
+    wait_until_equal(&master, &replica);
+    let lineage = master.connect().info("master_replid");
+    replica.connect().ok("REPLICAOF NO ONE");
+    let shared = number(&replica, "master_repl_offset");
+    replica.connect().ok("SET after promotion");
+    let answer = |next: u64| {
+        let mut hand = ByHand::connect(&replica);
+        assert_eq!(hand.ask("REPLCONF capa eof capa psync2"), "+OK");
+        hand.ask(&format!("PSYNC {lineage} {next}"))
+    };
+    let present = replica.connect().info("master_replid");
+    // The wire names the next byte.
+    assert_eq!(answer(shared), format!("+CONTINUE {present}"));
+    assert_eq!(answer(shared + 1), format!("+CONTINUE {present}"));
+    let beyond = answer(shared + 2);
+    assert!(beyond.starts_with("+FULLRESYNC"), "{beyond}");
+}
+
+#[test]
+fn repld_is_continued_exactly_as_far_as_it_shared_the_history() {
+    a_promoted_replica_is_continued_exactly_as_far_as_it_shared_the_history(Kind::Repld);
+}
+
+#[test]
+fn redis_is_continued_exactly_as_far_as_it_shared_the_history() {
+    a_promoted_replica_is_continued_exactly_as_far_as_it_shared_the_history(Kind::Redis);
+}
+
+#[test]
+fn the_backlog_is_continued_from_its_first_byte_and_not_from_the_one_before() {
+    let Some(master) = Kind::Repld.server() else { return };
+    let master = master.directive("repl-backlog-size", "2000").start();
+    let mut first = ByHand::connect(&master);
+    assert_eq!(first.ask("REPLCONF capa eof capa psync2"), "+OK");
+    assert!(first.ask("PSYNC ? -1").starts_with("+FULLRESYNC"));
+    drop(first);
+    write_much(&master, 1);
+    let mut client = master.connect();
+    wait_until("nobody is fed", || client.info("connected_slaves") == "0");
+    let id = client.info("master_replid");
+    let begin = number(&master, "repl_backlog_first_byte_offset");
+    assert!(begin > 1, "the backlog has given something up");
+    let answer = |next: u64| {
+        let mut hand = ByHand::connect(&master);
+        assert_eq!(hand.ask("REPLCONF capa eof capa psync2"), "+OK");
+        hand.ask(&format!("PSYNC {id} {next}"))
+    };
+    assert_eq!(answer(begin), format!("+CONTINUE {id}"));
+    assert_eq!(answer(number(&master, "master_repl_offset") + 1), format!("+CONTINUE {id}"));
+    assert!(answer(begin - 1).starts_with("+FULLRESYNC"));
+}
+
+/// Four servers in a row; the first is killed, the next promoted, and so on: nobody is ever synced in full.
+#[test]
+fn a_chain_of_four_survives_the_loss_of_each_head_without_a_full_sync() {
+    let Some(launcher) = Kind::Repld.server() else { return };
+    let mut chain = vec![launcher.clone().start()];
+    for _ in 0..3 {
+        let next = launcher.clone().replica_of(chain.last().expect("one at least")).start();
+        wait_for_link(&next);
+        chain.push(next);
+    }
+    while chain.len() > 1 {
+        write_much(&chain[0], chain.len() as u64);
+        wait_until_equal(&chain[0], &chain[chain.len() - 1]);
+        chain.remove(0).kill();
+        chain[0].connect().ok("REPLICAOF NO ONE");
+        chain[0].connect().ok("SET head new");
+        for below in &chain[1..] {
+            wait_until_equal(&chain[0], below);
+        }
+    }
+    assert_eq!(number(&chain[0], "sync_full"), 0);
+}
+
+/// Two servers change places twenty times, with writes in between, and a third follows whoever is the master.
+#[test]
+fn twenty_promotions_in_a_row_need_no_full_sync() {
+    let Some(launcher) = Kind::Repld.server() else { return };
+    let master = launcher.clone().start();
+    let servers = [launcher.clone().replica_of(&master).start(), launcher.replica_of(&master).start()];
+    servers.iter().for_each(wait_for_link);
+    let [second, third] = servers;
+    let (mut master, mut replica) = (&master, &second);
+    for round in 0..20 {
+        write_much(master, round);
+        wait_until_equal(master, replica);
+        wait_until_equal(master, &third);
+        replica.connect().ok("REPLICAOF NO ONE");
+        let to_new = format!("REPLICAOF 127.0.0.1 {}", replica.port());
+        master.connect().ok(&to_new);
+        third.connect().ok(&to_new);
+        (master, replica) = (replica, master);
+        wait_for_link(replica);
+        wait_for_link(&third);
+    }
+    wait_until_equal(master, replica);
+    wait_until_equal(master, &third);
+    let full: u64 = [master, replica, &third].iter().map(|server| number(server, "sync_full")).sum();
+    assert_eq!(full, 2, "only the first two");
+}
+
+/// Valkey's second channel for the image is not asked for, so there is one.
+#[test]
+fn a_valkey_master_with_two_channels_is_followed_over_one() {
+    let (Some(master), Some(replica)) = (Kind::Valkey.server(), Kind::Repld.server()) else { return };
+    let master = master.directive("dual-channel-replication-enabled", "yes").start();
+    write_much(&master, 1);
+    let replica = replica.replica_of(&master).start();
+    wait_until_equal(&master, &replica);
+    write_much(&master, 2);
+    wait_until_equal(&master, &replica);
+    assert_eq!(number(&master, "sync_full"), 1);
+}
+
+/// A replica that reads nothing costs the limit and no more, is told of, and is cut off.
+#[test]
+fn a_stalled_replica_costs_no_more_than_the_limit_and_the_log_says_what_to_raise() {
+    let Some(launcher) = Kind::Repld.server() else { return };
+    let limits = "replica 2mb 0 0";
+    let master =
+        launcher.clone().directive("client-output-buffer-limit", limits).directive("repl-timeout", "600").start();
+    let replica = launcher.replica_of(&master).start();
+    wait_for_link(&replica);
+    let mut client = master.connect();
+    wait_until("the replica has said a word", || client.info("slave0").contains("state=online"));
+    let value = "x".repeat(512 * 1024);
+    for round in 1..=2 {
+        replica.signal(Signal::STOP);
+        // What the kernel takes for it costs the server nothing.
+        wait_until("the replica is cut off", || {
+            client.call(&["SET", "big", &value]);
+            let grown = number(&master, "mem_total_replication_buffers");
+            assert!(grown <= (1 + 2 + 1) << 20, "{grown}");
+            client.info("connected_slaves") == "0"
+        });
+        replica.signal(Signal::CONT);
+        if round == 1 {
+            // It comes back, and is stopped before it has caught up.
+            wait_until("the replica is synced again", || number(&master, "sync_full") == 2);
+        }
+    }
+    wait_until("the log says what would help", || {
+        master.log().contains("is synced in full") && master.log().contains("client-output-buffer-limit replica")
+    });
+    wait_until_equal(&master, &replica);
+}
+
+#[test]
+fn redis_cli_is_served_with_an_image_or_with_the_stream() {
+    let Some(master) = Kind::Repld.server() else { return };
+    if Kind::Redis.server().is_none() {
+        return;
+    }
+    let master = master.start();
+    write_much(&master, 1);
+    let port = master.port().to_string();
+    let cli = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("redis-cli");
+        command.args(["-p", &port]).args(arguments).current_dir(master.directory());
+        command.output().expect("it comes with redis-server")
+    };
+    assert!(cli(&["--rdb", "image.rdb"]).status.success());
+    assert!(cli(&["--functions-rdb", "functions.rdb"]).status.success());
+    let length = |name: &str| std::fs::metadata(master.directory().join(name)).expect("a file").len();
+    assert!(length("image.rdb") > 1000 && length("functions.rdb") < 300);
+    wait_until("nobody is fed any more", || master.connect().info("connected_slaves") == "0");
+
+    let mut hand = ByHand::connect(&master);
+    for request in ["REPLCONF capa eof", "REPLCONF rdb-filter-only \"\""] {
+        assert_eq!(hand.ask(request), "+OK");
+    }
+    hand.client.send(b"SYNC\r\n").expect("a live server");
+    assert!(hand.snapshot().len() < 300, "no keys were asked for");
+    master.connect().ok("SET after sync");
+    let wanted = [encode(&["SELECT", "0"]), encode(&["SET", "after", "sync"])];
+    assert_eq!([hand.command(), hand.command()], wanted);
+}
