@@ -342,21 +342,25 @@ struct Facts {
     id: Option<ReplicationId>,
     offset: Option<u64>,
     stream_db: usize,
+    /// For the log.
+    words: Vec<String>,
 }
 
 impl Facts {
     fn learn(&mut self, name: &[u8], value: &[u8], now_ms: i64) {
         let text = String::from_utf8_lossy(value);
         match name {
-            b"redis-ver" => log!(Notice, "Loading RDB produced by version {text}"),
+            b"redis-ver" => self.words.push(format!("Loading RDB produced by version {text}")),
             b"ctime" => {
                 if let Ok(created_s) = text.parse::<i64>() {
-                    log!(Notice, "RDB age {} seconds", (now_ms / 1000).saturating_sub(created_s).max(0));
+                    let age_s = (now_ms / 1000).saturating_sub(created_s).max(0);
+                    self.words.push(format!("RDB age {age_s} seconds"));
                 }
             }
             b"used-mem" => {
                 if let Ok(bytes) = text.parse::<u64>() {
-                    log!(Notice, "RDB memory usage when created {:.2} Mb", bytes as f64 / 1048576.0);
+                    let mebibytes = bytes as f64 / 1048576.0;
+                    self.words.push(format!("RDB memory usage when created {mebibytes:.2} Mb"));
                 }
             }
             b"repl-stream-db" => self.stream_db = text.parse().unwrap_or(0),
@@ -381,6 +385,15 @@ pub struct Loaded {
     pub keys_expired: u64,
     /// Those of them that a replica which continues the image's history still has: databases and names.
     pub dropped: Vec<(usize, Box<[u8]>)>,
+    /// What the log says of it.
+    words: Vec<String>,
+}
+
+impl Loaded {
+    /// Tells the log. The image may have been loaded on a thread, ahead of what the log says comes before.
+    pub fn tell(&self) {
+        self.words.iter().for_each(|words| log!(Notice, "{words}"));
+    }
 }
 
 /// Counts the keys of an image, without loading it.
@@ -515,7 +528,8 @@ impl Loader {
     /// The image is not complete.
     pub fn finish(self) -> Result<Loaded, LoadError> {
         self.decoder.finish()?;
-        log!(Notice, "Done loading RDB, keys loaded: {}, keys expired: {}.", self.loaded, self.expired);
+        let (loaded, expired, mut words) = (self.loaded, self.expired, self.facts.words);
+        words.push(format!("Done loading RDB, keys loaded: {loaded}, keys expired: {expired}."));
         let stream_db = self.facts.stream_db.min(self.keyspace.databases() - 1);
         let point = match (self.facts.id, self.facts.offset) {
             (Some(id), Some(offset)) => Some(Point { id, offset, db: stream_db }),
@@ -528,6 +542,7 @@ impl Loader {
             keys_loaded: self.loaded,
             keys_expired: self.expired,
             dropped: self.dropped,
+            words,
         })
     }
 }

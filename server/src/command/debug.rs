@@ -10,7 +10,7 @@ use crate::log::log;
 use crate::rdb;
 use crate::replication::History;
 use crate::resp::{Protocol, Reply};
-use crate::snapshot::{self, LoadError, Loader};
+use crate::snapshot::{self, LoadError, Loaded, Loader};
 use crate::value::digest;
 
 pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
@@ -152,7 +152,7 @@ fn reload(instance: &mut Instance, args: Args) -> Result<()> {
         let mut file = File::open(snapshot::dump_path(instance))?;
         let (mut loader, mut buffer) = (Loader::new(instance), Vec::new());
         while snapshot::read_slice(&mut file, &mut buffer)? && !loader.feed(&buffer)? {}
-        loader.finish()
+        loader.finish().inspect(Loaded::tell)
     };
     let loaded = load(instance).map_err(|error| {
         ErrorReply::owned(format!("ERR Error trying to load the RDB dump, check server logs: {error}"))

@@ -54,7 +54,10 @@ impl Load {
                 }
             }
             match waited {
-                Ok(result) => return result.unwrap_or_else(|error| Err(io::Error::other(error).into())),
+                Ok(result) => {
+                    let loaded = result.unwrap_or_else(|error| Err(io::Error::other(error).into()));
+                    return loaded.inspect(Loaded::tell);
+                }
                 Err(_) => meanwhile(),
             }
         }

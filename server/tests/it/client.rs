@@ -139,7 +139,7 @@ impl Client {
             b"+hash\r\n" => (vec![&b"HGETALL"[..], key], 2),
             b"+set\r\n" => (vec![&b"SMEMBERS"[..], key], 1),
             b"+list\r\n" => return self.call(&[&b"LRANGE"[..], key, b"0", b"-1"]),
-            b"+zset\r\n" => return self.call(&[&b"ZRANGE"[..], key, b"0", b"-1", b"WITHSCORES"]),
+            b"+zset\r\n" => return self.scores(key),
             _ => return self.call(&[&b"GET"[..], key]),
         };
         let reply = self.call(&command);
@@ -147,6 +147,17 @@ impl Client {
         let mut groups: Vec<&[&[u8]]> = strings.chunks(group).collect();
         groups.sort();
         groups.concat().join(&b"\n"[..])
+    }
+
+    /// The members of a sorted set in order, with the bits of their scores: servers write the same number differently.
+    fn scores(&mut self, key: &[u8]) -> Vec<u8> {
+        let reply = self.call(&[&b"ZRANGE"[..], key, b"0", b"-1", b"WITHSCORES"]);
+        let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<f64>().ok();
+        let entry = |pair: &[&[u8]]| {
+            let score = number(pair[1]).expect("a score is a number");
+            [pair[0], format!(" {:x}\n", score.to_bits()).as_bytes()].concat()
+        };
+        strings(&reply).chunks(2).flat_map(entry).collect()
     }
 
     /// A field of `INFO`.
