@@ -347,6 +347,11 @@ struct Facts {
 }
 
 impl Facts {
+    fn point(&self, databases: usize) -> Option<Point> {
+        let db = self.stream_db.min(databases - 1);
+        self.id.zip(self.offset).map(|(id, offset)| Point { id, offset, db })
+    }
+
     fn learn(&mut self, name: &[u8], value: &[u8], now_ms: i64) {
         let text = String::from_utf8_lossy(value);
         match name {
@@ -369,6 +374,23 @@ impl Facts {
             _ => {}
         }
     }
+}
+
+/// The moment of a history that the image in `file` says it is. It is looked for at the start of the file, which is read from
+/// its start again afterwards; what is wrong with the image is told by who loads it.
+///
+/// # Errors
+/// The disk says no.
+pub fn point_of(instance: &Instance, file: &mut File) -> io::Result<Option<Point>> {
+    let (mut facts, mut buffer) = (Facts::default(), Vec::new());
+    let mut decoder = Decoder::new(instance.config.small_forms());
+    read_slice(file, &mut buffer)?;
+    io::Seek::rewind(file)?;
+    decoder.feed(&buffer);
+    while let Ok(Some(Item::Aux(name, value))) = decoder.next_item() {
+        facts.learn(name, value, instance.now_ms);
+    }
+    Ok(facts.point(instance.keyspace.databases()))
 }
 
 /// What was loaded.
@@ -528,13 +550,10 @@ impl Loader {
     /// The image is not complete.
     pub fn finish(self) -> Result<Loaded, LoadError> {
         self.decoder.finish()?;
+        let databases = self.keyspace.databases();
+        let (point, stream_db) = (self.facts.point(databases), self.facts.stream_db.min(databases - 1));
         let (loaded, expired, mut words) = (self.loaded, self.expired, self.facts.words);
         words.push(format!("Done loading RDB, keys loaded: {loaded}, keys expired: {expired}."));
-        let stream_db = self.facts.stream_db.min(self.keyspace.databases() - 1);
-        let point = match (self.facts.id, self.facts.offset) {
-            (Some(id), Some(offset)) => Some(Point { id, offset, db: stream_db }),
-            _ => None,
-        };
         Ok(Loaded {
             keyspace: self.keyspace,
             point,

@@ -19,7 +19,7 @@ use super::{Payload, Server, now_ms, recover, step_back};
 use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
-use crate::replication::{Feed, FeedState, ReplicationId};
+use crate::replication::{Feed, FeedState, Remains, ReplicationId};
 use crate::snapshot::{self, DumpFile, Image, LoadError, Loaded, Loader, Point, SLICE_BYTES};
 
 /// Chunks that wait to be encoded before the walk waits.
@@ -357,7 +357,7 @@ fn broadcast(replicas: &mut Vec<mpsc::Sender<Payload>>, bytes: Vec<u8>) {
 pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
     let remains = recover::remains(server).await;
     let path = snapshot::dump_path(&server.instance.borrow());
-    let file = match File::open(&path) {
+    let mut file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(remains) = remains {
@@ -369,6 +369,13 @@ pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
     };
     let total_bytes = file.metadata().map_or(0, |metadata| metadata.len());
     let started = std::time::Instant::now();
+    let point = snapshot::point_of(&server.instance.borrow(), &mut file);
+    let point = point.map_err(|error| format!("{}: {error}", path.display()))?;
+    // A server that ended in order has saved all of its history: there is nothing to recover.
+    let is_saved = |remains: &Remains| {
+        point.is_some_and(|point| remains.beyond(point.id.as_str().as_bytes(), point.offset) == Ok(0))
+    };
+    let remains = remains.filter(|remains| !is_saved(remains));
     let mut loader = Loader::new(&server.instance.borrow());
     if remains.is_some() {
         loader.keep_expired();
