@@ -496,6 +496,9 @@ impl Instance {
     fn commit(&mut self, caller: Caller, call: &Call, effect: Effect) {
         self.persistence.dirty += 1;
         let db = caller.db;
+        if self.replication.following().is_some() && (!caller.is_upstream || !self.own_deadlines.is_empty()) {
+            self.note_own_deadlines(caller, call);
+        }
         // A replica forwards its upstream's very bytes.
         if caller.is_upstream || self.replication.backlog.is_none() {
             return;
@@ -512,6 +515,20 @@ impl Instance {
                 let mut bytes = Vec::new();
                 append_request(&mut bytes, &call.args.from(0).collect::<Vec<_>>());
                 self.propagate(db, &bytes, 1);
+            }
+        }
+    }
+
+    /// A key that a client writes on a writable replica expires there; one that the upstream writes does when it says so.
+    fn note_own_deadlines(&mut self, caller: Caller, call: &Call) {
+        for name in call.command.keys.of(call.args) {
+            let entry = self.keyspace.peek(caller.db, self.keyspace.key(name));
+            let has_deadline = entry.is_some_and(|entry| entry.deadline_ms().is_some());
+            let place = (caller.db, name.into());
+            if has_deadline && !caller.is_upstream {
+                self.own_deadlines.insert(place);
+            } else {
+                self.own_deadlines.remove(&place);
             }
         }
     }

@@ -333,6 +333,8 @@ static KEPT: &[Directive] = &[
         Live,
     ),
     kept(&["oom-score-adj-values"], Check::Words, "0 200 800", Live),
+    kept(&["watchdog-period"], Check::Integer(0, MAX_I32), "0", Live),
+    kept(&["loading-process-events-interval-bytes"], Check::Memory, "2097152", Live),
     kept(&["always-show-logo"], Check::YesNo, "no", AtStart),
     kept(&["set-proc-title"], Check::YesNo, "yes", AtStart),
     kept(&["proc-title-template"], Check::Text, "{title} {listen-addr} {server-mode}", Live),

@@ -17,7 +17,7 @@ mod role;
 mod stream;
 mod time;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 pub(crate) use blocking::Awaited;
@@ -213,6 +213,8 @@ pub struct Instance {
     actions: Vec<Action>,
     pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
+    /// Keys with a deadline that clients have written on a writable replica: no upstream will say that they have expired.
+    pub(crate) own_deadlines: HashSet<Place>,
     pub(crate) effect: Vec<u8>,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
@@ -249,6 +251,7 @@ impl Instance {
             actions: Vec::new(),
             waiters: Waiters::default(),
             watchers: HashMap::new(),
+            own_deadlines: HashSet::new(),
             effect: Vec::new(),
             transaction_stream: None,
             next_client_id: 1,

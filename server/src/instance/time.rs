@@ -26,6 +26,7 @@ impl Instance {
         self.advance_failover();
         self.enforce_output_limits();
         self.expire_due_keys();
+        self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
         if self.last_second != self.now_ms / 1000 {
@@ -42,6 +43,28 @@ impl Instance {
         self.close_idle_clients();
         self.forget_unused_backlog();
         self.shrink_backlog();
+    }
+
+    /// What clients have written on a writable replica is its own business, and expires without a word to anybody.
+    fn expire_own_keys(&mut self) {
+        if self.own_deadlines.is_empty() || !self.active_expiry || self.loading.is_some() {
+            return;
+        }
+        let mut places = std::mem::take(&mut self.own_deadlines);
+        places.retain(|(db, name)| {
+            let key = self.keyspace.key(name);
+            let Some(entry) = self.keyspace.peek(*db, key).filter(|entry| entry.deadline_ms().is_some()) else {
+                return false;
+            };
+            if entry.is_expired(self.now_ms) {
+                self.keyspace.remove(*db, key);
+                self.stats.expired_keys += 1;
+                self.touch(*db, name);
+                return false;
+            }
+            true
+        });
+        self.own_deadlines = places;
     }
 
     /// Only a master decides that a key has expired, and says so in its stream.

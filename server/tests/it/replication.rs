@@ -747,3 +747,23 @@ fn redis_cli_is_served_with_an_image_or_with_the_stream() {
     let wanted = [encode(&["SELECT", "0"]), encode(&["SET", "after", "sync"])];
     assert_eq!([hand.command(), hand.command()], wanted);
 }
+
+#[test]
+fn what_clients_write_on_a_writable_replica_expires_there() {
+    let Some(launcher) = Kind::Repld.server() else { return };
+    let master = launcher.clone().start();
+    let replica = launcher.replica_of(&master).directive("replica-read-only", "no").start();
+    wait_for_link(&replica);
+    let mut client = replica.connect();
+    client.ok("SET own x PX 1");
+    client.ok("SET kept x PX 1");
+    client.ok("SET kept x");
+    wait_until("it has expired", || client.call(&["DBSIZE"]) == b":1\r\n");
+    // What the master writes under the same name is the master's again.
+    let mut upstream = master.connect();
+    client.ok("SET shared x PX 100000");
+    upstream.ok("SET shared y PX 100000");
+    wait_until("it arrives", || client.call(&["GET", "shared"]) == b"$1\r\ny\r\n");
+    upstream.ok("SET shared z");
+    wait_until("it arrives", || client.call(&["PTTL", "shared"]) == b":-1\r\n");
+}
