@@ -3,8 +3,8 @@
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 
-use super::stream::{Id, Stream};
 use super::ValueRef;
+use super::stream::{Id, Stream};
 
 /// The number of a row of strings.
 pub fn digest(strings: &[&[u8]]) -> u128 {
