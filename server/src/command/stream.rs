@@ -188,7 +188,7 @@ impl Trim {
     fn exact(&self, stream: &Stream) -> String {
         match self.bound {
             Bound::Len(_) => stream.len().to_string(),
-            Bound::Id(id) if stream.len() == 0 => id.to_string(),
+            Bound::Id(id) if stream.first_id() == Id::MIN => id.to_string(),
             Bound::Id(_) => stream.first_id().to_string(),
         }
     }
@@ -375,7 +375,7 @@ pub(super) fn xsetid(context: &mut WriteContext, args: Args) -> Result<Effect> {
     }
     let key = args.first_key();
     let stream = context.value::<Stream>(key)?.ok_or(ErrorReply::NO_SUCH_KEY)?;
-    if stream.len() > 0 {
+    if stream.first_id() > Id::MIN {
         if id < stream.last_entry_id() {
             return Err(ErrorReply::new("ERR The ID specified in XSETID is smaller than the target stream top item"));
         }

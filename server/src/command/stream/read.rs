@@ -204,7 +204,7 @@ pub(in super::super) fn xreadgroup(context: &mut WriteContext, args: Args, ready
         let key = context.keyspace.key(name);
         let new = context.value::<Stream>(key)?.is_some_and(|stream| {
             let last = stream.group(group_name).map_or(Id::MAX, |group| group.last_id);
-            stream.len() > 0 && stream.last_entry_id() > last
+            stream.last_entry_id() > last
         });
         if matches!(from, From::New) && !new {
             continue;

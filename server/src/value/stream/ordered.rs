@@ -106,12 +106,12 @@ impl<K: Copy + Ord, V: Clone> OrderedMap<K, V> {
     }
 
     fn go_on<'a>(&'a self, mut items: &'a [(K, V)]) -> impl Iterator<Item = (K, &'a V)> + Clone {
-        let mut next = move || {
+        let next = move || {
             let ((key, value), rest) = items.split_first()?;
             items = if rest.is_empty() { self.from(|other| other <= key) } else { rest };
             Some((*key, value))
         };
-        std::iter::repeat_with(move || next()).map_while(|item| item)
+        std::iter::repeat_with(next).map_while(|item| item)
     }
 
     /// The same from the last to the first.
@@ -186,7 +186,6 @@ impl<K: Copy + Ord, V: Clone> Node<K, V> {
     }
 
     /// Returns the value that was there, and what comes after this node if there is now too much for one.
-    #[expect(clippy::type_complexity, reason = "two facts about one insertion")]
     fn insert(&mut self, key: K, value: V) -> (Option<V>, Option<(K, Arc<Self>)>) {
         match self {
             Node::Leaf(items) => match items.binary_search_by_key(&key, |(key, _)| *key) {
