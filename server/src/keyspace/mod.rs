@@ -200,22 +200,22 @@ impl Keyspace {
 
     /// Stores a string, in place where it fits; returns whether the key existed (expired or not).
     pub fn set_str(&mut self, db: usize, key: Key<'_>, value: &[u8], deadline: Deadline) -> bool {
-        self.table_for_write(db, key.hash).set_str(key, value, deadline)
+        self.table_for_write(db, key).set_str(key, value, deadline)
     }
 
     /// Stores an owned value; returns whether the key existed (expired or not).
     pub fn insert(&mut self, db: usize, key: Key<'_>, value: Value, deadline_ms: Option<i64>) -> bool {
-        self.table_for_write(db, key.hash).insert(key, value, deadline_ms)
+        self.table_for_write(db, key).insert(key, value, deadline_ms)
     }
 
     /// Removes the key; returns whether it existed (expired or not).
     pub fn remove(&mut self, db: usize, key: Key<'_>) -> bool {
-        self.existing_for_write(db, key.hash).is_some_and(|table| table.remove(key))
+        self.existing_for_write(db, key).is_some_and(|table| table.remove(key))
     }
 
     /// Removes the key and returns its value and its deadline.
     pub fn take(&mut self, db: usize, key: Key<'_>) -> Option<(Value, Option<i64>)> {
-        self.existing_for_write(db, key.hash)?.take(key)
+        self.existing_for_write(db, key)?.take(key)
     }
 
     /// Edits a list, hash, set or sorted set where it is, keeping its deadline. A key whose value is empty afterwards is
@@ -232,8 +232,8 @@ impl Keyspace {
         edit: impl FnOnce(&mut A) -> R,
     ) -> Result<Option<R>, WrongType> {
         let table = match absent {
-            Absent::Create => self.table_for_write(db, key.hash),
-            Absent::Skip => match self.existing_for_write(db, key.hash) {
+            Absent::Create => self.table_for_write(db, key),
+            Absent::Skip => match self.existing_for_write(db, key) {
                 Some(table) => table,
                 None => return Ok(None),
             },
@@ -244,29 +244,29 @@ impl Keyspace {
     /// Edits a string (APPEND, SETRANGE), keeping its deadline; `None` if the key is absent or no string. A string too long to lie in
     /// its entry is edited where it is, so appending to it costs amortised constant time per byte.
     pub fn str_mut<R>(&mut self, db: usize, key: Key<'_>, edit: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
-        self.existing_for_write(db, key.hash)?.str_mut(key, edit)
+        self.existing_for_write(db, key)?.str_mut(key, edit)
     }
 
     /// Gives the key a deadline, or takes it away; returns whether the key exists (expired or not).
     pub fn set_deadline(&mut self, db: usize, key: Key<'_>, deadline_ms: Option<i64>) -> bool {
-        self.existing_for_write(db, key.hash).is_some_and(|table| table.set_deadline(key, deadline_ms))
+        self.existing_for_write(db, key).is_some_and(|table| table.set_deadline(key, deadline_ms))
     }
 
-    /// The database's table, made if need be, after the walk has saved what a write to `hash` would change.
-    fn table_for_write(&mut self, db: usize, hash: u64) -> &mut Table {
+    /// The database's table, made if need be, after the walk has saved what a write to `key` would change.
+    fn table_for_write(&mut self, db: usize, key: Key<'_>) -> &mut Table {
         if let Some(written) = &mut self.written {
-            written.insert((db, hash));
+            written.insert((db, key.hash));
         }
         let table = self.tables[db].get_or_insert_with(|| Table::new(self.seed, self.version, 0));
         if let Some(walk) = &mut self.walk {
-            walk.before_write(table, hash);
+            walk.before_write(table, key);
         }
         table
     }
 
     /// As [`Keyspace::table_for_write`], for writes that need an existing key.
-    fn existing_for_write(&mut self, db: usize, hash: u64) -> Option<&mut Table> {
-        self.tables[db].is_some().then(|| self.table_for_write(db, hash))
+    fn existing_for_write(&mut self, db: usize, key: Key<'_>) -> Option<&mut Table> {
+        self.tables[db].is_some().then(|| self.table_for_write(db, key))
     }
 }
 
@@ -359,7 +359,7 @@ impl Keyspace {
         let mut walk = self.walk.as_mut();
         let before = |table: &mut Table, hash| {
             if let Some(walk) = &mut walk {
-                walk.before_write(table, hash);
+                walk.before_change(table, hash);
             }
         };
         table.expire(now_ms, segments, before, report)

@@ -139,6 +139,9 @@ pub(super) struct Segment {
     /// How many top bits of the hash all entries share.
     pub(super) depth: u32,
     live: u32,
+    /// The walk that has passed some of the slots ahead of its turn, and which those are, a bit for each slot of a group.
+    passing: u64,
+    passed: [u16; GROUPS],
     groups: [Group; GROUPS],
 }
 
@@ -146,8 +149,10 @@ impl Segment {
     /// Writes an empty segment into a cell of `slab`.
     pub(super) fn create(slab: &mut Slab, version: u64, depth: u32, earliest_ms: i64) -> NonNull<Segment> {
         let cell = slab.alloc(size_of::<Segment>()).cast::<Segment>();
+        let (passing, passed) = (version, [0; GROUPS]);
+        let segment = Segment { version, earliest_ms, depth, live: 0, passing, passed, groups: [EMPTY_GROUP; GROUPS] };
         // SAFETY: the cell is large enough, and aligned to 64 as the slab promises for this size.
-        unsafe { cell.write(Segment { version, earliest_ms, depth, live: 0, groups: [EMPTY_GROUP; GROUPS] }) };
+        unsafe { cell.write(segment) };
         cell
     }
 
@@ -245,7 +250,30 @@ impl Segment {
         let index = group.matches(EMPTY).trailing_zeros() as usize;
         group.tags[index] = tag;
         group.slots[index] = slot;
+        // A walk that is passing slots ahead of its turn has nothing to do with what came after its beginning.
+        self.passed[number] |= 1 << index;
         self.live += 1;
+    }
+
+    /// From here on slots may be passed by walk number `walk` ahead of its turn.
+    pub(super) fn begin_passing(&mut self, walk: u64) {
+        if self.passing != walk {
+            (self.passing, self.passed) = (walk, [0; GROUPS]);
+        }
+    }
+
+    /// A slot is passed; false if it was already.
+    pub(super) fn pass(&mut self, place: Place) -> bool {
+        let (bit, passed) = (1 << place.index, &mut self.passed[place.group]);
+        let is_new = *passed & bit == 0;
+        *passed |= bit;
+        is_new
+    }
+
+    /// The entries that walk number `walk` has not passed ahead of its turn.
+    pub(super) fn left_for(&self, walk: u64) -> impl Iterator<Item = EntryRef<'_>> {
+        let is_left = move |place: &Place| self.passing != walk || self.passed[place.group] & (1 << place.index) == 0;
+        self.places().filter(is_left).map(|place| self.entry_ref(place))
     }
 
     /// Puts another entry of the same key into its place.

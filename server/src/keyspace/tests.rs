@@ -458,18 +458,21 @@ fn a_walk_goes_in_the_order_of_hashes() {
 }
 
 #[test]
-fn only_the_first_write_to_a_segment_costs_the_walk_a_pre_image() {
+fn only_the_first_write_to_an_entry_costs_the_walk_a_pre_image_and_that_of_the_entry_alone() {
+    const ENTRY: u64 = 24 + 16 + 32;
     let mut keyspace = keyspace();
     fill(&mut keyspace, 0, 0..50);
     keyspace.begin_walk().unwrap();
     assert_eq!(keyspace.walk_preimage_bytes(), 0);
     fill(&mut keyspace, 0, 0..1);
-    let once = keyspace.walk_preimage_bytes();
-    assert_eq!(once, 50 * (24 + 16 + 32));
-    fill(&mut keyspace, 0, 0..500);
-    assert_eq!(keyspace.walk_preimage_bytes(), once);
+    assert_eq!(keyspace.walk_preimage_bytes(), ENTRY);
+    fill(&mut keyspace, 0, 0..1);
+    fill(&mut keyspace, 0, 50..60);
+    assert_eq!(keyspace.walk_preimage_bytes(), ENTRY, "it is saved, and what is new is none of the walk's");
+    fill(&mut keyspace, 0, 60..500);
+    assert_eq!(keyspace.walk_preimage_bytes(), 50 * ENTRY, "a segment is saved whole before it splits");
     fill(&mut keyspace, 1, 0..500);
-    assert_eq!(keyspace.walk_preimage_bytes(), once, "a database made later takes no part");
+    assert_eq!(keyspace.walk_preimage_bytes(), 50 * ENTRY, "a database made later takes no part");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! A snapshot of the whole data set, taken in slices between commands, without a fork.
 //!
 //! When a walk begins it gets the next version number; a segment whose version is the walk's has been visited. The walk
-//! visits segments in hash order and copies their entries into a [`Chunk`]. A write to a segment not yet visited first
-//! copies that segment (its pre-image) into the pending chunk and marks it visited, so the chunks together are exactly
-//! the state at the beginning. Their order is not that of the keys, which no consumer needs. A segment that splits leaves
-//! two visited ones, because a split is a write. A flushed table moves into the walk, which drops it when it has passed.
+//! visits segments in hash order and copies their entries into a [`Chunk`]. A write to an entry of a segment not yet visited
+//! first copies that entry (its pre-image) into a pending chunk and marks its slot passed, as is the slot of an entry that is
+//! new; so the chunks together are exactly the state at the beginning. Their order is not that of the keys, which no consumer
+//! needs. A segment that is about to split, or to lose what has expired, is visited whole. A flushed table moves into the
+//! walk, which drops it when it has passed.
 //!
 //! ```text
 //! frame: key length u32 | value length u32 | database u32 | kind u8 | has deadline u8 | – – | deadline i64 | key … | value …
@@ -14,13 +15,16 @@
 //! the size: the two share what they hold, and a write to the original copies the node it touches. The frame then has the
 //! number of the clone in place of the value.
 //!
-//! Memory: the chunk being filled, the pre-images since the last slice, and detached tables. Who writes much should
-//! therefore slice often.
+//! Memory: the chunks that were not taken yet (one being filled, and pre-images), and detached tables. What the chunks' bytes
+//! lie in is used again: fresh memory would have to be cleared by the kernel first, which is much of what a copy costs.
 
-use super::DatabaseSize;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::entry::EntryRef;
 use super::segment::Segment;
 use super::table::Table;
+use super::{DatabaseSize, Key};
 use crate::value::{Value, ValueRef};
 
 const FRAME_HEADER: usize = 24;
@@ -29,11 +33,21 @@ const FLAT: u8 = 0;
 const CLONED: u8 = 1;
 /// What a segment costs of a slice's budget besides its bytes, so that a slice over empty segments ends too.
 const SEGMENT_COST: usize = 64;
+/// A chunk that has so many bytes is full. A single value may make it larger.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// What a chunk's buffer has room for at first: it is full before it must grow, unless values are long.
+const BUFFER_BYTES: usize = CHUNK_BYTES + 16 * 1024;
+/// Empty buffers that are kept.
+const SPARE_BUFFERS: usize = 16;
+
+/// Buffers of chunks that were encoded, for the next ones.
+type Spares = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A part of a snapshot, which another thread may encode.
 #[derive(Debug, Default)]
 pub struct Chunk {
     frames: Vec<u8>,
+    spares: Spares,
     clones: Vec<Value>,
     /// What the clones take that they do not share.
     clone_bytes: usize,
@@ -69,6 +83,12 @@ impl Chunk {
         self.frames.len() + self.clone_bytes
     }
 
+    fn new(spares: &Spares) -> Chunk {
+        let spare = spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let frames = spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+        Chunk { frames, spares: Arc::clone(spares), clones: Vec::new(), clone_bytes: 0 }
+    }
+
     fn push(&mut self, db: usize, entry: EntryRef<'_>) {
         let key = entry.key();
         let (kind, value_len, value) = match entry.value() {
@@ -92,6 +112,17 @@ impl Chunk {
         self.frames.extend_from_slice(&header);
         self.frames.extend_from_slice(key);
         self.frames.extend_from_slice(value);
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let mut frames = std::mem::take(&mut self.frames);
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        if frames.capacity() == BUFFER_BYTES && spares.len() < SPARE_BUFFERS {
+            frames.clear();
+            spares.push(frames);
+        }
     }
 }
 
@@ -122,7 +153,10 @@ pub(super) struct Walk {
     position: u64,
     /// Tables flushed since the beginning that the walk has not passed yet.
     detached: Vec<Table>,
-    pending: Chunk,
+    /// What was copied and not taken yet; all but the last one are full.
+    pending: VecDeque<Chunk>,
+    pending_bytes: usize,
+    spares: Spares,
     preimage_bytes: u64,
 }
 
@@ -137,18 +171,26 @@ impl Walk {
                 sizes.push(DatabaseSize { db, keys: table.len(), with_deadline: table.with_deadline() });
             }
         }
-        let (detached, pending) = (Vec::new(), Chunk::default());
-        (Walk { version, db: 0, position: 0, detached, pending, preimage_bytes: 0 }, sizes)
+        let walk = Walk {
+            version,
+            db: 0,
+            position: 0,
+            detached: Vec::new(),
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            spares: Spares::default(),
+            preimage_bytes: 0,
+        };
+        (walk, sizes)
     }
 
     pub(super) fn preimage_bytes(&self) -> u64 {
         self.preimage_bytes
     }
 
-    /// What the walk holds: the pending chunk and detached tables.
+    /// What the walk holds: pending chunks and detached tables.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.pending.frames.capacity()
-            + self.pending.clone_bytes
+        self.pending.iter().map(|chunk| chunk.frames.capacity() + chunk.clone_bytes).sum::<usize>()
             + self.detached.iter().map(Table::memory_bytes).sum::<usize>()
     }
 
@@ -157,14 +199,35 @@ impl Walk {
         table.walked_as.is_some() && table.segment(hash).version != self.version
     }
 
-    /// Saves the segment that covers `hash`, which is about to be written, if it is still to be visited.
-    pub(super) fn before_write(&mut self, table: &mut Table, hash: u64) {
+    /// Saves the entry of `key`, which is about to be written, if it is still to be visited.
+    pub(super) fn before_write(&mut self, table: &mut Table, key: Key<'_>) {
+        if !self.awaits(table, key.hash) {
+            return;
+        }
+        let (Some(db), version) = (table.walked_as, self.version) else { return };
+        let segment = table.segment_mut(key.hash);
+        let Some(place) = segment.find(key) else {
+            return match segment.is_full() {
+                true => self.before_change(table, key.hash),
+                false => segment.begin_passing(version),
+            };
+        };
+        segment.begin_passing(version);
+        if segment.pass(place) {
+            let before = self.pending_bytes;
+            self.push(db, segment.entry_ref(place));
+            self.preimage_bytes += (self.pending_bytes - before) as u64;
+        }
+    }
+
+    /// Saves the segment that covers `hash`, which is about to change as a whole, if it is still to be visited.
+    pub(super) fn before_change(&mut self, table: &mut Table, hash: u64) {
         if !self.awaits(table, hash) {
             return;
         }
-        let before = self.pending.len_bytes();
+        let before = self.pending_bytes;
         self.visit(table, hash);
-        self.preimage_bytes += (self.pending.len_bytes() - before) as u64;
+        self.preimage_bytes += (self.pending_bytes - before) as u64;
     }
 
     /// Takes a flushed table; one that the walk has nothing to do with is dropped.
@@ -176,11 +239,12 @@ impl Walk {
         }
     }
 
-    /// Visits segments until the chunk has about `budget_bytes`; `None` if there was nothing left.
+    /// The next chunk: what is pending, or else segments are visited until there are about `budget_bytes`. `None` if there
+    /// was nothing left.
     pub(super) fn slice(&mut self, tables: &mut [Option<Table>], budget_bytes: usize) -> Option<Chunk> {
         let mut cost = 0;
         let mut is_done = false;
-        while self.pending.len_bytes() + cost < budget_bytes.max(1) {
+        while self.pending_bytes + cost < budget_bytes.max(1) {
             if self.db >= tables.len() {
                 is_done = true;
                 break;
@@ -188,8 +252,25 @@ impl Walk {
             self.step(tables);
             cost += SEGMENT_COST;
         }
-        let chunk = std::mem::take(&mut self.pending);
-        (!is_done || !chunk.is_empty()).then_some(chunk)
+        match self.pending.pop_front() {
+            Some(chunk) => {
+                self.pending_bytes -= chunk.len_bytes();
+                Some(chunk)
+            }
+            None if is_done => None,
+            None => Some(Chunk::default()),
+        }
+    }
+
+    fn push(&mut self, db: usize, entry: EntryRef<'_>) {
+        let has_room = self.pending.back().is_some_and(|chunk| chunk.len_bytes() < CHUNK_BYTES);
+        if !has_room {
+            self.pending.push_back(Chunk::new(&self.spares));
+        }
+        let chunk = self.pending.back_mut().expect("one was just added unless there was one");
+        let before = chunk.len_bytes();
+        chunk.push(db, entry);
+        self.pending_bytes += chunk.len_bytes() - before;
     }
 
     /// Visits the next segment if it still waits, and moves on.
@@ -217,8 +298,8 @@ impl Walk {
         let segment: &mut Segment = table.segment_mut(hash);
         segment.version = self.version;
         segment.prefetch_entries();
-        for entry in segment.entry_refs() {
-            self.pending.push(db, entry);
+        for entry in segment.left_for(self.version) {
+            self.push(db, entry);
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, yield_now};
 
 use super::loading::{self, Load, Source};
-use super::{Payload, Server, now_ms, recover};
+use super::{Payload, Server, now_ms, recover, step_back};
 use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
@@ -235,6 +235,7 @@ fn encode(
     replicas: Vec<mpsc::Sender<Payload>>,
     mark: ReplicationId,
 ) -> Made {
+    step_back();
     let file = target.map(|target| DumpFile::create(&target));
     let mut outputs = Outputs { file, replicas };
     broadcast(&mut outputs.replicas, format!("$EOF:{mark}\r\n").into_bytes());
