@@ -134,6 +134,7 @@ impl Instance {
                 let call = Call { command, args, canonical: (!planned.request.inline).then_some(bytes) };
                 let admitted = match command.handler {
                     Handler::Read(_) => session.admission.reads,
+                    Handler::Blocking(_) if !command.is_write() => session.admission.reads,
                     Handler::Write(_) | Handler::Blocking(_) => session.admission.writes,
                     Handler::Server(_) => {
                         session.admission = Admission::default();
@@ -379,15 +380,21 @@ impl Instance {
 
     /// Lets the client wait if its command found nothing: not within a transaction, nor one that must go on.
     fn wait_if_must(&mut self, session: &Session, call: &Call, attempt: Attempt) -> Flow {
-        match attempt {
-            Attempt::Wait { keys, deadline_ms } if self.transaction_stream.is_none() && !session.is_upstream() => {
-                let places = keys.map(|index| (session.db(), call.args.get(index).into())).collect();
-                let request = Rc::new(call.args.queue(call));
-                self.block(session, Awaited::Keys { places, request }, deadline_ms);
-                Flow::Block
-            }
-            _ => Flow::Continue,
+        let (other, keys, deadline_ms) = match attempt {
+            Attempt::Done(_) => return Flow::Continue,
+            Attempt::Wait { keys, deadline_ms } => (None, keys, deadline_ms),
+            Attempt::WaitWith { request, keys, deadline_ms } => (Some(request), keys, deadline_ms),
+        };
+        if self.transaction_stream.is_some() || session.is_upstream() {
+            return Flow::Continue;
         }
+        let places = keys.map(|index| (session.db(), call.args.get(index).into())).collect();
+        let request = match other {
+            Some(arguments) => Queued::new(call.command, &arguments),
+            None => call.args.queue(call),
+        };
+        self.block(session, Awaited::Keys { places, request: Rc::new(request) }, deadline_ms);
+        Flow::Block
     }
 
     /// Tries a request again that waits for a key that may hold something by now; false if it waits on.
@@ -401,7 +408,7 @@ impl Instance {
         let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false };
         match self.call_write(caller, &call, out, |context| handler(context, args, Some(key))) {
             Ok(Attempt::Done(_)) => true,
-            Ok(Attempt::Wait { .. }) => false,
+            Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. }) => false,
             Err(error) => {
                 self.stats.total_error_replies += 1;
                 out.clear();

@@ -20,6 +20,7 @@ mod server;
 mod set;
 mod sort;
 mod sorted_set;
+mod stream;
 mod string;
 mod table;
 mod transaction;
@@ -301,6 +302,15 @@ pub enum Attempt {
         /// Which of its arguments are the keys that it waits for.
         keys: Range<usize>,
         /// In milliseconds since the epoch; none: for ever.
+        deadline_ms: Option<i64>,
+    },
+    /// The same, and when it is tried again it is with another request, of the same command and with the same keys.
+    WaitWith {
+        /// Its arguments, the name first.
+        request: Vec<Vec<u8>>,
+        /// As with [`Attempt::Wait`].
+        keys: Range<usize>,
+        /// As with [`Attempt::Wait`].
         deadline_ms: Option<i64>,
     },
 }

@@ -123,7 +123,7 @@ impl<'a> Order<'a> {
             ValueRef::List(list) => (list.iter().map(Member::Text).collect(), true),
             ValueRef::SortedSet(set) => (set.iter().map(|entry| Member::Text(entry.member)).collect(), true),
             ValueRef::Set(set) => (set.iter().collect(), false),
-            ValueRef::Str(_) | ValueRef::Hash(_) => return Err(ErrorReply::WRONG_TYPE),
+            ValueRef::Str(_) | ValueRef::Hash(_) | ValueRef::Stream(_) => return Err(ErrorReply::WRONG_TYPE),
         };
         if !is_constant {
             elements = self.sorted(source, elements, self.by, self.alphabetic)?;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use super::{
     Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, key, list, object, pubsub,
-    quotable, replication, server, set, sort, sorted_set, string, transaction,
+    quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -38,6 +38,8 @@ pub const DENY_OOM: Flags = 1 << 10;
 /// Concerns channels.
 pub const PUBSUB: Flags = 1 << 11;
 
+/// May wait, but changes nothing.
+pub const READS: Flags = 1 << 30;
 /// Runs while data come from an upstream, though not while the server's own are being loaded.
 pub const DURING_TRANSFER: Flags = 1 << 31;
 
@@ -67,10 +69,12 @@ pub struct Keys {
     pub count: usize,
     /// What follows the option `STORE` is a key, too.
     pub stored: bool,
+    /// The first half of what follows the option `STREAMS` are keys.
+    pub streams: bool,
 }
 
 impl Keys {
-    pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0, count: 0, stored: false };
+    pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0, count: 0, stored: false, streams: false };
     const ONE: Keys = Keys { first: 1, last: 1, step: 1, ..Keys::NONE };
     const SECOND: Keys = Keys { first: 2, last: 2, step: 1, ..Keys::NONE };
     const FROM_SECOND: Keys = Keys { first: 2, ..Keys::ALL };
@@ -84,6 +88,8 @@ impl Keys {
     const ONE_AND_COUNTED: Keys = Keys { count: 2, ..Keys::ONE };
 
     /// One, and where `SORT` and `GEORADIUS` store.
+    /// Those of `XREAD`.
+    const STREAMS: Keys = Keys { streams: true, ..Keys::NONE };
     const ONE_AND_STORED: Keys = Keys { stored: true, ..Keys::ONE };
 
     /// The keys among `args`.
@@ -95,6 +101,7 @@ impl Keys {
             .step_by(self.step.max(1))
             .chain(self.counted(args))
             .chain(self.stored(args))
+            .chain(self.streams(args))
             .map(move |index| args.get(index))
     }
 
@@ -113,6 +120,20 @@ impl Keys {
             };
         }
         stored.filter(|index| *index < args.len())
+    }
+
+    /// Where those of `XREAD` are.
+    fn streams(self, args: Args) -> Range<usize> {
+        let mut index = 1;
+        while self.streams && index < args.len() {
+            index += match args.get(index).to_ascii_lowercase().as_slice() {
+                b"streams" => return index + 1..index + 1 + (args.len() - index - 1) / 2,
+                b"group" => 3,
+                b"count" | b"block" => 2,
+                _ => 1,
+            };
+        }
+        0..0
     }
 
     /// Where those are whose number is an argument.
@@ -161,7 +182,11 @@ impl Command {
     /// Whether it changes keys.
     #[inline]
     pub fn is_write(&self) -> bool {
-        matches!(self.handler, Handler::Write(_) | Handler::Blocking(_))
+        match self.handler {
+            Handler::Write(_) => true,
+            Handler::Blocking(_) => !self.is(READS),
+            Handler::Read(_) | Handler::Server(_) => false,
+        }
     }
 
     /// Whether replicas may be told of it.
@@ -179,11 +204,12 @@ impl Command {
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
         let kind = match self.handler {
             Handler::Read(_) => Some("readonly"),
+            Handler::Blocking(_) if self.is(READS) => Some("readonly"),
             Handler::Write(_) | Handler::Blocking(_) => Some("write"),
             Handler::Server(_) => None,
         };
         let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
-        let counted = (self.keys.count > 0 || self.keys.stored).then_some("movablekeys");
+        let counted = (self.keys.count > 0 || self.keys.stored || self.keys.streams).then_some("movablekeys");
         let own = NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name);
         kind.into_iter().chain(blocking).chain(own).chain(counted)
     }
@@ -297,6 +323,32 @@ pub static COMMANDS: &[Command] = &[
     command("rpoplpush", 3, DENY_OOM, Keys::TWO, Write(list::rpoplpush)),
     command("rpush", -3, DENY_OOM | FAST, Keys::ONE, Write(list::rpush)),
     command("rpushx", -3, DENY_OOM | FAST, Keys::ONE, Write(list::rpushx)),
+    // Streams.
+    command("xack", -4, FAST, Keys::ONE, Write(stream::xack)),
+    command("xadd", -5, DENY_OOM | FAST, Keys::ONE, Write(stream::xadd)),
+    command("xautoclaim", -6, FAST, Keys::ONE, Write(stream::xautoclaim)),
+    command("xclaim", -6, FAST, Keys::ONE, Write(stream::xclaim)),
+    command("xdel", -3, FAST, Keys::ONE, Write(stream::xdel)),
+    container("xgroup", &[
+        command("xgroup|create", -5, DENY_OOM, Keys::SECOND, Write(stream::xgroup_create)),
+        command("xgroup|createconsumer", 5, DENY_OOM, Keys::SECOND, Write(stream::xgroup_createconsumer)),
+        command("xgroup|delconsumer", 5, 0, Keys::SECOND, Write(stream::xgroup_delconsumer)),
+        command("xgroup|destroy", 4, 0, Keys::SECOND, Write(stream::xgroup_destroy)),
+        command("xgroup|setid", -5, 0, Keys::SECOND, Write(stream::xgroup_setid)),
+    ]),
+    container("xinfo", &[
+        command("xinfo|consumers", 4, 0, Keys::SECOND, Read(stream::xinfo_consumers)),
+        command("xinfo|groups", 3, 0, Keys::SECOND, Read(stream::xinfo_groups)),
+        command("xinfo|stream", -3, 0, Keys::SECOND, Read(stream::xinfo_stream)),
+    ]),
+    command("xlen", 2, FAST, Keys::ONE, Read(stream::xlen)),
+    command("xpending", -3, 0, Keys::ONE, Read(stream::xpending)),
+    command("xrange", -4, 0, Keys::ONE, Read(stream::xrange)),
+    command("xread", -4, READS, Keys::STREAMS, Blocking(stream::xread)),
+    command("xreadgroup", -7, 0, Keys::STREAMS, Blocking(stream::xreadgroup)),
+    command("xrevrange", -4, 0, Keys::ONE, Read(stream::xrevrange)),
+    command("xsetid", -3, DENY_OOM | FAST, Keys::ONE, Write(stream::xsetid)),
+    command("xtrim", -4, 0, Keys::ONE, Write(stream::xtrim)),
     // Sorted sets.
     command("bzmpop", -5, 0, Keys { count: 2, ..Keys::NONE }, Blocking(sorted_set::bzmpop)),
     command("bzpopmax", -3, NO_SCRIPT | FAST, Keys::ALL_BUT_LAST, Blocking(sorted_set::bzpopmax)),

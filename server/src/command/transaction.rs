@@ -1,9 +1,10 @@
 //! `MULTI`, `EXEC`, `DISCARD`, `WATCH`: <https://redis.io/docs/latest/develop/interact/transactions/>.
 
 use super::execute::Call;
-use super::{Args, ErrorReply, Flow, Result, ServerContext};
+use super::{Args, Command, ErrorReply, Flow, Result, ServerContext};
 use crate::client::{Queued, Session, Transaction};
 use crate::instance::Instance;
+use crate::resp::Span;
 
 impl Args<'_> {
     /// A copy that can wait for `EXEC`.
@@ -14,6 +15,18 @@ impl Args<'_> {
             spans: self.spans.to_vec(),
             inline: call.canonical.is_none(),
         }
+    }
+}
+
+impl Queued {
+    /// A request that nobody has sent in this form.
+    pub(super) fn new(command: &'static Command, arguments: &[Vec<u8>]) -> Queued {
+        let (mut request, mut spans) = (Vec::new(), Vec::new());
+        for argument in arguments {
+            spans.push(Span { start: request.len() as u32, len: argument.len() as u32 });
+            request.extend_from_slice(argument);
+        }
+        Queued { command, request, spans, inline: true }
     }
 }
 

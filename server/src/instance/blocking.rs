@@ -97,6 +97,12 @@ impl Waiters {
         self.queues.get(place)?.range(ticket + 1..).next().copied()
     }
 
+    /// Whether it is worth a try even if the key has gone, which a group's reader is told.
+    fn needs_key(&self, ticket: Ticket) -> bool {
+        let awaited = self.all.get(&ticket).map(|waiter| &waiter.awaited);
+        matches!(awaited, Some(Awaited::Keys { request, .. }) if request.command.name == "xreadgroup")
+    }
+
     /// Whether anybody waits for a key.
     pub(crate) fn await_keys(&self) -> bool {
         !self.queues.is_empty()
@@ -143,10 +149,10 @@ impl Instance {
         while let Some(place) = self.waiters.ready.pop_front() {
             let mut last = 0;
             // Whoever was served may have taken everything.
-            while self.exists(place.0, &place.1)
-                && let Some(ticket) = self.waiters.after(&place, last)
-            {
-                self.serve(ticket, &place);
+            while let Some(ticket) = self.waiters.after(&place, last) {
+                if self.exists(place.0, &place.1) || self.waiters.needs_key(ticket) {
+                    self.serve(ticket, &place);
+                }
                 last = ticket;
             }
         }

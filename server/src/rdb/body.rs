@@ -2,8 +2,8 @@
 
 use super::cursor::{Cursor, Stop, Text, parse_score};
 use super::packed::{Element, Malformed, Pack};
-use super::{RdbError, kind};
-use crate::value::{Hash, List, Set, SmallForms, SortedSet, Value};
+use super::{RdbError, kind, stream};
+use crate::value::{Hash, List, Set, SmallForms, SortedSet, Stream, Value};
 
 /// The beginning of a value.
 pub enum Body<'a> {
@@ -32,6 +32,8 @@ enum Part {
     Pack(Pack),
     /// A length that says whether one element follows or many, packed.
     Node,
+    /// A block of a stream of this kind; the last is what follows them.
+    Stream(u8),
 }
 
 /// Whether a node of a list is an element or packs many.
@@ -79,7 +81,9 @@ impl<'a> Body<'a> {
             kind::LIST_QUICKLIST_2 => (Part::Node, cursor.length()?, list()),
             kind::SET_LISTPACK => (Part::Pack(Pack::Listpack), 1, set()),
             6 | 7 => return Ok(Body::Unsupported("module")),
-            15 | 19 | 21 => return Ok(Body::Unsupported("stream")),
+            kind::STREAM | kind::STREAM_2 | kind::STREAM_3 => {
+                (Part::Stream(kind), cursor.length()?.saturating_add(1), Value::Stream(Stream::new()))
+            }
             _ => return Ok(Body::Unsupported("hash with field deadlines")),
         };
         Ok(Body::Aggregate(Parts { part, left, value, forms }))
@@ -112,6 +116,7 @@ impl Parts {
             Value::Hash(hash) => hash.is_empty(),
             Value::Set(set) => set.is_empty(),
             Value::SortedSet(set) => set.is_empty(),
+            Value::Stream(stream) => stream.is_empty(),
         };
         (!is_empty).then_some(self.value)
     }
@@ -125,6 +130,13 @@ impl Parts {
                 self.add_scored(member.plain(&mut rooms.key)?, score, offset)
             }
             Part::Pack(pack) => self.pack(pack, cursor, rooms),
+            Part::Stream(kind) => {
+                let Value::Stream(stream) = &mut self.value else { unreachable!("only streams have blocks") };
+                match self.left {
+                    1 => stream::read_rest(stream, kind, cursor),
+                    _ => stream::read_block(stream, cursor, &mut rooms.value),
+                }
+            }
             Part::Node => match cursor.length()? {
                 NODE_PLAIN => self.element(cursor, rooms),
                 NODE_PACKED => self.pack(Pack::Listpack, cursor, rooms),
@@ -137,7 +149,7 @@ impl Parts {
         let offset = cursor.place();
         let (first, forms) = (cursor.text()?, self.forms);
         let is_new = match &mut self.value {
-            Value::Str(_) => unreachable!("a string has no parts"),
+            Value::Str(_) | Value::Stream(_) => unreachable!("it has no elements"),
             Value::List(list) => {
                 list.push_back(first.plain(&mut rooms.key)?);
                 true
@@ -179,7 +191,7 @@ fn unpack<'a>(pack: Pack, bytes: &'a [u8], value: &mut Value, forms: SmallForms)
     let mut first: Option<Element<'a>> = None;
     pack.visit(bytes, |element| {
         let is_new = match (&mut *value, first.take()) {
-            (Value::Str(_), _) => unreachable!("a string has no parts"),
+            (Value::Str(_) | Value::Stream(_), _) => unreachable!("it has no elements"),
             (Value::List(list), _) => {
                 list.push_back(element.text(&mut room));
                 true

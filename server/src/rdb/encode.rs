@@ -4,8 +4,9 @@ use std::io;
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::{MAGIC, VERSION_WRITTEN, kind, lzf::Compressor, opcode, string};
-use crate::value::ValueRef;
+use super::{MAGIC, VERSION_WRITTEN, kind, lzf::Compressor, opcode, stream, string};
+use crate::value::stream::{Group, Id};
+use crate::value::{Stream, ValueRef};
 
 /// What an image says about itself before its first entry, in AUX fields.
 #[derive(Debug, Clone, Default)]
@@ -185,7 +186,58 @@ impl Encoder {
                 encoder.string(entry.member);
                 encoder.pending.extend_from_slice(&entry.score.to_le_bytes());
             }),
+            ValueRef::Stream(stream) => self.stream(stream, emit),
         }
+    }
+
+    fn stream(&mut self, stream: &Stream, emit: &mut impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        self.elements(stream.blocks_len(), stream.blocks(), emit, |encoder, (first, block)| {
+            push_length(&mut encoder.pending, 16);
+            encoder.raw_id(first);
+            encoder.string(&stream::pack(first, block));
+        })?;
+        let is_long = stream::kind_of(stream) != kind::STREAM;
+        push_length(&mut self.pending, stream.len() as u64);
+        self.id(stream.last_id());
+        if is_long {
+            self.id(stream.first_id());
+            self.id(stream.max_deleted_id());
+            push_length(&mut self.pending, stream.entries_added() as u64);
+        }
+        self.elements(stream.groups().len(), stream.groups(), emit, |encoder, (name, group)| {
+            encoder.string(name);
+            encoder.id(group.last_id);
+            if is_long {
+                push_length(&mut encoder.pending, group.entries_read.unwrap_or(-1) as u64);
+            }
+            encoder.group(group);
+        })
+    }
+
+    fn group(&mut self, group: &Group) {
+        push_length(&mut self.pending, group.pending_len() as u64);
+        for (id, delivery) in group.pending(Id::MIN, Id::MAX) {
+            self.raw_id(id);
+            self.pending.extend_from_slice(&delivery.ms.to_le_bytes());
+            push_length(&mut self.pending, delivery.count);
+        }
+        push_length(&mut self.pending, group.consumers().len() as u64);
+        for (name, consumer) in group.consumers() {
+            self.string(name);
+            self.pending.extend_from_slice(&consumer.seen_ms.to_le_bytes());
+            push_length(&mut self.pending, consumer.pending_len() as u64);
+            consumer.pending().for_each(|id| self.raw_id(id));
+        }
+    }
+
+    fn id(&mut self, id: Id) {
+        push_length(&mut self.pending, id.ms);
+        push_length(&mut self.pending, id.seq);
+    }
+
+    fn raw_id(&mut self, id: Id) {
+        self.pending.extend_from_slice(&id.ms.to_be_bytes());
+        self.pending.extend_from_slice(&id.seq.to_be_bytes());
     }
 
     fn elements<T>(
@@ -277,6 +329,7 @@ fn kind_of(value: ValueRef<'_>) -> u8 {
         ValueRef::Set(_) => kind::SET,
         ValueRef::Hash(_) => kind::HASH,
         ValueRef::SortedSet(_) => kind::SORTED_SET_2,
+        ValueRef::Stream(value) => stream::kind_of(value),
     }
 }
 

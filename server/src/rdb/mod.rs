@@ -29,7 +29,7 @@
 //! changed nothing about what is written here, and every server refuses a version above its own: 9 is what all of 5.0 to 7.x
 //! and Valkey load. Read are versions 1 to 12, and Valkey's 80.
 //!
-//! Refused, each with a named [`RdbError`] and its offset: streams, values of modules, hashes whose fields have deadlines,
+//! Refused, each with a named [`RdbError`] and its offset: values of modules, hashes whose fields have deadlines,
 //! strings beyond [`STRING_BYTES_MAX`], malformed packs, elements that are there twice, unknown opcodes, a wrong checksum, a
 //! stream that ends early. Passed over: functions, data of modules that belong to no key, and keys whose value is empty.
 //!
@@ -44,6 +44,7 @@ mod encode;
 mod error;
 mod lzf;
 mod packed;
+mod stream;
 
 pub use decode::{Decoder, Item, Value};
 pub use dump::{DumpError, dump, restore, serialized_len};
@@ -116,6 +117,10 @@ mod kind {
     pub const HASH_ZIPLIST: u8 = 13;
     /// A count and as many ziplists.
     pub const LIST_QUICKLIST: u8 = 14;
+    /// Blocks of entries and what belongs to them (`stream`); later kinds say more.
+    pub const STREAM: u8 = 15;
+    pub const STREAM_2: u8 = 19;
+    pub const STREAM_3: u8 = 21;
     pub const HASH_LISTPACK: u8 = 16;
     pub const SORTED_SET_LISTPACK: u8 = 17;
     /// A count and as many nodes, each a length that says what it is, and a string: an element, or a listpack of many.

@@ -4,6 +4,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 
 use super::ValueRef;
+use super::stream::{Id, Stream};
 
 /// The number of a row of strings.
 pub fn digest(strings: &[&[u8]]) -> u128 {
@@ -33,9 +34,29 @@ impl ValueRef<'_> {
                 let entries = set.iter().map(|entry| digest(&[entry.member, &entry.score.to_le_bytes()]));
                 entries.fold(0, u128::wrapping_add)
             }
+            ValueRef::Stream(stream) => of_stream(stream),
         };
         of_type.wrapping_add(of_elements)
     }
+}
+
+/// Without what replicas are not told: when consumers were seen, and how often they looked at what they had read.
+fn of_stream(stream: &Stream) -> u128 {
+    let id = |id: Id| [id.ms.to_le_bytes(), id.seq.to_le_bytes()].concat();
+    let add = |before: u128, strings: &[&[u8]]| digest(&[&before.to_le_bytes(), &digest(strings).to_le_bytes()]);
+    let history = [id(stream.last_id()), id(stream.max_deleted_id()), stream.entries_added().to_le_bytes().to_vec()];
+    let mut sum = add(0, &[&history.concat()]);
+    for entry in stream.range(Id::MIN, Id::MAX) {
+        let own = id(entry.id);
+        sum = add(sum, &[own.as_slice()].into_iter().chain(entry.fields).collect::<Vec<_>>());
+    }
+    for (name, group) in stream.groups() {
+        sum = add(sum, &[name, &id(group.last_id), &group.entries_read.unwrap_or(-1).to_le_bytes()]);
+        sum = group.consumers().fold(sum, |sum, (name, _)| add(sum, &[name]));
+        let mut pending = group.pending(Id::MIN, Id::MAX);
+        sum = pending.by_ref().fold(sum, |sum, (of, delivery)| add(sum, &[&id(of), &delivery.consumer]));
+    }
+    sum
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! What keys hold: strings, lists, hashes, sets and sorted sets.
+//! What keys hold: strings, lists, hashes, sets, sorted sets and streams.
 //!
-//! A string is bytes. The four aggregates have a module each, and all of them promise the same:
+//! A string is bytes. The five aggregates have a module each, and all of them promise the same:
 //!
 //! - A clone is cheap whatever the size: big forms are trees or tables of `Arc` nodes that clones share, small ones are a
 //!   flat copy. A write copies the nodes it touches if they are shared. So a snapshot takes a clone between two commands,
 //!   and another thread reads it while commands go on.
 //! - `heap_bytes` and `clone_bytes` are known, not counted.
-//! - An empty one is never stored: a key whose last element goes, goes with it.
+//! - An empty one is never stored: a key whose last element goes, goes with it. Only a stream without entries is still one.
 
 mod dice;
 mod digest;
@@ -17,6 +17,7 @@ mod map;
 mod record;
 mod set;
 pub mod sorted_set;
+pub mod stream;
 
 pub use dice::Dice;
 pub use digest::digest;
@@ -25,6 +26,7 @@ pub use list::{End, List};
 pub use map::Map;
 pub use set::{Member, Set};
 pub use sorted_set::SortedSet;
+pub use stream::Stream;
 
 /// Up to which size a value keeps the form that takes least memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub enum Value {
     Set(Set),
     /// A sorted set.
     SortedSet(SortedSet),
+    /// A stream.
+    Stream(Stream),
 }
 
 /// A borrowed value, wherever it is stored.
@@ -92,6 +96,8 @@ pub enum ValueRef<'a> {
     Set(&'a Set),
     /// A sorted set.
     SortedSet(&'a SortedSet),
+    /// A stream.
+    Stream(&'a Stream),
 }
 
 impl Value {
@@ -103,6 +109,7 @@ impl Value {
             Value::Hash(hash) => ValueRef::Hash(hash),
             Value::Set(set) => ValueRef::Set(set),
             Value::SortedSet(set) => ValueRef::SortedSet(set),
+            Value::Stream(stream) => ValueRef::Stream(stream),
         }
     }
 
@@ -114,6 +121,7 @@ impl Value {
             Value::Hash(hash) => hash.heap_bytes(),
             Value::Set(set) => set.heap_bytes(),
             Value::SortedSet(set) => set.heap_bytes(),
+            Value::Stream(stream) => stream.heap_bytes(),
         };
         size_of::<Value>() + own
     }
@@ -128,6 +136,7 @@ impl ValueRef<'_> {
             ValueRef::Hash(hash) => Value::Hash(hash.clone()),
             ValueRef::Set(set) => Value::Set(set.clone()),
             ValueRef::SortedSet(set) => Value::SortedSet(set.clone()),
+            ValueRef::Stream(stream) => Value::Stream(stream.clone()),
         }
     }
 
@@ -139,6 +148,7 @@ impl ValueRef<'_> {
             ValueRef::Hash(_) => "hash",
             ValueRef::Set(_) => "set",
             ValueRef::SortedSet(_) => "zset",
+            ValueRef::Stream(_) => "stream",
         }
     }
 
@@ -154,6 +164,7 @@ impl ValueRef<'_> {
             ValueRef::Hash(hash) => hash.encoding(),
             ValueRef::Set(set) => set.encoding(),
             ValueRef::SortedSet(set) => set.encoding(),
+            ValueRef::Stream(stream) => stream.encoding(),
         }
     }
 
@@ -165,6 +176,7 @@ impl ValueRef<'_> {
             ValueRef::Hash(hash) => hash.clone_bytes(),
             ValueRef::Set(set) => set.clone_bytes(),
             ValueRef::SortedSet(set) => set.clone_bytes(),
+            ValueRef::Stream(stream) => stream.clone_bytes(),
         };
         size_of::<Value>() + own
     }
@@ -226,6 +238,7 @@ aggregate!(List);
 aggregate!(Hash);
 aggregate!(Set);
 aggregate!(SortedSet);
+aggregate!(Stream);
 
 /// Makes room by less than a doubling: what grows a few dozen times is then there for long.
 fn reserve<T>(list: &mut Vec<T>, added: usize) {
