@@ -196,6 +196,7 @@ fn answer_with_ancestry(context: &mut ServerContext, value: &[u8]) -> Result<Flo
         return Err(ErrorReply::owned(format!("CYCLE {run_id} is this server or above it: {ancestry}")));
     }
     context.reply().simple(&ancestry.to_string());
+    context.session.identity.told_chain = Some(ancestry.chain);
     Ok(Flow::Continue)
 }
 
@@ -262,6 +263,10 @@ fn begin_feed(context: &mut ServerContext, request: Option<(&[u8], u64)>) -> Res
     let replication = &context.instance.replication;
     if replication.following().is_some() && !replication.is_linked() {
         return Err(ErrorReply::new("NOMASTERLINK Can't SYNC while not connected with my master"));
+    }
+    if context.session.identity.told_chain.as_ref().is_some_and(|told| *told != context.instance.ancestry().chain) {
+        // Believing the old one, it would turn away a server that is no longer above it.
+        return Err(ErrorReply::new("NOMASTERLINK Those above this server have changed since you asked"));
     }
     log!(Notice, "Replica {} asks for synchronization", feed_name(context));
     if replication.is_ghost()

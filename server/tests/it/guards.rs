@@ -152,3 +152,21 @@ fn config_set_replicaof_follows_and_ends_following() {
     assert_eq!(client.call(&["CONFIG", "SET", "replicaof", "no one"]), b"+OK\r\n");
     assert_eq!(client.info("role"), "master");
 }
+
+/// Who is told of those above, and asks to be fed when they have changed, would believe the old ones for as long as its link
+/// lasts, and refuse one of them that wants to follow it.
+#[test]
+fn nobody_is_fed_who_was_told_of_others_above_than_there_are_now() {
+    let (Some(master), Some(replica)) = (start(), start()) else { return };
+    follow(&replica, &master);
+    wait_for_link(&replica);
+    let below = "b".repeat(40);
+    let mut early = replica.connect();
+    let told = early.call(&["REPLCONF", "repld-run-id", &below]);
+    assert!(told.starts_with(b"+CHAIN "), "{}", told.escape_ascii());
+    replica.connect().ok("REPLICAOF NO ONE");
+    let answer = early.call(&["PSYNC", "?", "-1"]);
+    assert!(answer.starts_with(b"-NOMASTERLINK"), "{}", answer.escape_ascii());
+    early.call(&["REPLCONF", "repld-run-id", &below]);
+    assert!(early.call(&["PSYNC", "?", "-1"]).starts_with(b"+FULLRESYNC "));
+}
