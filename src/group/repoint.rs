@@ -13,7 +13,12 @@ use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
 use crate::process::launch::log_length;
 use crate::process::{Durability, render_config};
-use crate::wire::WireError;
+use crate::wire::{NodeClient, WireError};
+
+/// How long a new upstream may take to have what the replica has.
+const LEVEL_LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks at both.
+const POLL_EVERY: Duration = Duration::from_millis(1);
 
 /// A replica's new place, decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -139,6 +144,7 @@ async fn follow(
     let wire = |source| GroupError::Wire { node: plan.node.clone(), source };
     let client = |name: &str| clients.get(name).ok_or(WireError::Closed).map_err(wire);
     let (replica, upstream) = (client(&plan.node)?, client(&plan.to)?);
+    await_no_less(replica, upstream).await.map_err(wire)?;
     let log = group.dir.log_file(&plan.node);
     let mark = log_length(&log);
     replica.command(&["REPLICAOF", "127.0.0.1", &upstream.port().to_string()]).await.map_err(wire)?;
@@ -158,6 +164,20 @@ async fn follow(
         }
     };
     Ok(resync_by_log(&log, mark))
+}
+
+/// Waits for a moment at which the new upstream has all that the replica has: one that has more could not go on where it is.
+/// Under many writes there may be none to be seen, and then it is left to chance.
+async fn await_no_less(replica: &NodeClient, upstream: &NodeClient) -> Result<(), WireError> {
+    let deadline = Instant::now() + LEVEL_LIMIT;
+    loop {
+        let own = replica.replication().await?;
+        let theirs = upstream.replication().await?;
+        if theirs.offset >= own.offset || theirs.replid != own.replid || Instant::now() > deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL_EVERY).await;
+    }
 }
 
 #[cfg(test)]
