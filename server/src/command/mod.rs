@@ -4,14 +4,18 @@
 //! return the [`Effect`] that replicas are told. What concerns the connection or the server as a whole is a
 //! [`Handler::Server`].
 
+mod about;
 mod acl;
 mod bit;
+mod category;
 mod connection;
 mod debug;
 mod execute;
 mod geo;
 mod hash;
+mod introspection;
 mod key;
+mod keyspec;
 mod list;
 mod object;
 mod pubsub;
@@ -163,6 +167,11 @@ impl<'a> Args<'a> {
     fn get(&self, index: usize) -> &'a [u8] {
         let span = self.spans[index];
         &self.request[span.start as usize..][..span.len as usize]
+    }
+
+    /// The request that begins with argument `first`.
+    fn inner(self, first: usize) -> Args<'a> {
+        Args { request: self.request, spans: &self.spans[first..], first_key_hash: 0 }
     }
 
     fn maybe(&self, index: usize) -> Option<&'a [u8]> {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, key, list, object, pubsub,
-    quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, connection, debug, geo, hash, introspection,
+    key, list, object, pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -37,6 +37,10 @@ pub const NO_SCRIPT: Flags = 1 << 9;
 pub const DENY_OOM: Flags = 1 << 10;
 /// Concerns channels.
 pub const PUBSUB: Flags = 1 << 11;
+/// Is not shown by `MONITOR`, or not by itself.
+pub const SKIP_MONITOR: Flags = 1 << 12;
+/// Is not kept by `SLOWLOG`: it may be slow for other reasons.
+pub const SKIP_SLOWLOG: Flags = 1 << 13;
 
 /// May wait, but changes nothing.
 pub const READS: Flags = 1 << 30;
@@ -44,16 +48,18 @@ pub const READS: Flags = 1 << 30;
 pub const DURING_TRANSFER: Flags = 1 << 31;
 
 /// The flags as `COMMAND` names them.
-const NAMES: [(Flags, &str); 9] = [
+const NAMES: [(Flags, &str); 11] = [
+    (DENY_OOM, "denyoom"),
+    (ADMIN, "admin"),
+    (PUBSUB, "pubsub"),
+    (NO_SCRIPT, "noscript"),
     (LOADING, "loading"),
     (STALE, "stale"),
+    (SKIP_MONITOR, "skip_monitor"),
+    (SKIP_SLOWLOG, "skip_slowlog"),
+    (FAST, "fast"),
     (NO_AUTH, "no_auth"),
     (NO_MULTI, "no_multi"),
-    (FAST, "fast"),
-    (ADMIN, "admin"),
-    (NO_SCRIPT, "noscript"),
-    (DENY_OOM, "denyoom"),
-    (PUBSUB, "pubsub"),
 ];
 
 /// Which arguments are keys; the command's name is argument 0.
@@ -106,7 +112,7 @@ impl Keys {
     }
 
     /// Where `SORT` or `GEORADIUS` is told where to store; the last word counts.
-    fn stored(self, args: Args) -> Option<usize> {
+    pub(super) fn stored(self, args: Args) -> Option<usize> {
         let (mut index, mut stored) = (2, None);
         while self.stored && index < args.len() {
             index += match args.get(index).to_ascii_lowercase().as_slice() {
@@ -200,18 +206,22 @@ impl Command {
         if self.arity < 0 { count >= self.arity.unsigned_abs() as usize } else { count == self.arity as usize }
     }
 
+    /// Whether it looks at keys and changes none.
+    pub fn is_readonly(&self) -> bool {
+        match self.handler {
+            Handler::Read(_) => true,
+            Handler::Blocking(_) => self.is(READS),
+            Handler::Write(_) | Handler::Server(_) => false,
+        }
+    }
+
     /// The names of its flags.
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
-        let kind = match self.handler {
-            Handler::Read(_) => Some("readonly"),
-            Handler::Blocking(_) if self.is(READS) => Some("readonly"),
-            Handler::Write(_) | Handler::Blocking(_) => Some("write"),
-            Handler::Server(_) => None,
-        };
+        let kind = if self.is_write() { Some("write") } else { self.is_readonly().then_some("readonly") };
         let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
-        let counted = (self.keys.count > 0 || self.keys.stored || self.keys.streams).then_some("movablekeys");
         let own = NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name);
-        kind.into_iter().chain(blocking).chain(own).chain(counted)
+        let movable = about(self.name).specs.iter().any(|spec| !spec.is_range()).then_some("movablekeys");
+        kind.into_iter().chain(blocking).chain(own).chain(movable)
     }
 }
 
@@ -219,9 +229,14 @@ const fn command(name: &'static str, arity: i32, flags: Flags, keys: Keys, handl
     Command { name, arity, flags, keys, handler, subcommands: &[] }
 }
 
+/// What tells of a family of commands.
+const fn help(name: &'static str) -> Command {
+    command(name, 2, LOADING | STALE, Keys::NONE, Server(introspection::help))
+}
+
 /// A command that is nothing but its subcommands.
 const fn container(name: &'static str, subcommands: &'static [Command]) -> Command {
-    Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(server::help)) }
+    Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(introspection::help)) }
 }
 
 use Handler::{Blocking, Read, Server, Write};
@@ -334,11 +349,13 @@ pub static COMMANDS: &[Command] = &[
         command("xgroup|createconsumer", 5, DENY_OOM, Keys::SECOND, Write(stream::xgroup_createconsumer)),
         command("xgroup|delconsumer", 5, 0, Keys::SECOND, Write(stream::xgroup_delconsumer)),
         command("xgroup|destroy", 4, 0, Keys::SECOND, Write(stream::xgroup_destroy)),
+        help("xgroup|help"),
         command("xgroup|setid", -5, 0, Keys::SECOND, Write(stream::xgroup_setid)),
     ]),
     container("xinfo", &[
         command("xinfo|consumers", 4, 0, Keys::SECOND, Read(stream::xinfo_consumers)),
         command("xinfo|groups", 3, 0, Keys::SECOND, Read(stream::xinfo_groups)),
+        help("xinfo|help"),
         command("xinfo|stream", -3, 0, Keys::SECOND, Read(stream::xinfo_stream)),
     ]),
     command("xlen", 2, FAST, Keys::ONE, Read(stream::xlen)),
@@ -409,12 +426,14 @@ pub static COMMANDS: &[Command] = &[
     command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
     command("keys", 2, 0, Keys::NONE, Read(key::keys)),
     container("memory", &[
+        help("memory|help"),
         command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
     ]),
     command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
     container("object", &[
         command("object|encoding", 3, 0, Keys::SECOND, Read(object::encoding)),
         command("object|freq", 3, 0, Keys::SECOND, Read(object::freq)),
+        help("object|help"),
         command("object|idletime", 3, 0, Keys::SECOND, Read(object::idletime)),
         command("object|refcount", 3, 0, Keys::SECOND, Read(object::refcount)),
     ]),
@@ -437,7 +456,7 @@ pub static COMMANDS: &[Command] = &[
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),
     // Transactions.
     command("discard", 1, IN_MULTI, Keys::NONE, Server(transaction::discard)),
-    command("exec", 1, IN_MULTI & !FAST, Keys::NONE, Server(transaction::exec)),
+    command("exec", 1, (IN_MULTI | SKIP_SLOWLOG) & !FAST, Keys::NONE, Server(transaction::exec)),
     command("multi", 1, IN_MULTI, Keys::NONE, Server(transaction::multi)),
     command("unwatch", 1, CONNECTION, Keys::NONE, Server(transaction::unwatch)),
     command("watch", -2, IN_MULTI, Keys::ALL, Server(transaction::watch)),
@@ -446,6 +465,7 @@ pub static COMMANDS: &[Command] = &[
     command("publish", 3, LOADING | STALE | FAST | PUBSUB | MAY_REPLICATE, Keys::NONE, Server(pubsub::publish)),
     container("pubsub", &[
         command("pubsub|channels", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::channels)),
+        help("pubsub|help"),
         command("pubsub|numpat", 2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::numpat)),
         command("pubsub|numsub", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::numsub)),
     ]),
@@ -456,6 +476,7 @@ pub static COMMANDS: &[Command] = &[
     command("auth", -2, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::auth)),
     container("client", &[
         command("client|getname", 2, PERSONAL, Keys::NONE, Server(connection::client_getname)),
+        help("client|help"),
         command("client|id", 2, PERSONAL, Keys::NONE, Server(connection::client_id)),
         command("client|info", 2, PERSONAL, Keys::NONE, Server(connection::client_info)),
         command("client|kill", -3, OPERATOR, Keys::NONE, Server(connection::client_kill)),
@@ -476,21 +497,25 @@ pub static COMMANDS: &[Command] = &[
     command("select", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::select)),
     // The server.
     container("acl", &[
+        help("acl|help"),
         command("acl|list", 2, OPERATOR, Keys::NONE, Server(acl::list)),
         command("acl|setuser", -3, OPERATOR, Keys::NONE, Server(acl::setuser)),
         command("acl|users", 2, OPERATOR, Keys::NONE, Server(acl::users)),
         command("acl|whoami", 2, PERSONAL, Keys::NONE, Server(acl::whoami)),
     ]),
     command("bgsave", -1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgsave)),
-    Command { arity: -1, flags: LOADING | STALE, handler: Server(server::command), ..container("command", &[
-        command("command|count", 2, LOADING | STALE, Keys::NONE, Server(server::command_count)),
-        command("command|docs", -2, LOADING | STALE, Keys::NONE, Server(server::command_docs)),
-        command("command|getkeys", -4, LOADING | STALE, Keys::NONE, Server(server::command_getkeys)),
-        command("command|info", -2, LOADING | STALE, Keys::NONE, Server(server::command_info)),
-        command("command|list", -2, LOADING | STALE, Keys::NONE, Server(server::command_list)),
+    Command { arity: -1, flags: LOADING | STALE, handler: Server(introspection::command), ..container("command", &[
+        command("command|count", 2, LOADING | STALE, Keys::NONE, Server(introspection::count)),
+        command("command|docs", -2, LOADING | STALE, Keys::NONE, Server(introspection::docs)),
+        command("command|getkeys", -4, LOADING | STALE, Keys::NONE, Server(introspection::getkeys)),
+        command("command|getkeysandflags", -4, LOADING | STALE, Keys::NONE, Server(introspection::getkeysandflags)),
+        help("command|help"),
+        command("command|info", -2, LOADING | STALE, Keys::NONE, Server(introspection::info)),
+        command("command|list", -2, LOADING | STALE, Keys::NONE, Server(introspection::list)),
     ]) },
     container("config", &[
         command("config|get", -3, OPERATOR, Keys::NONE, Server(server::config_get)),
+        help("config|help"),
         command("config|resetstat", 2, OPERATOR, Keys::NONE, Server(server::config_resetstat)),
         command("config|rewrite", 2, OPERATOR, Keys::NONE, Server(server::config_rewrite)),
         command("config|set", -4, OPERATOR, Keys::NONE, Server(server::config_set)),
@@ -499,7 +524,10 @@ pub static COMMANDS: &[Command] = &[
     command("info", -1, LOADING | STALE, Keys::NONE, Server(server::info)),
     command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
-    container("script", &[command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(server::script_kill))]),
+    container("script", &[
+        help("script|help"),
+        command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(server::script_kill)),
+    ]),
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
     command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),
     // Replication.
@@ -514,6 +542,11 @@ pub static COMMANDS: &[Command] = &[
     command("wait", 3, NO_SCRIPT, Keys::NONE, Server(replication::wait)),
 ];
 
+/// All commands, and what they are divided into.
+pub fn all() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().flat_map(|command| std::iter::once(command).chain(command.subcommands))
+}
+
 /// The longest name of a command, in bytes.
 const NAME_BYTES_MAX: usize = 32;
 
@@ -524,7 +557,7 @@ const NAME_BYTES_MAX: usize = 32;
 pub fn resolve(args: Args) -> super::Result<&'static Command> {
     let command = find(args.get(0)).ok_or_else(|| unknown_command(args))?;
     match args.maybe(1) {
-        Some(name) if !command.subcommands.is_empty() && !name.eq_ignore_ascii_case(b"help") => {
+        Some(name) if !command.subcommands.is_empty() => {
             command.subcommand(name).ok_or_else(|| unknown_subcommand(name, command))
         }
         _ => Ok(command),
