@@ -70,6 +70,10 @@ pub struct Client {
     pub subscriptions: Cell<(usize, usize)>,
     /// Requests queued by MULTI, if it is in one.
     pub queued: Cell<Option<usize>>,
+    /// It is shown all commands.
+    pub monitors: Cell<bool>,
+    /// Bytes of its input that were not run yet, and how many more there is room for, when it was last its turn.
+    pub input_bytes: Cell<(usize, usize)>,
     /// It waits for a key or for replicas: its requests are not run.
     pub blocked: Cell<bool>,
     /// Its next request waits for the end of a pause.
@@ -105,6 +109,8 @@ impl Client {
             last_active_ms: Cell::new(now_ms),
             subscriptions: Cell::new((0, 0)),
             queued: Cell::new(None),
+            monitors: Cell::new(false),
+            input_bytes: Cell::new((0, 0)),
             blocked: Cell::new(false),
             postponed: Cell::new(false),
             watch_broken: Cell::new(false),
@@ -221,6 +227,9 @@ impl Client {
     pub fn describe(&self, now_ms: i64) -> String {
         let (channels, patterns) = self.subscriptions.get();
         let mut flags = String::new();
+        if self.monitors.get() {
+            flags.push('O');
+        }
         if self.kind.get() != ClientKind::Normal {
             flags.push(self.kind.get().flag());
         }
@@ -237,8 +246,8 @@ impl Client {
             flags.push('N');
         }
         format!(
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub=0 multi={} qbuf=0 \
-             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} \
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub=0 multi={} qbuf={} \
+             qbuf-free={} argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} \
              user=default redir=-1 resp={}",
             self.id,
             self.address,
@@ -251,6 +260,8 @@ impl Client {
             channels,
             patterns,
             self.queued.get().map_or(-1, |queued| queued as i64),
+            self.input_bytes.get().0,
+            self.input_bytes.get().1,
             self.pending_bytes(),
             self.pending_bytes() + size_of::<Client>() as u64,
             self.last_command.get(),

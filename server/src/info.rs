@@ -10,7 +10,7 @@ use crate::replication::{Backlog, FeedState, Link, Role};
 type Render = fn(&Instance, &mut String);
 
 /// All sections, in the order in which they are shown.
-const SECTIONS: [(&str, Render); 10] = [
+const SECTIONS: [(&str, Render); 12] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
@@ -19,6 +19,8 @@ const SECTIONS: [(&str, Render); 10] = [
     ("Replication", replication),
     ("CPU", cpu),
     ("Commandstats", commands),
+    ("Errorstats", errors),
+    ("Latencystats", latencies),
     ("Cluster", cluster),
     ("Keyspace", keyspace),
 ];
@@ -30,7 +32,8 @@ pub fn render(instance: &Instance, wanted: &[String]) -> String {
     let really_everything = wanted.iter().any(|name| matches!(name.as_str(), "all" | "everything"));
     let mut text = String::new();
     for (name, render) in SECTIONS {
-        let everything = if name == "Commandstats" { really_everything } else { everything };
+        let in_detail = matches!(name, "Commandstats" | "Latencystats");
+        let everything = if in_detail { really_everything } else { everything };
         if everything || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)) {
             if !text.is_empty() {
                 text.push_str("\r\n");
@@ -272,11 +275,33 @@ fn cpu(_instance: &Instance, text: &mut String) {
     field!(text, "used_cpu_user", format_args!("{:.6}", seconds(11)));
 }
 
-/// How long they took is not measured.
 fn commands(instance: &Instance, text: &mut String) {
     for (name, count) in instance.stats.commands.iter() {
-        let (calls, rejected, failed) = (count.calls, count.rejected, count.failed);
-        let _ = write!(text, "cmdstat_{name}:calls={calls},rejected_calls={rejected},failed_calls={failed}\r\n");
+        let (calls, us, rejected, failed) = (count.calls, count.us, count.rejected, count.failed);
+        let each_us = us as f64 / calls.max(1) as f64;
+        let _ = write!(
+            text,
+            "cmdstat_{name}:calls={calls},usec={us},usec_per_call={each_us:.2},rejected_calls={rejected},failed_calls={failed}\r\n"
+        );
+    }
+}
+
+fn errors(instance: &Instance, text: &mut String) {
+    for (code, count) in instance.stats.errors.iter() {
+        let _ = write!(text, "errorstat_{code}:count={count}\r\n");
+    }
+}
+
+fn latencies(instance: &Instance, text: &mut String) {
+    let timed = instance.stats.commands.iter().filter(|(_, count)| count.histogram.calls() > 0);
+    for (name, count) in timed.filter(|_| instance.config.latency_tracking) {
+        let wanted = instance.config.latency_tracking_info_percentiles.iter();
+        let percentile = |percent: &f64| {
+            let us = count.histogram.percentile_ns(*percent) as f64 / 1000.0;
+            format!("p{percent}={us:.3}")
+        };
+        let percentiles: Vec<String> = wanted.map(percentile).collect();
+        let _ = write!(text, "latency_percentiles_usec_{name}:{}\r\n", percentiles.join(","));
     }
 }
 

@@ -14,6 +14,7 @@ pub mod planted;
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod delays;
 pub mod geohash;
 pub mod glob;
 pub mod info;
@@ -28,6 +29,7 @@ pub mod rdb;
 pub mod replication;
 pub mod resp;
 pub mod salvage;
+pub mod slowlog;
 pub mod snapshot;
 pub mod value;
 

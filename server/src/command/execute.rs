@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use super::table::Keys;
 use super::{
-    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, object, pubsub,
-    table, transaction,
+    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, monitor, object,
+    pubsub, table, transaction,
 };
 use crate::client::{Admission, Client, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
@@ -156,7 +156,7 @@ impl Instance {
             // A reply would get into the stream.
             out.truncate(start);
         }
-        suppress_reply(session, start, out);
+        suppress_reply(session, start, planned.command, out);
         if self.waiters.any_ready() {
             self.serve_ready();
         }
@@ -205,7 +205,7 @@ impl Instance {
     }
 
     fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
-        self.stats.total_error_replies += 1;
+        self.count_error(text);
         if session.is_upstream() {
             let text = String::from_utf8_lossy(text);
             log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{text}'");
@@ -347,8 +347,14 @@ impl Instance {
     /// Runs a command that nothing stands against.
     pub(crate) fn call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let start = out.len();
+        if !self.monitors.is_empty() {
+            self.show(session, call);
+        }
         self.stats.commands.of(call.command).calls += 1;
         let caller = Caller::of(session);
+        // What an upstream sends comes in turns of its own, and is not timed.
+        let is_timed = !caller.is_upstream && !self.joins_run(call.command);
+        let begun_us = if is_timed { self.end_run() } else { 0 };
         let result = match call.command.handler {
             Handler::Read(handler) => self.call_read(caller, call, handler, out).map(|()| Flow::Continue),
             Handler::Write(handler) => {
@@ -368,6 +374,9 @@ impl Instance {
         if let Ok(Flow::Block) = result {
             // What was written is for those who may not wait.
             out.truncate(start);
+        } else if is_timed {
+            let arguments = || monitor::shown(call.command, call.args);
+            self.end_command(&session.client, call.command, begun_us, arguments);
         }
         result.unwrap_or_else(|error| {
             // A handler may fail after it has begun its reply.
@@ -398,7 +407,13 @@ impl Instance {
     }
 
     /// Tries a request again that waits for a key that may hold something by now; false if it waits on.
-    pub(crate) fn try_again(&mut self, client: &Client, request: &Queued, place: &Place, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn try_again(
+        &mut self,
+        client: &Rc<Client>,
+        request: &Queued,
+        place: &Place,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let (db, key) = place;
         let Handler::Blocking(handler) = request.command.handler else { return false };
         let args = Args::new(&request.request, &request.spans, 0);
@@ -406,11 +421,17 @@ impl Instance {
         let args = Args::new(&request.request, &request.spans, hash);
         let call = Call { command: request.command, args, canonical: None };
         let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false };
-        match self.call_write(caller, &call, out, |context| handler(context, args, Some(key))) {
+        let begun_us = self.end_run();
+        let attempt = self.call_write(caller, &call, out, |context| handler(context, args, Some(key)));
+        if !matches!(attempt, Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. })) {
+            self.end_command(client, call.command, begun_us, || monitor::shown(call.command, args));
+        }
+        match attempt {
             Ok(Attempt::Done(_)) => true,
             Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. }) => false,
             Err(error) => {
-                self.stats.total_error_replies += 1;
+                self.count_error(error.text());
+                self.stats.commands.of(request.command).failed += 1;
                 out.clear();
                 Reply::new(out, caller.protocol).error(error.text());
                 true
@@ -641,17 +662,19 @@ fn runs_on_a_ghost(command: &Command) -> bool {
         || ["shutdown", "time"].contains(&command.name)
 }
 
-fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {
-    match session.reply_mode {
-        ReplyMode::On => {}
-        ReplyMode::Off => out.truncate(start),
-        ReplyMode::SkipNext => {
-            out.truncate(start);
-            session.reply_mode = ReplyMode::Skip;
-        }
-        ReplyMode::Skip => {
-            out.truncate(start);
-            session.reply_mode = ReplyMode::On;
-        }
+fn suppress_reply(session: &mut Session, start: usize, command: Option<&Command>, out: &mut Vec<u8>) {
+    let mode = session.reply_mode;
+    if mode == ReplyMode::On {
+        return;
+    }
+    session.reply_mode = match mode {
+        ReplyMode::SkipNext => ReplyMode::Skip,
+        ReplyMode::Skip => ReplyMode::On,
+        ReplyMode::On | ReplyMode::Off => mode,
+    };
+    // What confirms a subscription is a message like those that follow.
+    let listens = |command: &Command| command.is(table::PUBSUB) && command.is(table::WHILE_SUBSCRIBED);
+    if !command.is_some_and(listens) {
+        out.truncate(start);
     }
 }

@@ -143,6 +143,7 @@ pub(super) fn config_resetstat(context: &mut ServerContext, _args: Args) -> Resu
 fn apply(instance: &mut Instance, changed: &[&'static str]) {
     for name in changed {
         match *name {
+            "slowlog-log-slower-than" | "latency-monitor-threshold" => instance.choose_timing(),
             "loglevel" => log::set_level(instance.config.loglevel),
             "key-load-delay" => instance.key_load_delay.set(instance.config.key_load_delay),
             "repl-backlog-size" | "client-output-buffer-limit" => instance.resize_backlog(),

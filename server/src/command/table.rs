@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 
 use super::{
     Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, connection, debug, geo, hash, introspection,
-    key, list, object, pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
+    key, list, monitor, object, pubsub, quotable, replication, server, set, slowlog, sort, sorted_set, stream, string,
+    transaction,
 };
 use crate::number::parse_i64;
 
@@ -44,6 +45,8 @@ pub const SKIP_SLOWLOG: Flags = 1 << 13;
 
 /// May wait, but changes nothing.
 pub const READS: Flags = 1 << 30;
+/// Takes about as long each time, though it is not called fast.
+pub const QUICK: Flags = 1 << 29;
 /// Runs while data come from an upstream, though not while the server's own are being loaded.
 pub const DURING_TRANSFER: Flags = 1 << 31;
 
@@ -185,6 +188,22 @@ impl Command {
         self.flags & flag != 0
     }
 
+    /// Whether one call takes about as long as the next one.
+    #[inline]
+    pub fn is_quick(&self) -> bool {
+        self.flags & (FAST | QUICK) != 0
+    }
+
+    /// Whether it is called fast.
+    pub fn is_fast(&self) -> bool {
+        self.is(FAST)
+    }
+
+    /// Whether its being slow says something.
+    pub fn is_logged_if_slow(&self) -> bool {
+        !self.is(SKIP_SLOWLOG)
+    }
+
     /// Whether it changes keys.
     #[inline]
     pub fn is_write(&self) -> bool {
@@ -266,7 +285,7 @@ pub static COMMANDS: &[Command] = &[
     command("mset", -3, DENY_OOM, Keys::PAIRS, Write(string::mset)),
     command("msetnx", -3, DENY_OOM, Keys::PAIRS, Write(string::msetnx)),
     command("psetex", 4, DENY_OOM, Keys::ONE, Write(string::psetex)),
-    command("set", -3, DENY_OOM, Keys::ONE, Write(string::set)),
+    command("set", -3, DENY_OOM | QUICK, Keys::ONE, Write(string::set)),
     command("setex", 4, DENY_OOM, Keys::ONE, Write(string::setex)),
     command("setnx", 3, DENY_OOM | FAST, Keys::ONE, Write(string::setnx)),
     command("setrange", 4, DENY_OOM, Keys::ONE, Write(string::setrange)),
@@ -456,7 +475,7 @@ pub static COMMANDS: &[Command] = &[
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),
     // Transactions.
     command("discard", 1, IN_MULTI, Keys::NONE, Server(transaction::discard)),
-    command("exec", 1, (IN_MULTI | SKIP_SLOWLOG) & !FAST, Keys::NONE, Server(transaction::exec)),
+    command("exec", 1, (IN_MULTI | SKIP_SLOWLOG | SKIP_MONITOR) & !FAST, Keys::NONE, Server(transaction::exec)),
     command("multi", 1, IN_MULTI, Keys::NONE, Server(transaction::multi)),
     command("unwatch", 1, CONNECTION, Keys::NONE, Server(transaction::unwatch)),
     command("watch", -2, IN_MULTI, Keys::ALL, Server(transaction::watch)),
@@ -522,6 +541,16 @@ pub static COMMANDS: &[Command] = &[
     ]),
     command("debug", -2, OPERATOR, Keys::NONE, Server(debug::debug)),
     command("info", -1, LOADING | STALE, Keys::NONE, Server(server::info)),
+    container("latency", &[
+        command("latency|doctor", 2, OPERATOR, Keys::NONE, Server(slowlog::latency_doctor)),
+        command("latency|graph", 3, OPERATOR, Keys::NONE, Server(slowlog::latency_graph)),
+        help("latency|help"),
+        command("latency|histogram", -2, OPERATOR, Keys::NONE, Server(slowlog::latency_histogram)),
+        command("latency|history", 3, OPERATOR, Keys::NONE, Server(slowlog::latency_history)),
+        command("latency|latest", 2, OPERATOR, Keys::NONE, Server(slowlog::latency_latest)),
+        command("latency|reset", -2, OPERATOR, Keys::NONE, Server(slowlog::latency_reset)),
+    ]),
+    command("monitor", 1, OPERATOR, Keys::NONE, Server(monitor::monitor)),
     command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
     container("script", &[
@@ -529,6 +558,12 @@ pub static COMMANDS: &[Command] = &[
         command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(server::script_kill)),
     ]),
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
+    container("slowlog", &[
+        command("slowlog|get", -2, ADMIN | LOADING | STALE, Keys::NONE, Server(slowlog::get)),
+        help("slowlog|help"),
+        command("slowlog|len", 2, ADMIN | LOADING | STALE, Keys::NONE, Server(slowlog::len)),
+        command("slowlog|reset", 2, ADMIN | LOADING | STALE, Keys::NONE, Server(slowlog::reset)),
+    ]),
     command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),
     // Replication.
     command("failover", -1, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::failover)),

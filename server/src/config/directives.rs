@@ -254,6 +254,17 @@ directives! {
     min_replicas_to_write: u32 = 0, ["min-replicas-to-write", "min-slaves-to-write"], Integer(0, MAX_I32), Live;
     /// A replica is good if it acknowledged within so long; zero: all are.
     min_replicas_max_lag: Duration = Duration::from_secs(10), ["min-replicas-max-lag", "min-slaves-max-lag"], Seconds(0, MAX_I32), Live;
+    // What is told.
+    /// Commands that take longer are kept, in microseconds; below zero, none is.
+    slowlog_log_slower_than: i64 = 10_000, ["slowlog-log-slower-than"], Integer(-1, i64::MAX), Live;
+    /// So many of them are kept.
+    slowlog_max_len: usize = 128, ["slowlog-max-len"], Integer(0, i64::MAX), Live;
+    /// Delays of so many milliseconds are noted; 0: none are.
+    latency_monitor_threshold: u64 = 0, ["latency-monitor-threshold"], Integer(0, i64::MAX), Live;
+    /// Note how long each command takes.
+    latency_tracking: bool = true, ["latency-tracking"], YesNo, Live;
+    /// The percentiles of these times that `INFO` shows.
+    latency_tracking_info_percentiles: Vec<f64> = vec![50.0, 99.0, 99.9], ["latency-tracking-info-percentiles"], Percentiles, Live;
     // The data.
     /// A hash with more fields is a table.
     hash_max_listpack_entries: usize = 512, ["hash-max-listpack-entries", "hash-max-ziplist-entries"], Integer(0, i64::MAX), Live;
@@ -364,11 +375,6 @@ static KEPT: &[Directive] = &[
     kept(&["enable-module-command"], Check::OneOf(&["no", "yes", "local"]), "no", AtStart),
     kept(&["acllog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
     kept(&["acl-pubsub-default"], Check::OneOf(&["allchannels", "resetchannels"]), "resetchannels", Live),
-    kept(&["slowlog-log-slower-than"], Check::Integer(-1, i64::MAX), "10000", Live),
-    kept(&["slowlog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
-    kept(&["latency-monitor-threshold"], Check::Integer(0, i64::MAX), "0", Live),
-    kept(&["latency-tracking"], Check::YesNo, "yes", Live),
-    kept(&["latency-tracking-info-percentiles"], Check::Words, "50 99 99.9", Live),
     kept(&["tracking-table-max-keys"], Check::Integer(0, i64::MAX), "1000000", Live),
     kept(&["lua-time-limit", "busy-reply-threshold"], Check::Integer(0, i64::MAX), "5000", Live),
     kept(&["maxmemory-policy"], Check::OneOf(MEMORY_POLICIES), "noeviction", Live),
@@ -436,6 +442,11 @@ fn output_limits() -> OutputLimits {
 }
 
 impl Config {
+    /// Whether the value of the directive of this name is a secret.
+    pub fn is_sensitive(name: &[u8]) -> bool {
+        Directive::named(name).is_some_and(|directive| directive.sensitive)
+    }
+
     /// Stock files and Redis's tests ask for keyspace events; whoever counts on them must know that there are none.
     pub fn warn_of_events(&self) {
         if self.kept.get("notify-keyspace-events").is_some_and(|classes| !classes.is_empty()) {

@@ -16,6 +16,7 @@ mod replay;
 mod role;
 mod stream;
 mod time;
+mod timing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
@@ -28,14 +29,17 @@ pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
 pub use pause::{Pause, PausedBy};
 pub use random::Random;
 pub use replay::{Replay, ReplayError};
+pub use timing::{Histogram, Timing};
 
 use crate::client::{Client, ClientKind, Session};
 use crate::command::Command;
 use crate::config::{Config, ShutdownOptions};
+use crate::delays::Delays;
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, History, Replication, ReplicationId};
+use crate::slowlog::SlowLog;
 use crate::snapshot::{KeyDelay, Point};
 use crate::value::Dice;
 
@@ -129,15 +133,22 @@ pub struct Stats {
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
     pub commands: CommandCounts,
+    pub errors: ErrorCounts,
 }
 
 /// What became of the requests for one command.
-#[derive(Debug, Clone, Copy, Default)]
-#[expect(missing_docs, reason = "each is the field of that name in INFO's commandstats")]
+#[derive(Debug, Clone, Default)]
 pub struct CommandCount {
+    /// How often it was run.
     pub calls: u64,
+    /// How often it was refused.
     pub rejected: u64,
+    /// How often it ended with an error.
     pub failed: u64,
+    /// How long all calls took, in microseconds.
+    pub us: u64,
+    /// How long each took.
+    pub histogram: Histogram,
 }
 
 /// The same for each command that was asked for.
@@ -159,9 +170,39 @@ impl CommandCounts {
         &mut self.all[index].1
     }
 
+    /// That of the command of this name, if it was asked for.
+    pub fn get(&self, name: &str) -> Option<&CommandCount> {
+        self.iter().find(|(own, _)| *own == name).map(|(_, count)| count)
+    }
+
     /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, CommandCount)> {
-        self.all.iter().copied()
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &CommandCount)> {
+        self.all.iter().map(|(name, count)| (*name, count))
+    }
+}
+
+/// How often errors of each code were answered.
+#[derive(Debug, Clone, Default)]
+pub struct ErrorCounts(BTreeMap<Box<str>, u64>);
+
+impl ErrorCounts {
+    /// More codes than this are no codes.
+    const CODES_MAX: usize = 128;
+
+    /// Counts an error by its first word.
+    pub fn count(&mut self, text: &[u8]) {
+        let code = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let code = String::from_utf8_lossy(code);
+        if let Some(count) = self.0.get_mut(&*code) {
+            *count += 1;
+        } else if self.0.len() < Self::CODES_MAX {
+            self.0.insert(code.into(), 1);
+        }
+    }
+
+    /// All of them, by code.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(code, count)| (&**code, *count))
     }
 }
 
@@ -183,6 +224,12 @@ pub struct Instance {
     pub replication: Replication,
     /// Who listens to what.
     pub pubsub: PubSub,
+    /// Who looks on.
+    pub monitors: Vec<Rc<Client>>,
+    /// What took long.
+    pub slowlog: SlowLog,
+    /// What somebody may have had to wait for.
+    pub delays: Delays,
     /// Who is connected.
     pub clients: BTreeMap<u64, Rc<Client>>,
     /// What became of snapshots.
@@ -221,6 +268,7 @@ pub struct Instance {
     random: Random,
     /// What commands leave to chance.
     pub(crate) dice: Dice,
+    timing: Timing,
     last_ping_ms: i64,
     last_second: i64,
 }
@@ -234,6 +282,9 @@ impl Instance {
             keyspace,
             replication: Replication::new(random.id()),
             pubsub: PubSub::default(),
+            monitors: Vec::new(),
+            slowlog: SlowLog::default(),
+            delays: Delays::default(),
             clients: BTreeMap::new(),
             persistence: Persistence { last_save_s: now_ms / 1000, ..Persistence::default() },
             stats: Stats::default(),
@@ -257,6 +308,7 @@ impl Instance {
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),
             random,
+            timing: Timing::default(),
             last_ping_ms: now_ms,
             last_second: 0,
             config,
@@ -328,9 +380,16 @@ impl Instance {
         client
     }
 
+    /// An error is answered.
+    pub(crate) fn count_error(&mut self, text: &[u8]) {
+        self.stats.total_error_replies += 1;
+        self.stats.errors.count(text);
+    }
+
     /// A connection has ended.
     pub fn disconnect(&mut self, session: &mut Session) {
         self.unwatch(session);
+        self.forget_monitor(session);
         let client = &session.client;
         client.clear_waker();
         self.clients.remove(&client.id);

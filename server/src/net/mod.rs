@@ -69,9 +69,13 @@ pub(crate) struct Server {
     stop: Notify,
 }
 
-fn now_ms() -> i64 {
+fn now_us() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn now_ms() -> i64 {
+    now_us() / 1000
 }
 
 /// Serves until it is told to stop: the data of its directory, or as a ghost what remains of a dead server.
@@ -96,6 +100,7 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
     let mut instance = Instance::new(config, now_ms(), Random::from_system());
+    instance.set_clock(now_us);
     let is_ghost = remains.is_some();
     match (remains, instance.config.replicaof.clone()) {
         (Some(remains), _) => instance.haunt(remains).map_err(|error| format!("can't map the backlog: {error}"))?,
