@@ -81,6 +81,7 @@ fn clients(instance: &Instance, text: &mut String) {
     field!(text, "cluster_connections", 0);
     field!(text, "maxclients", instance.config.maxclients);
     field!(text, "blocked_clients", instance.blocked_clients());
+    field!(text, "tracking_clients", instance.tracking.totals().clients);
     field!(text, "pubsub_clients", count(ClientKind::Subscriber));
 }
 
@@ -160,7 +161,7 @@ fn progress(loading: &Loading, now_ms: i64, text: &mut String) {
 
 fn stats(instance: &Instance, text: &mut String) {
     let stats = &instance.stats;
-    let (channels, patterns) = instance.pubsub.counts();
+    let (listening, tracking) = (instance.pubsub.counts(), instance.tracking.totals());
     field!(text, "total_connections_received", stats.total_connections_received);
     field!(text, "total_commands_processed", stats.total_commands_processed);
     field!(text, "total_net_input_bytes", stats.total_net_input_bytes);
@@ -170,8 +171,12 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "sync_partial_ok", stats.sync_partial_ok);
     field!(text, "sync_partial_err", stats.sync_partial_err);
     field!(text, "expired_keys", stats.expired_keys);
-    field!(text, "pubsub_channels", channels);
-    field!(text, "pubsub_patterns", patterns);
+    field!(text, "pubsub_channels", listening.channels);
+    field!(text, "pubsub_patterns", listening.patterns);
+    field!(text, "pubsubshard_channels", listening.shards);
+    field!(text, "tracking_total_keys", tracking.keys);
+    field!(text, "tracking_total_items", tracking.items);
+    field!(text, "tracking_total_prefixes", tracking.prefixes);
     field!(text, "total_error_replies", stats.total_error_replies);
     field!(text, "client_output_buffer_limit_disconnections", stats.client_output_buffer_limit_disconnections);
 }

@@ -31,6 +31,7 @@ pub mod resp;
 pub mod salvage;
 pub mod slowlog;
 pub mod snapshot;
+pub mod tracking;
 pub mod value;
 
 use std::ffi::OsString;

@@ -14,6 +14,7 @@ use crate::keyspace::{EntryRef, Keyspace};
 use crate::log::log;
 use crate::number::parse_i64;
 use crate::resp::{Protocol, Reply, Request, Span, append_request};
+use crate::tracking::Wish;
 
 /// What the connection does after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,11 +92,18 @@ struct Caller {
     db: usize,
     protocol: Protocol,
     is_upstream: bool,
+    /// Of its client.
+    id: u64,
 }
 
 impl Caller {
     fn of(session: &Session) -> Caller {
-        Caller { db: session.db(), protocol: session.protocol, is_upstream: session.is_upstream() }
+        Caller {
+            db: session.db(),
+            protocol: session.protocol,
+            is_upstream: session.is_upstream(),
+            id: session.client.id,
+        }
     }
 }
 
@@ -160,7 +168,29 @@ impl Instance {
         if self.waiters.any_ready() {
             self.serve_ready();
         }
+        if self.tracking.is_on() {
+            self.tell_trackers();
+            if session.tracks {
+                forget_caching(session, planned.command);
+            }
+            // What it is told of its own doing comes right behind the reply.
+            session.client.collect(out);
+        }
         flow
+    }
+
+    /// Tells those who track keys of what has changed.
+    pub(crate) fn tell_trackers(&mut self) {
+        if self.tracking.is_on() {
+            self.tracking.limit(self.config.tracking_table_max_keys, &self.clients);
+            self.tracking.broadcast(&self.clients);
+        }
+    }
+
+    fn remember_reads(&mut self, session: &Session, call: &Call) {
+        if session.client.tracking.borrow().as_ref().is_some_and(Wish::wants_reads) {
+            self.tracking.remember(session.client.id, call.command.keys.of(call.args));
+        }
     }
 
     /// What `session` may do to keys, as far as no gate has to be asked for each request.
@@ -168,7 +198,7 @@ impl Instance {
         let unhindered = session.authenticated
             && session.transaction.is_none()
             && session.feed.is_none()
-            && session.client.subscriptions.get() == (0, 0)
+            && !session.client.subscriptions.get().any()
             && self.loading.is_none()
             && !self.has_pause()
             && self.denied_commands.is_empty()
@@ -371,6 +401,9 @@ impl Instance {
                 handler(&mut ServerContext { instance: self, session: &mut *session, out: &mut *out }, call.args)
             }
         };
+        if session.tracks && call.command.is_readonly() {
+            self.remember_reads(session, call);
+        }
         if let Ok(Flow::Block) = result {
             // What was written is for those who may not wait.
             out.truncate(start);
@@ -420,7 +453,7 @@ impl Instance {
         let hash = if request.command.keys.first == 1 { self.keyspace.hash(args.get(1)) } else { 0 };
         let args = Args::new(&request.request, &request.spans, hash);
         let call = Call { command: request.command, args, canonical: None };
-        let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false };
+        let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false, id: client.id };
         let begun_us = self.end_run();
         let attempt = self.call_write(caller, &call, out, |context| handler(context, args, Some(key)));
         if !matches!(attempt, Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. })) {
@@ -473,7 +506,7 @@ impl Instance {
         let db = caller.db;
         self.expire_keys_of(caller, call);
         let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
-        let is_observed = !targets.is_empty() || self.waiters.await_keys();
+        let is_observed = !targets.is_empty() || self.waiters.await_keys() || self.tracking.is_on();
         if is_observed {
             self.keyspace.record_writes();
         }
@@ -494,7 +527,7 @@ impl Instance {
         let attempt = attempt?;
         if let Attempt::Done(effect @ (Effect::Verbatim | Effect::Rewritten)) = attempt {
             if is_observed {
-                self.tell_of_change(call, db, &targets, &written);
+                self.tell_of_change(call, caller, &targets, &written);
             }
             self.commit(caller, call, effect);
         }
@@ -502,7 +535,14 @@ impl Instance {
     }
 
     /// Tells those who watch a key that was written, and those who wait for one.
-    fn tell_of_change(&mut self, call: &Call, db: usize, targets: &[WatchedTarget], written: &HashSet<(usize, u64)>) {
+    fn tell_of_change(
+        &mut self,
+        call: &Call,
+        caller: Caller,
+        targets: &[WatchedTarget],
+        written: &HashSet<(usize, u64)>,
+    ) {
+        let db = caller.db;
         let keyspace = &self.keyspace;
         let is_written =
             |db: usize, name: &[u8]| call.command.keys == Keys::NONE || written.contains(&(db, keyspace.hash(name)));
@@ -516,6 +556,18 @@ impl Instance {
             let places = places_of(call, db, self.waiters.places());
             let ready: Vec<Place> = places.into_iter().filter(|(db, name)| is_written(*db, name)).collect();
             ready.into_iter().for_each(|place| self.waiters.mark_ready(place));
+        }
+        if self.tracking.is_on() {
+            match call.command.name {
+                "flushall" | "flushdb" => self.tracking.forget_all(&self.clients),
+                "swapdb" => {}
+                _ => {
+                    let places = places_of(call, db, std::iter::empty()).into_iter();
+                    for (_, name) in places.filter(|(db, name)| written.contains(&(*db, self.keyspace.hash(name)))) {
+                        self.tracking.invalidate(&name, Some(caller.id), &self.clients);
+                    }
+                }
+            }
         }
     }
 
@@ -594,7 +646,7 @@ impl Instance {
         if self.keyspace.peek(db, key).is_some_and(|entry| entry.is_expired(self.now_ms)) {
             self.keyspace.remove(db, key);
             self.stats.expired_keys += 1;
-            self.touch(db, name);
+            self.forget_key(db, name);
             if !planted!(ExpiryNotTold) {
                 self.propagate_request(db, &[b"DEL", name]);
             }
@@ -638,6 +690,17 @@ fn places_of<'a>(call: &Call, db: usize, known: impl Iterator<Item = &'a Place>)
 fn runs_when(session: &Session, command: &Command, flag: table::Flags) -> bool {
     let queued = || session.transaction.as_ref().is_none_or(|it| it.queue.iter().all(|queued| queued.command.is(flag)));
     command.is(flag) && (command.name != "exec" || queued())
+}
+
+/// What `CLIENT CACHING` has said holds for one command, or for one transaction.
+fn forget_caching(session: &Session, command: Option<&Command>) {
+    let is_family = command.is_some_and(|command| command.name.starts_with("client|"));
+    if !is_family
+        && session.transaction.is_none()
+        && let Some(wish) = session.client.tracking.borrow_mut().as_mut()
+    {
+        wish.caching = false;
+    }
 }
 
 /// What a replica needs for its handshake, and what shows an operator how far the replicas are.

@@ -8,6 +8,7 @@ mod about;
 mod acl;
 mod bit;
 mod category;
+mod client;
 mod connection;
 mod debug;
 mod execute;
@@ -29,6 +30,7 @@ mod sorted_set;
 mod stream;
 mod string;
 mod table;
+mod tracking;
 mod transaction;
 
 use std::borrow::Cow;

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, connection, debug, geo, hash, introspection,
-    key, list, monitor, object, pubsub, quotable, replication, server, set, slowlog, sort, sorted_set, stream, string,
-    transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, client, connection, debug, geo, hash,
+    introspection, key, list, monitor, object, pubsub, quotable, replication, server, set, slowlog, sort, sorted_set,
+    stream, string, tracking, transaction,
 };
 use crate::number::parse_i64;
 
@@ -487,26 +487,36 @@ pub static COMMANDS: &[Command] = &[
         help("pubsub|help"),
         command("pubsub|numpat", 2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::numpat)),
         command("pubsub|numsub", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::numsub)),
+        command("pubsub|shardchannels", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::shardchannels)),
+        command("pubsub|shardnumsub", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::shardnumsub)),
     ]),
     command("punsubscribe", -1, LISTENING, Keys::NONE, Server(pubsub::punsubscribe)),
+    command("spublish", 3, LOADING | STALE | FAST | PUBSUB | MAY_REPLICATE, Keys::ONE, Server(pubsub::spublish)),
+    command("ssubscribe", -2, LISTENING, Keys::ALL, Server(pubsub::ssubscribe)),
     command("subscribe", -2, LISTENING, Keys::NONE, Server(pubsub::subscribe)),
+    command("sunsubscribe", -1, LISTENING, Keys::ALL, Server(pubsub::sunsubscribe)),
     command("unsubscribe", -1, LISTENING, Keys::NONE, Server(pubsub::unsubscribe)),
     // The connection.
     command("auth", -2, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::auth)),
     container("client", &[
-        command("client|getname", 2, PERSONAL, Keys::NONE, Server(connection::client_getname)),
+        command("client|caching", 3, PERSONAL, Keys::NONE, Server(tracking::caching)),
+        command("client|getname", 2, PERSONAL, Keys::NONE, Server(client::getname)),
+        command("client|getredir", 2, PERSONAL, Keys::NONE, Server(tracking::getredir)),
         help("client|help"),
-        command("client|id", 2, PERSONAL, Keys::NONE, Server(connection::client_id)),
-        command("client|info", 2, PERSONAL, Keys::NONE, Server(connection::client_info)),
-        command("client|kill", -3, OPERATOR, Keys::NONE, Server(connection::client_kill)),
-        command("client|list", -2, OPERATOR, Keys::NONE, Server(connection::client_list)),
-        command("client|no-evict", 3, OPERATOR, Keys::NONE, Server(connection::client_no_evict)),
-        command("client|pause", -3, OPERATOR, Keys::NONE, Server(connection::client_pause)),
-        command("client|reply", 3, PERSONAL, Keys::NONE, Server(connection::client_reply)),
-        command("client|setinfo", 4, PERSONAL, Keys::NONE, Server(connection::client_setinfo)),
-        command("client|setname", 3, PERSONAL, Keys::NONE, Server(connection::client_setname)),
-        command("client|unblock", -3, OPERATOR, Keys::NONE, Server(connection::client_unblock)),
-        command("client|unpause", 2, OPERATOR, Keys::NONE, Server(connection::client_unpause)),
+        command("client|id", 2, PERSONAL, Keys::NONE, Server(client::id)),
+        command("client|info", 2, PERSONAL, Keys::NONE, Server(client::info)),
+        command("client|kill", -3, OPERATOR, Keys::NONE, Server(client::kill)),
+        command("client|list", -2, OPERATOR, Keys::NONE, Server(client::list)),
+        command("client|no-evict", 3, OPERATOR, Keys::NONE, Server(client::no_evict)),
+        command("client|no-touch", 3, PERSONAL, Keys::NONE, Server(client::no_touch)),
+        command("client|pause", -3, OPERATOR, Keys::NONE, Server(client::pause)),
+        command("client|reply", 3, PERSONAL, Keys::NONE, Server(client::reply)),
+        command("client|setinfo", 4, PERSONAL, Keys::NONE, Server(client::setinfo)),
+        command("client|setname", 3, PERSONAL, Keys::NONE, Server(client::setname)),
+        command("client|tracking", -3, PERSONAL, Keys::NONE, Server(tracking::tracking)),
+        command("client|trackinginfo", 2, PERSONAL, Keys::NONE, Server(tracking::trackinginfo)),
+        command("client|unblock", -3, OPERATOR, Keys::NONE, Server(client::unblock)),
+        command("client|unpause", 2, OPERATOR, Keys::NONE, Server(client::unpause)),
     ]),
     command("echo", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::echo)),
     command("hello", -1, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::hello)),
@@ -654,7 +664,7 @@ mod tests {
     fn the_keys_that_a_command_names_lie_within_its_least_arguments() {
         for command in COMMANDS {
             let least = command.arity.unsigned_abs() as usize;
-            assert!(command.keys.first < least.max(1), "{}", command.name);
+            assert!(command.keys.first < least.max(2), "{}", command.name);
             assert!(command.keys.last < least as isize, "{}", command.name);
             assert!(command.keys.count < least, "{}", command.name);
         }

@@ -265,6 +265,8 @@ directives! {
     latency_tracking: bool = true, ["latency-tracking"], YesNo, Live;
     /// The percentiles of these times that `INFO` shows.
     latency_tracking_info_percentiles: Vec<f64> = vec![50.0, 99.0, 99.9], ["latency-tracking-info-percentiles"], Percentiles, Live;
+    /// Remember so many keys that clients have read and want to hear of; 0: any number.
+    tracking_table_max_keys: usize = 1_000_000, ["tracking-table-max-keys"], Integer(0, i64::MAX), Live;
     // The data.
     /// A hash with more fields is a table.
     hash_max_listpack_entries: usize = 512, ["hash-max-listpack-entries", "hash-max-ziplist-entries"], Integer(0, i64::MAX), Live;
@@ -375,7 +377,6 @@ static KEPT: &[Directive] = &[
     kept(&["enable-module-command"], Check::OneOf(&["no", "yes", "local"]), "no", AtStart),
     kept(&["acllog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
     kept(&["acl-pubsub-default"], Check::OneOf(&["allchannels", "resetchannels"]), "resetchannels", Live),
-    kept(&["tracking-table-max-keys"], Check::Integer(0, i64::MAX), "1000000", Live),
     kept(&["lua-time-limit", "busy-reply-threshold"], Check::Integer(0, i64::MAX), "5000", Live),
     kept(&["maxmemory-policy"], Check::OneOf(MEMORY_POLICIES), "noeviction", Live),
     kept(&["maxmemory-samples"], Check::Integer(1, MAX_I32), "5", Live),

@@ -41,6 +41,7 @@ use crate::pubsub::PubSub;
 use crate::replication::{Feed, History, Replication, ReplicationId};
 use crate::slowlog::SlowLog;
 use crate::snapshot::{KeyDelay, Point};
+use crate::tracking::Tracking;
 use crate::value::Dice;
 
 /// The version of Redis whose behaviour clients may expect.
@@ -224,6 +225,8 @@ pub struct Instance {
     pub replication: Replication,
     /// Who listens to what.
     pub pubsub: PubSub,
+    /// Who is told when keys change.
+    pub tracking: Tracking,
     /// Who looks on.
     pub monitors: Vec<Rc<Client>>,
     /// What took long.
@@ -282,6 +285,7 @@ impl Instance {
             keyspace,
             replication: Replication::new(random.id()),
             pubsub: PubSub::default(),
+            tracking: Tracking::default(),
             monitors: Vec::new(),
             slowlog: SlowLog::default(),
             delays: Delays::default(),
@@ -347,6 +351,7 @@ impl Instance {
         self.persistence.last_load_keys_loaded = keys_loaded;
         self.persistence.last_load_keys_expired = keys_expired;
         self.touch_database(None);
+        self.tracking.forget_all(&self.clients);
         std::mem::replace(&mut self.keyspace, keyspace)
     }
 
@@ -397,7 +402,8 @@ impl Instance {
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.clients.retain(|waiting| waiting.id != client.id);
         }
-        if client.subscriptions.get() != (0, 0) {
+        self.tracking.stop(client);
+        if client.subscriptions.get().any() {
             self.pubsub.forget(client.id);
         }
         if let Some(feed) = session.feed.take() {
@@ -468,6 +474,14 @@ impl Instance {
         }
         if let Some(clients) = self.watchers.get(&(db, name.into())) {
             clients.iter().for_each(|client| client.watch_broken.set(true));
+        }
+    }
+
+    /// A key has gone without anybody's doing: it has expired.
+    pub(crate) fn forget_key(&mut self, db: usize, name: &[u8]) {
+        self.touch(db, name);
+        if self.tracking.is_on() {
+            self.tracking.invalidate(name, None, &self.clients);
         }
     }
 

@@ -29,6 +29,7 @@ impl Instance {
         self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
+        self.tell_trackers();
         if self.last_second != self.now_ms / 1000 {
             self.last_second = self.now_ms / 1000;
             self.every_second();
@@ -59,7 +60,7 @@ impl Instance {
             if entry.is_expired(self.now_ms) {
                 self.keyspace.remove(*db, key);
                 self.stats.expired_keys += 1;
-                self.touch(*db, name);
+                self.forget_key(*db, name);
                 return false;
             }
             true
@@ -78,7 +79,7 @@ impl Instance {
             }
             let mut requests = Vec::new();
             let mut names: Vec<Box<[u8]>> = Vec::new();
-            let watched = !self.watchers.is_empty();
+            let watched = !self.watchers.is_empty() || self.tracking.is_on();
             let count = self.keyspace.expire(db, self.now_ms, EXPIRE_SEGMENTS, |name| {
                 append_request(&mut requests, &[b"DEL", name]);
                 if watched {
@@ -87,7 +88,7 @@ impl Instance {
             });
             if count > 0 {
                 self.stats.expired_keys += count as u64;
-                names.iter().for_each(|name| self.touch(db, name));
+                names.iter().for_each(|name| self.forget_key(db, name));
                 self.propagate(db, &requests, count);
             }
         }
