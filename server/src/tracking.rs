@@ -68,6 +68,8 @@ pub struct Tracking {
     items: usize,
     /// Who wants to hear of which prefix.
     prefixes: BTreeMap<Box<[u8]>, BTreeSet<u64>>,
+    /// Keys that have changed since the last [`Tracking::settle`], and by whom.
+    pending: Vec<(Box<[u8]>, Option<u64>)>,
     /// What has changed of each prefix, and by whom.
     changed: BTreeMap<Box<[u8]>, BTreeMap<Box<[u8]>, Option<u64>>>,
 }
@@ -82,6 +84,7 @@ pub struct Totals {
     pub prefixes: usize,
 }
 
+/// All connections, by their ids.
 type Clients = BTreeMap<u64, Rc<Client>>;
 
 impl Tracking {
@@ -132,8 +135,26 @@ impl Tracking {
         }
     }
 
-    /// A key was changed, by a connection or because its time had come.
-    pub fn invalidate(&mut self, key: &[u8], by: Option<u64>, all: &Clients) {
+    /// A key was changed, by a connection or because its time had come. Whoever is to hear of it does when the command
+    /// is over and answered.
+    pub fn invalidate(&mut self, key: &[u8], by: Option<u64>) {
+        self.pending.push((key.into(), by));
+    }
+
+    /// Tells everybody of what has changed, and remembers no more than `keys_max` keys (0: any number): the readers of
+    /// others are told that these have changed.
+    pub fn settle(&mut self, keys_max: usize, all: &Clients) {
+        for (key, by) in std::mem::take(&mut self.pending) {
+            self.tell_readers(&key, by, all);
+        }
+        while keys_max > 0 && self.readers.len() > keys_max {
+            let Some(key) = self.readers.keys().next().cloned() else { break };
+            self.tell_readers(&key, None, all);
+        }
+        self.broadcast(all);
+    }
+
+    fn tell_readers(&mut self, key: &[u8], by: Option<u64>, all: &Clients) {
         for prefix in self.prefixes.keys().filter(|prefix| key.starts_with(prefix)) {
             self.changed.entry(prefix.clone()).or_default().insert(key.into(), by);
         }
@@ -150,8 +171,7 @@ impl Tracking {
         }
     }
 
-    /// Tells of what has changed under prefixes.
-    pub fn broadcast(&mut self, all: &Clients) {
+    fn broadcast(&mut self, all: &Clients) {
         for (prefix, keys) in std::mem::take(&mut self.changed) {
             let ids = self.prefixes.get(&prefix).into_iter().flatten();
             for client in ids.filter_map(|id| self.clients.get(id)) {
@@ -170,14 +190,6 @@ impl Tracking {
         self.readers.clear();
         self.items = 0;
         self.clients.values().for_each(|client| tell(client, None, all));
-    }
-
-    /// Remembers no more than so many keys (0: any number): the readers of others are told that these have changed.
-    pub fn limit(&mut self, keys_max: usize, all: &Clients) {
-        while keys_max > 0 && self.readers.len() > keys_max {
-            let Some(key) = self.readers.keys().next().cloned() else { return };
-            self.invalidate(&key, None, all);
-        }
     }
 }
 

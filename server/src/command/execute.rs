@@ -182,8 +182,7 @@ impl Instance {
     /// Tells those who track keys of what has changed.
     pub(crate) fn tell_trackers(&mut self) {
         if self.tracking.is_on() {
-            self.tracking.limit(self.config.tracking_table_max_keys, &self.clients);
-            self.tracking.broadcast(&self.clients);
+            self.tracking.settle(self.config.tracking_table_max_keys, &self.clients);
         }
     }
 
@@ -564,7 +563,7 @@ impl Instance {
                 _ => {
                     let places = places_of(call, db, std::iter::empty()).into_iter();
                     for (_, name) in places.filter(|(db, name)| written.contains(&(*db, self.keyspace.hash(name)))) {
-                        self.tracking.invalidate(&name, Some(caller.id), &self.clients);
+                        self.tracking.invalidate(&name, Some(caller.id));
                     }
                 }
             }

@@ -6,13 +6,13 @@ use crate::tracking::{Interest, Wish};
 
 /// `ON|OFF [REDIRECT id] [PREFIX prefix …] [BCAST] [OPTIN] [OPTOUT] [NOLOOP]`.
 pub(super) fn tracking(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let wish = parse(context, args)?;
+    let (wish, given) = parse(context, args)?;
     let ServerContext { instance, session, .. } = context;
     if args.is(2, "off") {
         instance.tracking.stop(&session.client);
     } else if args.is(2, "on") {
         let present = session.client.tracking.borrow().clone();
-        instance.tracking.start(&session.client, allowed(present, wish)?);
+        instance.tracking.start(&session.client, allowed(present, wish, &given)?);
     } else {
         return Err(ErrorReply::SYNTAX);
     }
@@ -20,8 +20,9 @@ pub(super) fn tracking(context: &mut ServerContext, args: Args) -> Result<Flow> 
     context.ok()
 }
 
-fn parse(context: &ServerContext, args: Args) -> Result<Wish> {
-    let mut wish = Wish::default();
+/// What is wished, and the prefixes in the order in which they were given.
+fn parse<'a>(context: &ServerContext, args: Args<'a>) -> Result<(Wish, Vec<&'a [u8]>)> {
+    let (mut wish, mut given) = (Wish::default(), Vec::new());
     let (mut opt_in, mut opt_out) = (false, false);
     let mut index = 3;
     while index < args.len() {
@@ -40,7 +41,7 @@ fn parse(context: &ServerContext, args: Args) -> Result<Wish> {
             }
             b"prefix" if has_value => {
                 index += 1;
-                wish.prefixes.insert(args.get(index).into());
+                given.push(args.get(index));
             }
             b"bcast" => wish.broadcast = true,
             b"optin" => opt_in = true,
@@ -51,9 +52,9 @@ fn parse(context: &ServerContext, args: Args) -> Result<Wish> {
         index += 1;
     }
     if args.is(2, "off") {
-        return Ok(wish);
+        return Ok((wish, given));
     }
-    if !wish.broadcast && !wish.prefixes.is_empty() {
+    if !wish.broadcast && !given.is_empty() {
         return Err(ErrorReply::new("ERR PREFIX option requires BCAST mode to be enabled"));
     }
     wish.interest = match (opt_in, opt_out) {
@@ -65,11 +66,11 @@ fn parse(context: &ServerContext, args: Args) -> Result<Wish> {
     if wish.broadcast && wish.interest != Interest::All {
         return Err(ErrorReply::new("ERR OPTIN and OPTOUT are not compatible with BCAST"));
     }
-    Ok(wish)
+    Ok((wish, given))
 }
 
 /// What comes of a wish beside what was asked for before.
-fn allowed(present: Option<Wish>, mut wish: Wish) -> Result<Wish> {
+fn allowed(present: Option<Wish>, mut wish: Wish, given: &[&[u8]]) -> Result<Wish> {
     if let Some(present) = &present {
         if present.broadcast != wish.broadcast {
             return Err(ErrorReply::new(
@@ -89,19 +90,20 @@ fn allowed(present: Option<Wish>, mut wish: Wish) -> Result<Wish> {
         return Ok(wish);
     }
     let known = present.map(|present| present.prefixes).unwrap_or_default();
-    if wish.prefixes.is_empty() && known.is_empty() {
+    if given.is_empty() && known.is_empty() {
         wish.prefixes.insert(Box::default());
     }
-    for prefix in &wish.prefixes {
-        let overlaps = |other: &&Box<[u8]>| prefix.starts_with(other) || other.starts_with(prefix);
-        if let Some(other) = known.iter().find(|other| *other != prefix && overlaps(other)) {
+    for (index, prefix) in given.iter().enumerate() {
+        let overlaps = |other: &[u8]| prefix.starts_with(other) || other.starts_with(prefix);
+        if let Some(other) = known.iter().find(|other| &***other != *prefix && overlaps(other)) {
             return Err(overlap(prefix, "an existing", other));
         }
-        if let Some(other) = wish.prefixes.iter().find(|other| *other != prefix && overlaps(other)) {
+        if let Some(other) = given[index + 1..].iter().find(|other| *other != prefix && overlaps(other)) {
             return Err(overlap(prefix, "another provided", other));
         }
     }
     wish.prefixes.extend(known);
+    wish.prefixes.extend(given.iter().map(|prefix| Box::from(*prefix)));
     Ok(wish)
 }
 

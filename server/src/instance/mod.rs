@@ -481,7 +481,7 @@ impl Instance {
     pub(crate) fn forget_key(&mut self, db: usize, name: &[u8]) {
         self.touch(db, name);
         if self.tracking.is_on() {
-            self.tracking.invalidate(name, None, &self.clients);
+            self.tracking.invalidate(name, None);
         }
     }
 
