@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
 
-use crate::command::Command;
+use crate::command::{Command, User};
 use crate::config::{Origin, OutputLimit};
 use crate::replication::{Feed, FeedIdentity};
 use crate::resp::{Protocol, Span};
@@ -75,6 +75,8 @@ pub struct Client {
     pub created_ms: i64,
     /// What it is for.
     pub kind: Cell<ClientKind>,
+    /// Who it is.
+    pub user: RefCell<Rc<User>>,
     /// `CLIENT SETNAME`.
     pub name: RefCell<Vec<u8>>,
     /// The selected database.
@@ -121,13 +123,20 @@ pub struct Client {
 
 impl Client {
     /// A connection that has just been made.
-    pub fn new(id: u64, address: String, local_address: String, now_ms: i64, kind: ClientKind) -> Rc<Self> {
+    pub fn new(
+        id: u64,
+        (address, local_address): (String, String),
+        now_ms: i64,
+        kind: ClientKind,
+        user: Rc<User>,
+    ) -> Rc<Self> {
         Rc::new(Client {
             id,
             address,
             local_address,
             created_ms: now_ms,
             kind: Cell::new(kind),
+            user: RefCell::new(user),
             name: RefCell::default(),
             db: Cell::new(0),
             last_command: Cell::new("NULL"),
@@ -285,7 +294,7 @@ impl Client {
         format!(
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} qbuf={} \
              qbuf-free={} argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} \
-             user=default redir={} resp={} lib-name={} lib-ver={}",
+             user={} redir={} resp={} lib-name={} lib-ver={}",
             self.id,
             self.address,
             self.local_address,
@@ -303,6 +312,7 @@ impl Client {
             self.pending_bytes(),
             self.pending_bytes() + size_of::<Client>() as u64,
             self.last_command.get(),
+            String::from_utf8_lossy(&self.user.borrow().name),
             tracking.as_ref().map_or(-1, |wish| wish.redirect.unwrap_or(0) as i64),
             if self.protocol.get() == Protocol::Resp3 { 3 } else { 2 },
             String::from_utf8_lossy(&self.library.0.borrow()),

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::connection::check_name;
-use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
+use super::{Args, ErrorReply, Flow, Result, ServerContext, Users, parse_integer};
 use crate::client::{Client, ClientKind, ReplyMode};
 use crate::instance::{Pause, PausedBy};
 
@@ -113,7 +113,7 @@ struct Victims<'a> {
 }
 
 impl<'a> Victims<'a> {
-    fn parse(args: Args<'a>) -> Result<Self> {
+    fn parse(args: Args<'a>, users: &Users) -> Result<Self> {
         let mut victims = Victims { spare_self: true, ..Victims::default() };
         for index in (2..args.len()).step_by(2) {
             let value = args.maybe(index + 1).ok_or(ErrorReply::SYNTAX)?;
@@ -131,8 +131,8 @@ impl<'a> Victims<'a> {
                 _ => return Err(ErrorReply::SYNTAX),
             }
         }
-        if victims.user.is_some_and(|user| user != b"default") {
-            return Err(ErrorReply::quoting("ERR No such user '", victims.user.unwrap_or_default(), "'"));
+        if let Some(name) = victims.user.filter(|name| users.get(name).is_none()) {
+            return Err(ErrorReply::quoting("ERR No such user '", name, "'"));
         }
         Ok(victims)
     }
@@ -140,6 +140,7 @@ impl<'a> Victims<'a> {
     fn include(&self, client: &Client, own: u64) -> bool {
         !(self.spare_self && client.id == own)
             && self.id.is_none_or(|id| client.id == id)
+            && self.user.is_none_or(|name| client.user.borrow().name == name)
             && self.kind.is_none_or(|kind| client.kind.get() == kind)
             && self.address.is_none_or(|address| client.address.as_bytes() == address)
             && self.local_address.is_none_or(|address| client.local_address.as_bytes() == address)
@@ -148,8 +149,11 @@ impl<'a> Victims<'a> {
 
 pub(super) fn kill(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let by_address = args.len() == 3;
-    let victims =
-        if by_address { Victims { address: Some(args.get(2)), ..Victims::default() } } else { Victims::parse(args)? };
+    let victims = if by_address {
+        Victims { address: Some(args.get(2)), ..Victims::default() }
+    } else {
+        Victims::parse(args, &context.instance.users)?
+    };
     let own = context.session.client.id;
     let doomed: Vec<Rc<Client>> =
         context.instance.clients.values().filter(|client| victims.include(client, own)).cloned().collect();

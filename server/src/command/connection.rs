@@ -1,6 +1,6 @@
 //! The connection itself: <https://redis.io/docs/latest/commands/?group=connection>.
 
-use subtle::ConstantTimeEq;
+use std::rc::Rc;
 
 use super::key::database;
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
@@ -42,17 +42,10 @@ pub(super) fn select(context: &mut ServerContext, args: Args) -> Result<Flow> {
     context.ok()
 }
 
-fn check_password(context: &ServerContext, user: &[u8], password: &[u8]) -> Result<()> {
-    let right = match &context.instance.config.requirepass {
-        None => user == b"default",
-        Some(secret) => user == b"default" && bool::from(secret.expose().ct_eq(password)),
-    };
-    if right { Ok(()) } else { Err(ErrorReply::new("WRONGPASS invalid username-password pair or user is disabled.")) }
-}
-
 pub(super) fn auth(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let ServerContext { instance, session, .. } = context;
     let (user, password) = match args.len() {
-        2 if context.instance.config.requirepass.is_none() => {
+        2 if instance.users.default_user().needs_no_password() => {
             return Err(ErrorReply::new(
                 "ERR AUTH <password> called without any password configured for the default user. Are you sure your \
                  configuration is correct?",
@@ -62,8 +55,7 @@ pub(super) fn auth(context: &mut ServerContext, args: Args) -> Result<Flow> {
         3 => (args.get(1), args.get(2)),
         _ => return Err(ErrorReply::SYNTAX),
     };
-    check_password(context, user, password)?;
-    context.session.authenticated = true;
+    instance.log_in(session, user, password)?;
     context.ok()
 }
 
@@ -88,8 +80,7 @@ pub(super) fn hello(context: &mut ServerContext, args: Args) -> Result<Flow> {
     while let Some(option) = args.maybe(index) {
         match option.to_ascii_lowercase().as_slice() {
             b"auth" if index + 2 < args.len() => {
-                check_password(context, args.get(index + 1), args.get(index + 2))?;
-                context.session.authenticated = true;
+                context.instance.log_in(context.session, args.get(index + 1), args.get(index + 2))?;
                 index += 3;
             }
             b"setname" if index + 1 < args.len() => {
@@ -100,7 +91,7 @@ pub(super) fn hello(context: &mut ServerContext, args: Args) -> Result<Flow> {
             _ => return Err(ErrorReply::quoting("ERR Syntax error in HELLO option '", option, "'")),
         }
     }
-    if !context.session.authenticated {
+    if !context.session.authenticated && !context.instance.users.default_user().is_open() {
         return Err(ErrorReply::new(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> \
              <pass> option can be used to authenticate the client and select the RESP protocol version at the \
@@ -145,7 +136,9 @@ pub(super) fn reset(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     session.transaction = None;
     session.protocol = Protocol::Resp2;
     session.reply_mode = ReplyMode::On;
-    session.authenticated = instance.config.requirepass.is_none();
+    let user = Rc::clone(instance.users.default_user());
+    session.authenticated = user.is_open();
+    *session.client.user.borrow_mut() = user;
     instance.forget_monitor(session);
     session.tracks = false;
     let client = &session.client;

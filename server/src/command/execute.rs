@@ -200,7 +200,7 @@ impl Instance {
             && !session.client.subscriptions.get().any()
             && self.loading.is_none()
             && !self.has_pause()
-            && self.denied_commands.is_empty()
+            && session.client.user.borrow().is_unrestricted()
             && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission {
@@ -211,18 +211,16 @@ impl Instance {
 
     /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
     /// to end is over.
-    fn refuse(
-        &mut self,
-        session: &mut Session,
-        command: Option<&'static Command>,
-        error: &ErrorReply,
-        out: &mut Vec<u8>,
-    ) {
+    fn refuse(&mut self, session: &mut Session, call: Option<&Call>, error: &ErrorReply, out: &mut Vec<u8>) {
+        let command = call.map(|call| call.command);
         if let Some(command) = command {
             self.stats.commands.of(command).rejected += 1;
         }
         if command.is_some_and(|command| command.name == "exec") {
             transaction::abandon(self, session);
+            if let Some(call) = call.filter(|_| !self.monitors.is_empty()) {
+                self.show(session, call);
+            }
             let reason = error.text().strip_prefix(b"ERR ").unwrap_or(error.text());
             let text = [b"EXECABORT Transaction discarded because of: ", reason].concat();
             return self.reply_error(session, &text, out);
@@ -233,7 +231,7 @@ impl Instance {
         self.reply_error(session, error.text(), out);
     }
 
-    fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
         self.count_error(text);
         if session.is_upstream() {
             let text = String::from_utf8_lossy(text);
@@ -245,7 +243,7 @@ impl Instance {
     fn admit(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let command = call.command;
         if !command.takes(call.args.len()) {
-            self.refuse(session, Some(command), &ErrorReply::arity(command.name), out);
+            self.refuse(session, Some(call), &ErrorReply::arity(command.name), out);
             return Flow::Continue;
         }
         if session.is_upstream() {
@@ -253,7 +251,7 @@ impl Instance {
         }
         session.client.last_command.set(command.name);
         if let Err(error) = self.gate(session, call) {
-            self.refuse(session, Some(command), &error, out);
+            self.refuse(session, Some(call), &error, out);
             return Flow::Continue;
         }
         if session.feed.is_none() && self.is_paused(self.may_write(session, command)) {
@@ -271,14 +269,14 @@ impl Instance {
     }
 
     /// Whether this command may be run by this session now.
-    fn gate(&self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
+    fn gate(&mut self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
         let command = call.command;
-        if !session.authenticated && !command.is(table::NO_AUTH) {
+        if !session.authenticated && !command.is(table::NO_AUTH) && !self.users.default_user().is_open() {
             return Err(ErrorReply::new("NOAUTH Authentication required."));
         }
-        if self.denied_commands.contains(command.name) && !command.is(table::NO_AUTH) {
-            let text = format!("NOPERM this user has no permissions to run the '{}' command", command.name);
-            return Err(ErrorReply::owned(text));
+        let is_restricted = !session.client.user.borrow().is_unrestricted();
+        if is_restricted {
+            self.check_permission(session, command, call.args).map_err(|denied| denied.reply(command))?;
         }
         if self.replication.is_ghost() && !runs_on_a_ghost(command) {
             return Err(ErrorReply::owned(format!(
@@ -376,9 +374,6 @@ impl Instance {
     /// Runs a command that nothing stands against.
     pub(crate) fn call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let start = out.len();
-        if !self.monitors.is_empty() {
-            self.show(session, call);
-        }
         self.stats.commands.of(call.command).calls += 1;
         let caller = Caller::of(session);
         // What an upstream sends comes in turns of its own, and is not timed.
@@ -400,6 +395,9 @@ impl Instance {
                 handler(&mut ServerContext { instance: self, session: &mut *session, out: &mut *out }, call.args)
             }
         };
+        if !self.monitors.is_empty() {
+            self.show(session, call);
+        }
         if session.tracks && call.command.is_readonly() {
             self.remember_reads(session, call);
         }

@@ -36,6 +36,7 @@ mod transaction;
 use std::borrow::Cow;
 use std::ops::Range;
 
+pub use acl::{LogEntry, User, Users};
 pub use execute::{Flow, Planned};
 pub use table::Command;
 

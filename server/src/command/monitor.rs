@@ -32,21 +32,16 @@ pub(super) fn shown(command: &Command, args: Args) -> Vec<Vec<u8>> {
 }
 
 impl Instance {
-    /// Shows a request to those who look on.
+    /// Shows a request that was run to those who look on.
     pub(super) fn show(&mut self, session: &Session, call: &Call) {
         if call.command.is(table::ADMIN) || call.command.is(table::SKIP_MONITOR) || self.loading.is_some() {
             return;
         }
-        self.show_anyway(session, call.command, call.args);
-    }
-
-    /// The same for one that has been held back.
-    pub(super) fn show_anyway(&mut self, session: &Session, command: &Command, args: Args) {
         let now_us = self.end_run();
         let client = &session.client;
         let mut line =
             format!("+{}.{:06} [{} {}]", now_us / 1_000_000, now_us % 1_000_000, session.db(), client.address);
-        for argument in shown(command, args) {
+        for argument in shown(call.command, call.args) {
             line.push_str(" \"");
             line.push_str(&escaped(&argument));
             line.push('"');

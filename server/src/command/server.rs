@@ -2,7 +2,7 @@
 
 use super::replication::check_upstream;
 use super::{Args, ErrorReply, Flow, Result, ServerContext};
-use crate::config::ShutdownOptions;
+use crate::config::{Secret, ShutdownOptions};
 use crate::instance::{Action, Instance, Stats};
 use crate::log::{self, log};
 use crate::{info, snapshot};
@@ -144,6 +144,13 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
     for name in changed {
         match *name {
             "slowlog-log-slower-than" | "latency-monitor-threshold" => instance.choose_timing(),
+            "requirepass" => {
+                let default = instance.users.default_user();
+                let mut rules = default.rules();
+                rules.set_password(instance.config.requirepass.as_ref().map(Secret::expose));
+                default.set_rules(rules);
+                instance.remember_users();
+            }
             "loglevel" => log::set_level(instance.config.loglevel),
             "key-load-delay" => instance.key_load_delay.set(instance.config.key_load_delay),
             "repl-backlog-size" | "client-output-buffer-limit" => instance.resize_backlog(),

@@ -475,7 +475,7 @@ pub static COMMANDS: &[Command] = &[
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),
     // Transactions.
     command("discard", 1, IN_MULTI, Keys::NONE, Server(transaction::discard)),
-    command("exec", 1, (IN_MULTI | SKIP_SLOWLOG | SKIP_MONITOR) & !FAST, Keys::NONE, Server(transaction::exec)),
+    command("exec", 1, (IN_MULTI | SKIP_SLOWLOG) & !FAST, Keys::NONE, Server(transaction::exec)),
     command("multi", 1, IN_MULTI, Keys::NONE, Server(transaction::multi)),
     command("unwatch", 1, CONNECTION, Keys::NONE, Server(transaction::unwatch)),
     command("watch", -2, IN_MULTI, Keys::ALL, Server(transaction::watch)),
@@ -526,8 +526,16 @@ pub static COMMANDS: &[Command] = &[
     command("select", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::select)),
     // The server.
     container("acl", &[
+        command("acl|cat", -2, PERSONAL, Keys::NONE, Server(acl::cat)),
+        command("acl|deluser", -3, OPERATOR, Keys::NONE, Server(acl::deluser)),
+        command("acl|dryrun", -4, OPERATOR, Keys::NONE, Server(acl::dryrun)),
+        command("acl|genpass", -2, PERSONAL, Keys::NONE, Server(acl::genpass)),
+        command("acl|getuser", 3, OPERATOR, Keys::NONE, Server(acl::getuser)),
         help("acl|help"),
         command("acl|list", 2, OPERATOR, Keys::NONE, Server(acl::list)),
+        command("acl|load", 2, OPERATOR, Keys::NONE, Server(acl::load)),
+        command("acl|log", -2, OPERATOR, Keys::NONE, Server(acl::log)),
+        command("acl|save", 2, OPERATOR, Keys::NONE, Server(acl::save)),
         command("acl|setuser", -3, OPERATOR, Keys::NONE, Server(acl::setuser)),
         command("acl|users", 2, OPERATOR, Keys::NONE, Server(acl::users)),
         command("acl|whoami", 2, PERSONAL, Keys::NONE, Server(acl::whoami)),

@@ -1,7 +1,7 @@
 //! `MULTI`, `EXEC`, `DISCARD`, `WATCH`: <https://redis.io/docs/latest/develop/interact/transactions/>.
 
 use super::execute::Call;
-use super::{Args, Command, ErrorReply, Flow, Result, ServerContext, table};
+use super::{Args, Command, ErrorReply, Flow, Result, ServerContext};
 use crate::client::{Queued, Session, Transaction};
 use crate::instance::Instance;
 use crate::resp::Span;
@@ -54,7 +54,7 @@ pub(super) fn abandon(instance: &mut Instance, session: &mut Session) {
     instance.unwatch(session);
 }
 
-pub(super) fn exec(context: &mut ServerContext, args: Args) -> Result<Flow> {
+pub(super) fn exec(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     let ServerContext { instance, session, out } = context;
     let Some(transaction) = session.transaction.take() else {
         return Err(ErrorReply::new("ERR EXEC without MULTI"));
@@ -68,13 +68,11 @@ pub(super) fn exec(context: &mut ServerContext, args: Args) -> Result<Flow> {
         });
     instance.unwatch(session);
     if transaction.aborted {
-        show(instance, session, args);
         return Err(ErrorReply::new("EXECABORT Transaction discarded because of previous errors."));
     }
     let mut reply = crate::resp::Reply::new(out, session.protocol);
     if broken {
         reply.null_array();
-        show(instance, session, args);
         return Ok(Flow::Continue);
     }
     reply.array(transaction.queue.len());
@@ -84,6 +82,12 @@ pub(super) fn exec(context: &mut ServerContext, args: Args) -> Result<Flow> {
         let args = Args::new(&queued.request, &queued.spans, 0);
         let hash = if queued.command.keys.first == 1 { instance.keyspace.hash(args.get(1)) } else { 0 };
         let args = Args::new(&queued.request, &queued.spans, hash);
+        // The user may have fewer rights by now than when it was queued.
+        let is_restricted = !session.client.user.borrow().is_unrestricted();
+        if is_restricted && let Err(denied) = instance.check_permission(session, queued.command, args) {
+            instance.reply_error(session, denied.reply_at_exec().text(), out);
+            continue;
+        }
         let canonical = (!queued.inline).then_some(&queued.request[..]);
         let flow = instance.call(session, &Call { command: queued.command, args, canonical }, out);
         if flow == Flow::Close {
@@ -91,15 +95,7 @@ pub(super) fn exec(context: &mut ServerContext, args: Args) -> Result<Flow> {
         }
     }
     instance.end_transaction_stream();
-    show(instance, session, args);
     Ok(last)
-}
-
-/// Who looks on sees the end of a transaction behind what was in it.
-fn show(instance: &mut Instance, session: &Session, args: Args) {
-    if !instance.monitors.is_empty() {
-        instance.show_anyway(session, table::find(b"exec").expect("it is in the table"), args);
-    }
 }
 
 pub(super) fn watch(context: &mut ServerContext, args: Args) -> Result<Flow> {

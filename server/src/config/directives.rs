@@ -98,12 +98,14 @@ macro_rules! directives {
             $($(#[$doc])* pub $field: $type,)+
             /// Values of directives without a field, where they were given.
             kept: BTreeMap<&'static str, Vec<u8>>,
+            /// The lines that make users, each `user NAME rule…`.
+            pub users: Vec<Vec<u8>>,
             pub(super) file: Option<PathBuf>,
         }
 
         impl Default for Config {
             fn default() -> Config {
-                Config { $($field: $default,)+ kept: BTreeMap::new(), file: None }
+                Config { $($field: $default,)+ kept: BTreeMap::new(), users: Vec::new(), file: None }
             }
         }
 
@@ -187,6 +189,12 @@ directives! {
     masterauth: Option<Secret> = None, ["masterauth"], Password, Live;
     /// The user name given to the master with the password.
     masteruser: Option<String> = None, ["masteruser"], Text, Live;
+    /// The file that holds the users.
+    aclfile: Option<PathBuf> = None, ["aclfile"], OptionalPath, AtStart;
+    /// New users may use all channels.
+    acl_pubsub_default: bool = false, ["acl-pubsub-default"], Choice(CHANNELS), Live;
+    /// So many refusals are kept.
+    acllog_max_len: usize = 128, ["acllog-max-len"], Integer(0, i64::MAX), Live;
     /// Who may change protected directives, such as `dir`.
     enable_protected_configs: Allowed = Allowed::No, ["enable-protected-configs"], Choice(ALLOWED), AtStart;
     /// Who may use `DEBUG`.
@@ -316,12 +324,6 @@ static KEPT: &[Directive] = &[
     kept(&["tls-port"], Check::Only(&Check::Integer(0, 65535), "0", "repld speaks no TLS"), "0", AtStart),
     kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", AtStart),
     kept(
-        &["aclfile"],
-        Check::Only(&Check::Text, "", "repld knows no users but 'default': use 'requirepass'"),
-        "",
-        AtStart,
-    ),
-    kept(
         &["appendonly"],
         Check::Only(&Check::YesNo, "no", "repld writes no append-only file: see 'save' for snapshots"),
         "no",
@@ -375,8 +377,6 @@ static KEPT: &[Directive] = &[
     kept(&["replica-ignore-disk-write-errors"], Check::YesNo, "no", Live),
     kept(&["replica-lazy-flush", "slave-lazy-flush"], Check::YesNo, "no", Live),
     kept(&["enable-module-command"], Check::OneOf(&["no", "yes", "local"]), "no", AtStart),
-    kept(&["acllog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
-    kept(&["acl-pubsub-default"], Check::OneOf(&["allchannels", "resetchannels"]), "resetchannels", Live),
     kept(&["lua-time-limit", "busy-reply-threshold"], Check::Integer(0, i64::MAX), "5000", Live),
     kept(&["maxmemory-policy"], Check::OneOf(MEMORY_POLICIES), "noeviction", Live),
     kept(&["maxmemory-samples"], Check::Integer(1, MAX_I32), "5", Live),
@@ -409,6 +409,8 @@ const LEVELS: &[(&str, Level)] =
     &[("debug", Level::Debug), ("verbose", Level::Verbose), ("notice", Level::Notice), ("warning", Level::Warning)];
 
 const ALLOWED: &[(&str, Allowed)] = &[("no", Allowed::No), ("yes", Allowed::Yes), ("local", Allowed::Local)];
+
+const CHANNELS: &[(&str, bool)] = &[("allchannels", true), ("resetchannels", false)];
 
 const DISKLESS_LOAD: &[(&str, DisklessLoad)] =
     &[("disabled", DisklessLoad::Disabled), ("on-empty-db", DisklessLoad::OnEmptyDb), ("swapdb", DisklessLoad::SwapDb)];

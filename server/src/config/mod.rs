@@ -23,6 +23,7 @@ pub mod words;
 
 pub use directives::Config;
 pub use load::ConfigError;
+pub(crate) use runtime::replace as replace_file;
 pub use values::*;
 
 use crate::value::{SmallForm, SmallForms};

@@ -92,7 +92,8 @@ impl Config {
         let changed = |directive: &&Directive| directive.print(&written) != directive.print(self);
         let mut pending: Vec<&Directive> = Directive::all().filter(changed).collect();
         let mut new = Vec::new();
-        for line in lines_of(old) {
+        let other_users = written.users != self.users;
+        for line in lines_of(old).filter(|line| !(other_users && is_user(line))) {
             match directive_of(line).filter(changed) {
                 None => new.extend([line, b"\n"].concat()),
                 Some(directive) => {
@@ -101,7 +102,11 @@ impl Config {
                 }
             }
         }
-        let added: Vec<u8> = pending.into_iter().flat_map(|directive| self.lines(directive, old)).collect();
+        let mut added: Vec<u8> = pending.into_iter().flat_map(|directive| self.lines(directive, old)).collect();
+        for line in self.users.iter().filter(|_| other_users) {
+            let words: Vec<String> = line.split(|byte| *byte == b' ').map(words::quote).collect();
+            added.extend([words.join(" ").as_bytes(), b"\n"].concat());
+        }
         if !added.is_empty() && !lines_of(old).any(|line| line == HEADER.as_bytes()) {
             new.extend([HEADER.as_bytes(), b"\n"].concat());
         }
@@ -140,6 +145,10 @@ fn is_include(line: &[u8]) -> bool {
     matches!(words::split(line).as_deref(), Ok([name, ..]) if name.eq_ignore_ascii_case(b"include"))
 }
 
+fn is_user(line: &[u8]) -> bool {
+    matches!(words::split(line).as_deref(), Ok([name, ..]) if name.eq_ignore_ascii_case(b"user"))
+}
+
 /// The directive that a line of a file sets.
 fn directive_of(line: &[u8]) -> Option<&'static Directive> {
     if is_comment(line) {
@@ -147,12 +156,11 @@ fn directive_of(line: &[u8]) -> Option<&'static Directive> {
     }
     let words = words::split(line).ok()?;
     let name = words.first()?;
-    // `user default …` sets the password: there is nothing else about that user.
-    Directive::named(if name.eq_ignore_ascii_case(b"user") { b"requirepass" } else { name })
+    Directive::named(name)
 }
 
 /// Puts a new file in the place of another, whole or not at all.
-fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
     // A symbolic link stays one.
     let file = file.canonicalize().unwrap_or_else(|_| file.to_path_buf());
     let mut name = file.clone().into_os_string();

@@ -18,7 +18,7 @@ mod stream;
 mod time;
 mod timing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 pub(crate) use blocking::Awaited;
@@ -32,8 +32,8 @@ pub use replay::{Replay, ReplayError};
 pub use timing::{Histogram, Timing};
 
 use crate::client::{Client, ClientKind, Session};
-use crate::command::Command;
-use crate::config::{Config, ShutdownOptions};
+use crate::command::{Command, Users};
+use crate::config::{Config, Secret, ShutdownOptions};
 use crate::delays::Delays;
 use crate::keyspace::Keyspace;
 use crate::log::log;
@@ -255,8 +255,8 @@ pub struct Instance {
     pub active_expiry: bool,
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
-    /// Commands that nobody may run.
-    pub denied_commands: BTreeSet<&'static str>,
+    /// Who may come in, and do what.
+    pub users: Users,
     pauses: [Option<Pause>; 3],
     /// Replicas that are synced in full again and again, by address and port.
     troubled: HashMap<(String, u16), limits::Troubled>,
@@ -300,7 +300,7 @@ impl Instance {
             active_expiry: true,
             shutdown: None,
             failover: None,
-            denied_commands: BTreeSet::new(),
+            users: Users::new(config.requirepass.as_ref().map(Secret::expose)),
             pauses: [None; 3],
             troubled: HashMap::new(),
             actions: Vec::new(),
@@ -376,7 +376,10 @@ impl Instance {
 
     /// A connection was made.
     pub fn connect(&mut self, address: String, local_address: String, kind: ClientKind) -> Rc<Client> {
-        let client = Client::new(self.next_client_id, address, local_address, self.now_ms, kind);
+        let client = {
+            let user = Rc::clone(self.users.default_user());
+            Client::new(self.next_client_id, (address, local_address), self.now_ms, kind, user)
+        };
         self.next_client_id += 1;
         if kind != ClientKind::Master {
             self.stats.total_connections_received += 1;

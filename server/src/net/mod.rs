@@ -101,6 +101,7 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
     let mut instance = Instance::new(config, now_ms(), Random::from_system());
     instance.set_clock(now_us);
+    instance.make_users()?;
     let is_ghost = remains.is_some();
     match (remains, instance.config.replicaof.clone()) {
         (Some(remains), _) => instance.haunt(remains).map_err(|error| format!("can't map the backlog: {error}"))?,
@@ -240,7 +241,9 @@ impl Server {
         {
             let mut instance = self.instance.borrow_mut();
             let config = &instance.config;
-            let open = !config.protected_mode || config.requirepass.is_some() || peer.ip().to_canonical().is_loopback();
+            let open = !config.protected_mode
+                || !instance.users.default_user().needs_no_password()
+                || peer.ip().to_canonical().is_loopback();
             if !open {
                 instance.stats.rejected_connections += 1;
                 // As far as it gets: the connection is closed anyway.
@@ -261,7 +264,7 @@ impl Server {
             return;
         }
         let client = instance.connect(address, local_address, ClientKind::Normal);
-        let session = Session::new(client, instance.config.requirepass.is_none());
+        let session = Session::new(client, instance.users.default_user().is_open());
         drop(instance);
         spawn_local(connection::serve(Rc::clone(self), stream, session));
     }
