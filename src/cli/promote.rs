@@ -133,6 +133,9 @@ pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Cont
         let Salvaged { node, bytes, .. } = salvaged;
         printer.data(format_args!("salvaged: {bytes} bytes of the replication stream from {node}'s backlog"));
     }
+    for diverged in &report.diverged {
+        printer.data(format_args!("demoted: {}", diverged.words()));
+    }
     printer.data(format_args!("lost: {}", report.loss));
     if !report.missing.is_empty() {
         printer.warning(format_args!("{} did not follow in time", group::listed(&report.missing)));

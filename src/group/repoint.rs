@@ -9,10 +9,10 @@ use super::links::{await_link, watch_replicas};
 use super::plan::Refusal;
 use super::promotion::{Resync, resync_by_log};
 use super::view::{Answer, Clients, GroupView, NodeView};
-use super::{Group, GroupError};
+use super::{Group, GroupError, save_config};
 use crate::event::{Event, Recorder};
+use crate::process::Durability;
 use crate::process::launch::log_length;
-use crate::process::{Durability, render_config};
 use crate::wire::{NodeClient, WireError};
 
 /// How long a new upstream may take to have what the replica has.
@@ -147,12 +147,12 @@ async fn follow(
     await_no_less(replica, upstream).await.map_err(wire)?;
     let log = group.dir.log_file(&plan.node);
     let mark = log_length(&log);
-    replica.command(&["REPLICAOF", "127.0.0.1", &upstream.port().to_string()]).await.map_err(wire)?;
+    replica.follow(upstream).await.map_err(wire)?;
     let node = group.run.node_mut(&plan.node).expect("a plan names nodes of its group");
     node.upstream = Some(plan.to.clone());
     group.dir.save_run_state(&group.run, Durability::Disk)?;
     let node = group.run.node(&plan.node).expect("a plan names nodes of its group");
-    group.dir.save_config(&plan.node, &render_config(&group.run, node))?;
+    save_config(&group.dir, &group.run, node)?;
     recorder.record(Event::Repointed { node: plan.node.clone(), from: plan.from.clone(), to: plan.to.clone() })?;
     let display = recorder.display();
     let link = await_link(&plan.node, replica, watch_replicas(upstream.clone()), &display);
