@@ -183,10 +183,7 @@ async fn ask(address: &Address, login: &Login) -> Result<(NodeClient, NodeReport
 
 /// One that may not tell counts as one that has it.
 async fn has_no_masterauth(client: &NodeClient) -> bool {
-    match client.command(&["CONFIG", "GET", "masterauth"]).await.map(redis::from_redis_value::<Vec<String>>) {
-        Ok(Ok(pair)) => pair.get(1).is_some_and(String::is_empty),
-        _ => false,
-    }
+    client.directive("masterauth").await.is_ok_and(|value| value.is_some_and(|value| value.is_empty()))
 }
 
 /// Remembers a group that was found.

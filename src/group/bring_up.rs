@@ -38,7 +38,7 @@ use crate::process::{
     Started, UnmanagedServer, free_ports, log_tail, spawn,
 };
 use crate::topology::{Address, Engine, EngineFamily, Login, NodeServer, Topology, UnmanagedNode};
-use crate::wire::{NodeClient, WireError};
+use crate::wire::{Endpoint, NodeClient, WireError};
 
 /// A master that an interrupted `up` has started a moment ago gets so long to answer before it counts as hung.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
@@ -607,14 +607,14 @@ impl Launch {
     /// Waits for a replica's link, after telling it where its upstream is if it thinks otherwise.
     async fn link(&self, name: &str, client: &NodeClient, upstream: &str, stages: &Stages) -> Result<(), WireError> {
         let replicas_of = await_linked(stages, upstream).await;
-        let above = NodeClient::connect(&endpoint(&self.node(upstream)), RESPONSE_LIMIT).await?;
+        let above = endpoint(&self.node(upstream));
         let own = client.replication().await?;
         let follows = own.upstream().map(|upstream| upstream.address().seen_from(client.address()));
-        let is_right = |follows: &Address| follows.is_same(above.announced()) || follows.is_same(above.address());
+        let is_right = |follows: &Address| follows.is_same(&above.announced) || follows.is_same(&above.address);
         if !follows.as_ref().is_some_and(is_right) {
             match follows {
                 None if self.node(name).unmanaged().is_some() => self.take_back(name, client, &above).await?,
-                _ => client.follow(&above).await?,
+                _ => client.follow(&above.announced).await?,
             }
             // Its file names the port that its upstream had when it was written.
             let _ = self.write_config(name);
@@ -623,10 +623,11 @@ impl Launch {
     }
 
     /// Makes a replica of a server that takes writes, as it is meant to be one.
-    async fn take_back(&self, name: &str, client: &NodeClient, above: &NodeClient) -> Result<(), WireError> {
+    async fn take_back(&self, name: &str, client: &NodeClient, above: &Endpoint) -> Result<(), WireError> {
+        let above = NodeClient::connect(above, RESPONSE_LIMIT).await?;
         let node = self.node(name);
         let unfenced = node.unmanaged().and_then(|server| server.unfenced.as_ref());
-        let diverged = unmanaged::demote(name, unfenced, client, above).await?;
+        let diverged = unmanaged::demote(name, unfenced, client, &above).await?;
         self.show(Event::Warning { text: format!("{name} took writes and is a replica now; {}", diverged.words()) });
         unmanaged::keep_role(client).await;
         Ok(())
@@ -682,10 +683,9 @@ impl Launch {
         }
         let replication = async { ping(&master).await?.replication().await }.await;
         let replication = replication.map_err(|source| GroupError::Wire { node: master.name, source })?;
-        let seen = match self.run().nodes.iter().any(|node| node.unmanaged().is_some()) {
-            true => Some(observe(&Group { dir: self.dir.clone(), run: self.run().clone() }).await?.0),
-            false => None,
-        };
+        let group = Group { dir: self.dir.clone(), run: self.run().clone() };
+        let has_unmanaged = group.run.nodes.iter().any(|node| node.unmanaged().is_some());
+        let seen = if has_unmanaged { Some(observe(&group).await?.0) } else { None };
         let mut run = self.run();
         run.replid = Some(replication.replid.to_string());
         if let Some(view) = seen {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::unmanaged::{came_back_with_less, returned_masters};
+use super::unmanaged::{came_back_with_less, of_unknown_history, returned_masters};
 use super::view::{Answer, GroupView, NodeView};
 use crate::wire::Link;
 
@@ -26,6 +26,9 @@ pub enum Diagnosis {
         master: String,
         /// Those that came back.
         nodes: Vec<String>,
+        /// Those of them that have data of a history that nobody knows: perhaps they are strangers.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        unknown: Vec<String>,
     },
     /// The node that is meant to be the master does not take writes, and another one does.
     MasterMoved {
@@ -122,8 +125,9 @@ impl Diagnosis {
                     .to_owned(),
             ),
             Self::MasterMoved { to, .. } => Some(format!("replctl promote lets the others follow {to}")),
-            Self::UnfencedMaster { master, .. } => {
-                Some(format!("replctl promote lets them follow {master}; what they took in since then is counted and dropped"))
+            Self::UnfencedMaster { master, unknown, .. } => {
+                let force = if unknown.is_empty() { "" } else { " --force" };
+                Some(format!("replctl promote{force} lets them follow {master}; what only they have is counted and dropped"))
             }
             Self::MasterUnreachable { linked, .. } if !linked.is_empty() => {
                 Some("replicas say that it serves them: find out what is between it and here".to_owned())
@@ -154,8 +158,12 @@ impl fmt::Display for Diagnosis {
         match self {
             Self::Down => write!(out, "nothing of the group runs"),
             Self::TwoMasters { masters } => write!(out, "{} take writes at the same time", listed(masters)),
-            Self::UnfencedMaster { master, nodes } => {
-                write!(out, "came back and take writes beside the master {master}: {}", listed(nodes))
+            Self::UnfencedMaster { master, nodes, unknown } => {
+                write!(out, "came back and take writes beside the master {master}: {}", listed(nodes))?;
+                match unknown.is_empty() {
+                    true => Ok(()),
+                    false => write!(out, " (restarted without what they had, or strangers: {})", listed(unknown)),
+                }
             }
             Self::MasterUnreachable { master, why, linked } => {
                 write!(out, "the master {master} cannot be reached from here ({why})")?;
@@ -206,7 +214,8 @@ pub fn diagnose(view: &GroupView) -> Diagnosis {
             Diagnosis::MasterCameBackWithLess { master: only.clone() }
         }
         [only] if *only == meant.name && !returned.is_empty() => {
-            Diagnosis::UnfencedMaster { master: only.clone(), nodes: returned }
+            let unknown = of_unknown_history(view, &returned);
+            Diagnosis::UnfencedMaster { master: only.clone(), nodes: returned, unknown }
         }
         [only] if *only == meant.name => diagnose_replicas(view, meant),
         [only] => Diagnosis::MasterMoved { from: meant.name.clone(), to: only.clone() },

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::diagnosis::{Diagnosis, diagnose, linked_to, listed};
 use super::salvage::KeptStream;
-use super::unmanaged::{came_back_with_less, diverged_bytes, returned_masters};
+use super::unmanaged::{came_back_with_less, diverged_bytes, of_unknown_history, returned_masters};
 use super::view::{Answer, GroupView, NodeView};
 use crate::wire::{Link, Replication, ReplicationId};
 
@@ -100,6 +100,12 @@ pub enum Ineligible {
     /// It takes writes of its own.
     #[error("it is a master itself, that came back beside the group's")]
     Master,
+    /// Nodes on other machines could not follow it.
+    #[error("it listens on this machine's loopback only, and could not be reached by {}", listed(.nodes))]
+    OutOfReach {
+        /// Those nodes.
+        nodes: Vec<String>,
+    },
     /// It is part of another history.
     #[error("its data is of another history ({}, not {})", .replid.short(), .lineage.short())]
     OtherHistory {
@@ -129,6 +135,9 @@ pub enum NoSalvage {
     /// It is wherever it is.
     #[error("replctl did not start it, and looks for no files of it")]
     Unmanaged,
+    /// The candidate is on another machine.
+    #[error("its successor is on another machine")]
+    OutOfReach,
     /// A node that takes writes has a history of its own, to which nothing can be added.
     #[error("another node took over already")]
     TakenOver,
@@ -303,6 +312,12 @@ pub enum Refusal {
         /// The replicas that say that their link to it is up.
         linked: Vec<String>,
     },
+    /// What came back may be a stranger, with data that are nobody's here.
+    #[error("perhaps strangers, since they have data of a history that is not the group's: {}", listed(.nodes))]
+    UnknownHistory {
+        /// The nodes at whose addresses they answer.
+        nodes: Vec<String>,
+    },
     /// The master is about to come back with its data.
     #[error("the master {master} is loading its data and will be back")]
     MasterLoading {
@@ -372,13 +387,16 @@ impl Refusal {
     pub fn hint(&self) -> String {
         match self {
             Self::MasterAlive { .. } => {
-                "a planned change is a switchover; --force ends the master and promotes a replica".to_owned()
+                "a planned change is a switchover; --force ends or demotes the master and promotes a replica".to_owned()
             }
             Self::CannotFence { master, .. } => format!(
                 "it may go on taking writes from others, or come back as a second master, and those writes would be lost: \
                  end it or cut it off where it runs, then replctl promote --force; status names it when it returns, and \
                  promote then lets {master} follow"
             ),
+            Self::UnknownHistory { .. } => {
+                "--force lets them follow, and drops what they have: look into them first".to_owned()
+            }
             Self::MasterLoading { .. } => "wait until it has loaded; --force ends it and promotes a replica".to_owned(),
             Self::TwoMasters { masters } => {
                 Diagnosis::TwoMasters { masters: masters.clone() }.hint().expect("two masters have a hint")
@@ -459,7 +477,7 @@ impl FailoverPlan {
         }
         let master = &old.report().expect("the master of a group that works has answered").replication;
         let others = view.nodes.iter().filter(|node| node.name != old.name);
-        let (mut ranked, rejected) = rank(others.filter(|node| is_linked(node)), Some(&master.replid));
+        let (mut ranked, rejected) = rank(view, others.filter(|node| is_linked(node)), Some(&master.replid));
         // All will have the same, so what was wished for counts first.
         ranked.sort_by_key(|one| one.priority);
         let Some(best) = ranked.first() else { return Err(Refusal::NoCandidate { rejected }) };
@@ -494,7 +512,7 @@ impl FailoverPlan {
         let lineage = lineage(view, old, policy.force);
         // A master that somebody made a replica is as good as any other; one that is dead or to be ended is not.
         let others = view.nodes.iter().filter(|node| node.name != old.name || is_replica(node));
-        let (ranked, rejected) = rank(others, lineage.as_ref());
+        let (ranked, rejected) = rank(view, others, lineage.as_ref());
         let (Some(best), Some(lineage)) = (ranked.first(), lineage) else {
             return Err(Refusal::NoCandidate { rejected });
         };
@@ -572,6 +590,9 @@ fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, 
     match diagnose(view) {
         Diagnosis::Down => Err(Refusal::Down),
         Diagnosis::TwoMasters { masters } => Err(Refusal::TwoMasters { masters }),
+        Diagnosis::UnfencedMaster { unknown, .. } if !unknown.is_empty() && !policy.force => {
+            Err(Refusal::UnknownHistory { nodes: unknown })
+        }
         Diagnosis::UnfencedMaster { nodes, .. } => Ok(Situation::Returned { old: node(&nodes[0]), master: old }),
         Diagnosis::MasterMoved { to, .. } => Ok(Situation::Taken { old, new: node(&to) }),
         Diagnosis::OrphanedReplicas { master, .. } if !policy.force => Ok(Situation::Taken { old, new: node(&master) }),
@@ -627,12 +648,13 @@ fn replication_with_data(node: &NodeView) -> Option<&Replication> {
 
 /// Sorts nodes into those that may be promoted, best first, and the others with their reasons.
 fn rank<'a>(
+    view: &GroupView,
     nodes: impl Iterator<Item = &'a NodeView>,
     lineage: Option<&ReplicationId>,
 ) -> (Vec<Ranked>, Vec<Rejected>) {
     let (mut ranked, mut rejected) = (Vec::new(), Vec::new());
     for node in nodes {
-        match eligible(node, lineage) {
+        match eligible(node, lineage).and_then(|replication| within_reach(view, node).map(|()| replication)) {
             Ok(replication) => ranked.push(Ranked {
                 node: node.name.clone(),
                 offset: replication.offset,
@@ -677,6 +699,12 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
         return Err(Ineligible::PriorityZero);
     }
     Ok(replication)
+}
+
+/// Whether every node that answers could follow this one.
+fn within_reach(view: &GroupView, node: &NodeView) -> Result<(), Ineligible> {
+    let nodes = names(view, |other| other.name != node.name && other.report().is_some() && !other.reaches(node));
+    if nodes.is_empty() { Ok(()) } else { Err(Ineligible::OutOfReach { nodes }) }
 }
 
 fn choose_wanted<'a>(
@@ -753,6 +781,9 @@ fn salvage(old: &NodeView, candidate: &NodeView, lineage: &ReplicationId) -> Res
     if !old.is_managed() {
         return Err(NoSalvage::Unmanaged);
     }
+    if !candidate.address.is_loopback() {
+        return Err(NoSalvage::OutOfReach);
+    }
     match &old.kept_stream {
         KeptStream::Nothing => Err(NoSalvage::InMemory),
         KeptStream::Unusable { why } => Err(NoSalvage::Unusable { why: why.clone() }),
@@ -799,10 +830,17 @@ fn steps(
     }
     steps.push(Step::Promote { node: candidate.name.clone() });
     steps.push(Step::Confirm { node: candidate.name.clone() });
-    let returned = returned_masters(view).into_iter().filter(|name| *name != old.name && *name != candidate.name);
+    let mut returned = returned_masters(view);
+    // Who allowed to take them back allowed that for these, too.
+    let is_taken_back = candidate.meant_upstream.is_none() && candidate.is_answering_master();
+    let strangers = if is_taken_back { Vec::new() } else { of_unknown_history(view, &returned) };
+    returned.retain(|name| *name != old.name && *name != candidate.name && !strangers.contains(name));
+    let returned = returned.into_iter();
     steps.extend(returned.map(|node| Step::Demote { to: upstreams[&node].clone(), node }));
     let is_follower = |node: &NodeView| {
-        node.report().is_some() && node.name != candidate.name && !(is_fenced && node.name == old.name)
+        let is_gone = is_fenced && node.name == old.name || strangers.contains(&node.name);
+        let reaches = || upstreams.get(&node.name).and_then(|to| view.node(to)).is_some_and(|to| node.reaches(to));
+        node.report().is_some() && node.name != candidate.name && !is_gone && reaches()
     };
     let is_demoted = |node: &NodeView| {
         steps.iter().any(|step| matches!(step, Step::Demote { node: demoted, .. } if *demoted == node.name))
@@ -825,8 +863,8 @@ fn fence(old: &NodeView, candidate: &NodeView) -> Option<Step> {
     let node = old.name.clone();
     match (old.is_managed(), old.report()) {
         (true, _) => old.is_alive().then_some(Step::Fence { node }),
-        (false, Some(_)) => Some(Step::Demote { node, to: candidate.name.clone() }),
-        (false, None) => Some(Step::LeaveUnfenced { node }),
+        (false, Some(_)) if old.reaches(candidate) => Some(Step::Demote { node, to: candidate.name.clone() }),
+        (false, _) => Some(Step::LeaveUnfenced { node }),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
 use crate::process::{Durability, GroupDir, RunNode, Unfenced};
 use crate::topology::{Address, EngineFamily};
-use crate::wire::{AttachedReplica, NodeClient, NodeReport, WireError};
+use crate::wire::{AttachedReplica, NodeClient, NodeReport, Replication, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -259,7 +259,7 @@ impl<'a> Promotion<'a> {
                 Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
                 Step::Salvage { node, to } => self.salvage(view, &step, node, to).await?,
                 Step::Attach { node, to } => self.attach(&step, node, to).await?,
-                Step::HandOver { from, to } => self.hand_over(&step, from, to).await?,
+                Step::HandOver { from, to } => self.hand_over(view, &step, from, to).await?,
                 Step::Promote { node } => self.promote(&step, node).await?,
                 Step::Confirm { node } => self.confirm(&step, node).await?,
                 Step::Repoint { nodes, to } => self.repoint(view, nodes, to).await?,
@@ -384,6 +384,7 @@ impl<'a> Promotion<'a> {
                 holds_data && replication.replid == self.plan.lineage && ghost.can_feed(replication.offset)
             };
             if is_child
+                && node.address.is_loopback()
                 && node.report().is_some_and(lacks)
                 && let Some(client) = self.clients.get(&node.name)
                 && ghost.feed(client).await.is_ok()
@@ -405,7 +406,7 @@ impl<'a> Promotion<'a> {
 
     async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
         let (replica, master) = (self.client(node)?.clone(), self.client(to)?.clone());
-        replica.follow(&master).await.map_err(|error| failed(step, &error))?;
+        replica.follow(master.announced()).await.map_err(|error| failed(step, &error))?;
         let display = self.recorder.display();
         let link = await_link(node, &replica, watch_replicas(master), &display);
         let linked = tokio::time::timeout(self.limit, link).await;
@@ -418,10 +419,11 @@ impl<'a> Promotion<'a> {
     /// second old; so the replica is asked here, and the exchange is then ordered without waiting for its word. A repld asks,
     /// and is not hurried: what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
     /// The pause ends by itself should this program end before.
-    async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
+    async fn hand_over(&mut self, view: &GroupView, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
         self.handed_over = Some(self.began.elapsed());
-        let asks = old.report().await.is_ok_and(|report| report.family == EngineFamily::Repld);
+        let family = view.node(from).and_then(|node| node.report()).map(|report| report.family);
+        let asks = family == Some(EngineFamily::Repld);
         let exchanged = self.exchange_roles(&old, &new, asks).await;
         if exchanged.is_err() {
             // Without effect where it has not come so far, or is done.
@@ -493,6 +495,7 @@ impl<'a> Promotion<'a> {
         }
         self.group.run.set_roles(node, &self.plan.upstreams);
         self.group.run.replid = Some(replication.replid.to_string());
+        self.note_what_is_shared(&replication);
         self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
         self.recorder.record(Event::Promoted { node: node.to_owned(), old_master: self.plan.old_master.clone() })?;
         self.sync_beside()?;
@@ -500,6 +503,16 @@ impl<'a> Promotion<'a> {
             self.await_first_write(&client).await.map_err(|error| failed(step, &error))?;
         }
         Ok(())
+    }
+
+    /// How much of an unfenced old master's history the new one has is known for certain only now.
+    fn note_what_is_shared(&mut self, new: &Replication) {
+        let server = self.group.run.node_mut(&self.plan.old_master).and_then(RunNode::unmanaged_mut);
+        if let (Some(unfenced), Some(former)) = (server.and_then(|server| server.unfenced.as_mut()), &new.former)
+            && unfenced.replid == former.replid.to_string()
+        {
+            unfenced.shared_up_to = former.shared_up_to;
+        }
     }
 
     /// Asks until a write is accepted. A master that waits for enough replicas accepts none before they are re-pointed, so
@@ -534,7 +547,7 @@ impl<'a> Promotion<'a> {
     /// Tells nodes whom to follow. One that still reads what the old master sent (it could not be promoted, so nobody waited
     /// for it) is told when it is through: the less it lacks, the surer the new master's backlog has it.
     async fn repoint(&mut self, view: &GroupView, nodes: &[String], to: &str) -> Result<(), Stop> {
-        let upstream = self.client(to)?.clone();
+        let upstream = self.client(to)?.announced().clone();
         let mut orders = JoinSet::new();
         for name in nodes {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));

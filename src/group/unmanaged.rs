@@ -7,7 +7,8 @@
 //! run id      history, data                         it is
 //! recorded    whatever                              the node
 //! another     none, or of the group, or it follows  the node, restarted
-//! another     data of another history               a stranger: left alone
+//! another     data of another history               a stranger: left alone; where an old master could not be
+//!                                                   fenced it may be that: demoted by force only
 //! ```
 //!
 //! What cannot be killed is fenced by the wire: its writes are held back, it is told to follow, and only then does
@@ -124,11 +125,7 @@ fn histories(view: &GroupView) -> Vec<ReplicationId> {
 pub(super) fn mark_strangers(view: &mut GroupView) -> Vec<String> {
     let histories = histories(view);
     let is_ours = |node: &NodeView, report: &NodeReport| {
-        let own = &report.replication;
-        report.keys == 0
-            || histories.contains(&own.replid)
-            || own.former.as_ref().is_some_and(|former| histories.contains(&former.replid))
-            || view.followed_by(node).is_some()
+        is_known(report, &histories) || node.unfenced().is_some() || view.followed_by(node).is_some()
     };
     let is_stranger =
         |node: &NodeView| node.was_restarted() && node.report().is_some_and(|report| !is_ours(node, report));
@@ -174,6 +171,24 @@ pub(super) fn returned_masters(view: &GroupView) -> Vec<String> {
             && (node.unfenced().is_some() || node.was_restarted())
     });
     returned.map(|node| node.name.clone()).collect()
+}
+
+/// Those of these nodes that have data of a history that nobody knows: restarted without what they had, or strangers.
+pub(super) fn of_unknown_history(view: &GroupView, nodes: &[String]) -> Vec<String> {
+    let histories = histories(view);
+    let is_unknown = |name: &&String| {
+        let node = view.node(name).filter(|node| node.was_restarted());
+        node.and_then(NodeView::report).is_some_and(|report| !is_known(report, &histories))
+    };
+    nodes.iter().filter(is_unknown).cloned().collect()
+}
+
+/// Whether a server is of one of these histories, or has no data of any.
+fn is_known(report: &NodeReport, histories: &[ReplicationId]) -> bool {
+    let own = &report.replication;
+    report.keys == 0
+        || histories.contains(&own.replid)
+        || own.former.as_ref().is_some_and(|former| histories.contains(&former.replid))
 }
 
 /// Notes the run ids of servers that are the group's for certain: the master with all that its replicas have, and replicas
@@ -252,13 +267,14 @@ fn check_replica(view: &GroupView, node: &NodeView, report: &NodeReport, force: 
     }
 }
 
-/// Whether a master may become a replica without asking: it is empty and feeds nobody, or it has less than the group's
-/// master has, or it came back as one by itself.
+/// Whether a master may become a replica without asking: it is empty and feeds nobody, or it has nothing that the group's
+/// master has not, or it came back as one by itself with data of the group.
 fn is_expendable(view: &GroupView, node: &NodeView, report: &NodeReport) -> bool {
     let master = view.meant_master().report().map(|master| &master.replication);
     let is_behind = master.and_then(|master| diverged_bytes(&report.replication, master, None)) == Some(0);
     let is_empty = report.keys == 0 && report.replication.replicas.is_empty();
-    is_empty || is_behind || returned_masters(view).contains(&node.name)
+    let has_returned = returned_masters(view).contains(&node.name);
+    is_empty || is_behind || has_returned && of_unknown_history(view, std::slice::from_ref(&node.name)).is_empty()
 }
 
 /// What an old master had when it was demoted, and its new master has not.
@@ -314,7 +330,7 @@ async fn demote_paused(
     let theirs = drained(&own.replication, new).await?;
     let bytes = diverged_bytes(&own.replication, &theirs, unfenced);
     // Here, and no later, what `bytes` counts can still be read from it: nobody writes, and nothing is dropped yet.
-    old.follow(new).await?;
+    old.follow(new.announced()).await?;
     Ok(Diverged { node: node.to_owned(), bytes, keys: own.keys, end: own.replication.offset })
 }
 
@@ -336,3 +352,6 @@ async fn drained(own: &Replication, new: &NodeClient) -> Result<Replication, Wir
 pub(super) async fn keep_role(client: &NodeClient) {
     let _ = client.command(&["CONFIG", "REWRITE"]).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,6 +147,11 @@ impl NodeView {
         }
     }
 
+    /// Whether a connection from here to there can exist: a loopback address is known as such on its own machine only.
+    pub fn reaches(&self, other: &NodeView) -> bool {
+        self.address.is_loopback() || !other.announced.is_loopback()
+    }
+
     /// What came back instead of a report, in words; empty if one did.
     pub fn silence(&self) -> String {
         match &self.answer {

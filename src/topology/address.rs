@@ -8,7 +8,7 @@
 //! what a server says of others is taken from where that server is ([`Address::seen_from`]).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,34 +50,29 @@ impl Address {
             return Err("has a host that can be neither a name nor an IP address");
         }
         match port.parse() {
-            Ok(port) if port > 0 && !text.ends_with(|last: char| !last.is_ascii_digit()) => {
-                Ok(Self { host: host.to_owned(), port })
-            }
+            Ok(number) if number > 0 && !port.starts_with('+') => Ok(Self { host: host.to_owned(), port: number }),
             _ => Err("has a port that is not from 1 to 65535"),
         }
     }
 
     /// Whether it is of the machine of whoever speaks of it.
     pub fn is_loopback(&self) -> bool {
-        match self.number() {
-            Some(number) => number.is_loopback(),
-            None => self.host.eq_ignore_ascii_case("localhost"),
-        }
+        self.number().is_some_and(|number| number.is_loopback())
     }
 
     /// Whether both are one place, as far as can be told without asking anybody.
     pub fn is_same(&self, other: &Address) -> bool {
-        let is_same_host = match (self.number(), other.number()) {
-            (Some(one), Some(other)) if one == other => true,
-            _ if self.is_loopback() => other.is_loopback(),
+        let is_same_host = || match (self.number(), other.number()) {
+            (Some(one), Some(other)) => one == other,
             _ => self.host.eq_ignore_ascii_case(&other.host),
         };
-        self.port == other.port && is_same_host
+        self.port == other.port && is_same_host()
     }
 
-    /// What this address means when the server at `teller` tells it: its own machine, if it is a loopback one.
+    /// What this address means when the server at `teller` tells it: that one's own machine, if it is a loopback one.
     pub fn seen_from(&self, teller: &Address) -> Address {
-        let host = if self.is_loopback() { &teller.host } else { &self.host };
+        let is_of_teller = self.is_loopback() && !teller.is_loopback();
+        let host = if is_of_teller { &teller.host } else { &self.host };
         Address { host: host.clone(), port: self.port }
     }
 
@@ -86,7 +81,12 @@ impl Address {
         (self.host, self.port.to_string())
     }
 
+    /// The IP address, where it is known without asking anybody. Servers that listen on loopback listen on 127.0.0.1, and
+    /// mostly on ::1, too.
     fn number(&self) -> Option<IpAddr> {
+        if self.host.eq_ignore_ascii_case("localhost") || self.host == "::1" {
+            return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
         self.host.parse::<IpAddr>().ok().map(|number| number.to_canonical())
     }
 }
@@ -141,7 +141,7 @@ mod tests {
     fn a_loopback_address_is_of_the_machine_of_who_tells_it() {
         let near = address("127.0.0.1:6380");
         assert!(near.is_same(&address("localhost:6380")) && near.is_same(&address("[::1]:6380")));
-        assert!(!near.is_same(&address("127.0.0.1:6381")));
+        assert!(!near.is_same(&address("127.0.0.1:6381")) && !near.is_same(&address("127.0.0.2:6380")));
         assert!(address("[::ffff:10.0.0.7]:1").is_same(&address("10.0.0.7:1")));
         assert!(address("DB1:1").is_same(&address("db1:1")) && !address("db1:1").is_same(&address("db2:1")));
         assert_eq!(near.seen_from(&address("10.0.0.7:6379")), address("10.0.0.7:6380"));

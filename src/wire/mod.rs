@@ -146,12 +146,12 @@ impl NodeClient {
         &self.endpoint.announced
     }
 
-    /// Lets the node follow another one.
+    /// Lets the node follow another one, at the address where nodes reach that.
     ///
     /// # Errors
     /// As [`NodeClient::command`].
-    pub async fn follow(&self, upstream: &NodeClient) -> Result<(), WireError> {
-        let Address { host, port } = upstream.announced();
+    pub async fn follow(&self, upstream: &Address) -> Result<(), WireError> {
+        let Address { host, port } = upstream;
         self.command(&["REPLICAOF", host, &port.to_string()]).await.map(drop)
     }
 
@@ -188,6 +188,17 @@ impl NodeClient {
             .await
             .map_err(|error| self.error(&error))?;
         Ok(replies.into_iter().map(|reply| self.without_error(reply)).collect())
+    }
+
+    /// The value of a configuration directive; `None`: it has no such directive.
+    ///
+    /// # Errors
+    /// As [`NodeClient::command`]; it may not be allowed.
+    pub async fn directive(&self, name: &str) -> Result<Option<String>, WireError> {
+        let reply = self.command(&["CONFIG", "GET", name]).await?;
+        let pair: Vec<String> =
+            redis::from_redis_value(reply).map_err(|error| WireError::Nonsense(format!("CONFIG GET: {error}")))?;
+        Ok(pair.into_iter().nth(1))
     }
 
     /// The node's report on itself, from all default sections of INFO.
