@@ -123,9 +123,11 @@ pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Cont
     printer.data(table::failover(report));
     printer.data(format_args!("\n{}", table::nodes(group, &report.after)));
     let resyncs = table::resyncs(report);
+    let is_another = report.plan.makes_another_master();
     printer.data(format_args!(
-        "\n{} is the master in place of {}{}",
+        "\n{} is the master {} {}{}",
         report.plan.candidate,
+        if is_another { "in place of" } else { "as before, and no more" },
         report.plan.old_master,
         if resyncs.is_empty() { String::new() } else { format!("; followed by {resyncs}") }
     ));

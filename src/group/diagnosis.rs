@@ -142,15 +142,19 @@ impl Diagnosis {
                 Some("start them where they run; replctl up then lets them follow".to_owned())
             }
             Self::MasterHung { master } => Some(format!("replctl promote ends {master} and promotes a replica")),
-            Self::MasterRefusesUs { master, .. } => Some(format!("replctl logs {master}")),
+            Self::MasterRefusesUs { master, .. } => Some(log_of(master)),
             Self::MasterLoading { .. } => Some("wait until it has loaded".to_owned()),
             Self::OrphanedReplicas { master, .. } => Some(format!("replctl promote lets them follow {master}")),
             Self::ReplicasUnreachable { .. } => Some("replctl up starts what is missing".to_owned()),
             Self::ReplicasNeverSynced { nodes } | Self::LinksDown { nodes } => {
-                nodes.first().map(|node| format!("replctl logs {node}"))
+                nodes.first().map(|node| log_of(node))
             }
         }
     }
+}
+
+fn log_of(node: &str) -> String {
+    format!("replctl logs {node}; of a server that replctl did not start, its log where it runs")
 }
 
 impl fmt::Display for Diagnosis {

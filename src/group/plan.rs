@@ -546,6 +546,11 @@ impl FailoverPlan {
         Ok(Self::with_steps(view, old, new, report.replid.clone(), ranked, Vec::new(), loss))
     }
 
+    /// Whether another node is the master afterwards than was meant to be before.
+    pub fn makes_another_master(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Confirm { .. }))
+    }
+
     /// The masters that came back become replicas of the one that there is.
     fn take_back(view: &GroupView, old: &NodeView, master: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
         if policy.wanted.as_ref().is_some_and(|wanted| *wanted != master.name) {

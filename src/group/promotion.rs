@@ -634,8 +634,7 @@ impl<'a> Promotion<'a> {
         while let Some(synced) = self.until_disk.join_next().await {
             synced.expect("writing to disk does not panic")?;
         }
-        let is_another = plan.steps.iter().any(|step| matches!(step, Step::Confirm { .. }));
-        let hook_error = match is_another {
+        let hook_error = match plan.makes_another_master() {
             true => super::hook::after_promote(self.group, command, &plan.old_master, &plan.candidate).await.err(),
             false => None,
         };

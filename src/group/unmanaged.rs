@@ -54,12 +54,16 @@ impl Diverged {
         match bytes {
             Some(0) => format!("{node} had nothing of its own"),
             Some(bytes) => {
-                format!("{node} had {bytes} bytes of its own beyond what its new master has: they are dropped")
+                format!("{node} had {bytes} bytes of its own beyond what its new master has: dropped")
             }
             None if *keys == 0 => format!("{node} came back empty"),
-            None => format!("{node} had {keys} keys of a history of its own: they are dropped"),
+            None => format!("{node} had {} of a history of its own: dropped", counted(*keys)),
         }
     }
+}
+
+fn counted(keys: u64) -> String {
+    if keys == 1 { "1 key".to_owned() } else { format!("{keys} keys") }
 }
 
 impl Untouchable {
@@ -258,9 +262,10 @@ fn check_replica(view: &GroupView, node: &NodeView, report: &NodeReport, force: 
             Err(GroupError::Unsafe { reason, hint: hint() })
         }
         None if !is_expendable(view, node, report) && !force => {
-            let keys = report.keys;
-            let reason =
-                format!("{name} is meant to be a replica, and it is a master with data of its own ({keys} keys)");
+            let reason = format!(
+                "{name} is meant to be a replica, and it is a master with data of its own ({})",
+                counted(report.keys)
+            );
             Err(GroupError::Unsafe { reason, hint: hint() })
         }
         _ => Ok(()),
