@@ -123,12 +123,13 @@ pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Cont
     printer.data(table::failover(report));
     printer.data(format_args!("\n{}", table::nodes(group, &report.after)));
     let resyncs = table::resyncs(report);
-    let is_another = report.plan.makes_another_master();
+    let (candidate, old) = (&report.plan.candidate, &report.plan.old_master);
+    let change = match report.plan.makes_another_master() {
+        true => format!("{candidate} is the master in place of {old}"),
+        false => format!("{candidate} is the master, and {old} is none"),
+    };
     printer.data(format_args!(
-        "\n{} is the master {} {}{}",
-        report.plan.candidate,
-        if is_another { "in place of" } else { "as before, and no more" },
-        report.plan.old_master,
+        "\n{change}{}",
         if resyncs.is_empty() { String::new() } else { format!("; followed by {resyncs}") }
     ));
     if let Some(salvaged) = report.salvaged.as_ref().filter(|salvaged| salvaged.bytes > 0) {

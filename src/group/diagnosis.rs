@@ -19,8 +19,8 @@ pub enum Diagnosis {
         /// All that do.
         masters: Vec<String>,
     },
-    /// Nodes take writes beside the group's master, or in its absence, that came back by themselves: nobody could fence them
-    /// when they were replaced, or they were restarted as masters.
+    /// Nodes that came back by themselves take writes beside the group's master: nobody could fence them when they were
+    /// replaced, or they were restarted as masters.
     UnfencedMaster {
         /// The node that is meant to be the master.
         master: String,

@@ -122,7 +122,10 @@ fn link_words(link: &Link, holds_data: bool) -> String {
 pub fn failover(report: &FailoverReport) -> String {
     let mut rows: Vec<Vec<String>> =
         report.steps.iter().map(|step| vec![step.step.to_string(), milliseconds(step.took_us)]).collect();
-    rows.push(vec!["from start to first accepted write".to_owned(), or_none(report.first_write_us.map(milliseconds))]);
+    if report.plan.makes_another_master() {
+        let first = or_none(report.first_write_us.map(milliseconds));
+        rows.push(vec!["from start to first accepted write".to_owned(), first]);
+    }
     if let Some(pause) = report.write_pause_us {
         rows.push(vec!["nobody took writes for".to_owned(), milliseconds(pause)]);
     }
