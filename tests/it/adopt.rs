@@ -213,6 +213,32 @@ fn a_master_that_answers_is_demoted_before_another_takes_over_and_no_write_is_lo
 }
 
 #[test]
+fn a_demotion_killed_at_any_point_leaves_one_master_or_what_the_next_promotion_completes() {
+    for &engine in engines() {
+        let adopted = Adopted::trio(engine);
+        adopted.write("k", "v");
+        // From before the plan to after the last step: a whole run takes about this long.
+        for round in 0..8 {
+            let mut command = adopted.live.here.command(&["promote", "--force", "-q"]);
+            let mut promote = command.stdout(std::process::Stdio::null()).spawn().expect("replctl runs");
+            std::thread::sleep(std::time::Duration::from_micros(2_000 * round));
+            promote.kill().and_then(|()| promote.wait()).expect("it is ours");
+            let masters = || adopted.servers.iter().filter(|server| server.role().0 == "master").count();
+            assert!(masters() <= 1, "{engine}, round {round}");
+            let next = adopted.live.run(&["promote"]);
+            // Where nothing was done yet, or all of it, there is nothing to complete.
+            let had_nothing_to_do = next.stderr.contains("is alive and takes writes");
+            assert!(next.code == Some(0) || had_nothing_to_do, "{engine}, round {round}: {next:?}");
+            eventually("all links are up", || adopted.diagnosis() == "healthy");
+            assert_eq!(masters(), 1, "{engine}, round {round}");
+            for server in &adopted.servers {
+                assert_eq!(server.text(&["GET", "k"]).as_deref(), Some("v"), "{engine}, round {round}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_hung_master_is_left_unfenced_by_force_only() {
     // Each look at one that hangs takes a second.
     for &engine in engines().iter().take(2) {
