@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use replctl::event::Event;
-use replctl::group::{self, Adoption};
+use replctl::group::{self, Adoption, Group};
 use replctl::topology::{Address, Login};
 use serde_json::json;
 
@@ -58,7 +58,8 @@ impl AdoptArgs {
         }
         let adoption = discover()?;
         let lock = dir.lock("adopt")?;
-        let group = group::adopt(dir, &lock, &adoption)?;
+        let others: Vec<Group> = context.state()?.groups()?.into_iter().map(Group::open).collect::<Result<_, _>>()?;
+        let group = group::adopt(dir, &lock, &adoption, &others)?;
         let dir = group.dir.clone();
         let status = context.record(
             &dir,

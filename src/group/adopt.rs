@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Group, GroupError};
+use super::{Group, GroupError, living};
 use crate::process::{Durability, GroupDir, GroupLock, RunNode, RunState, Server, UnmanagedServer};
 use crate::topology::{Address, Login, NODES_MAX};
 use crate::wire::{Endpoint, NodeClient, NodeReport, WireError};
@@ -186,11 +186,31 @@ async fn has_no_masterauth(client: &NodeClient) -> bool {
     client.directive("masterauth").await.is_ok_and(|value| value.is_some_and(|value| value.is_empty()))
 }
 
-/// Remembers a group that was found.
+/// Refuses a server that another group has: each would undo what is done in the other.
+fn refuse_owned(adoption: &Adoption, others: &[Group]) -> Result<(), GroupError> {
+    for other in others {
+        let alive: Vec<String> = living(other)?.into_iter().map(|(node, _)| node).collect();
+        let is_there = |node: &&RunNode| node.unmanaged().is_some() || alive.contains(&node.name);
+        for owned in other.run.nodes.iter().filter(is_there) {
+            let address = owned.announced();
+            let is_it = |found: &&Found| found.address.is_same(&address) || found.announced.is_same(&address);
+            if let Some(found) = adoption.nodes.iter().find(is_it) {
+                let (group, node) = (&other.run.group, &owned.name);
+                return Err(GroupError::Unsafe {
+                    reason: format!("{} is {node} of the group {group} already", found.address),
+                    hint: format!("work on that one: -g {group}"),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Remembers a group that was found. `others` are the groups that there are.
 ///
 /// # Errors
-/// There is a group of this name, or the state directory cannot be written.
-pub fn adopt(dir: GroupDir, _lock: &GroupLock, adoption: &Adoption) -> Result<Group, GroupError> {
+/// There is a group of this name, or one that has a server of this one, or the state directory cannot be written.
+pub fn adopt(dir: GroupDir, _lock: &GroupLock, adoption: &Adoption, others: &[Group]) -> Result<Group, GroupError> {
     if dir.run_state()?.is_some() {
         let name = dir.name();
         return Err(GroupError::Unsafe {
@@ -198,6 +218,7 @@ pub fn adopt(dir: GroupDir, _lock: &GroupLock, adoption: &Adoption) -> Result<Gr
             hint: format!("give this one another name; or replctl -g {name} down forgets that one, if it was adopted"),
         });
     }
+    refuse_owned(adoption, others)?;
     let nodes = adoption.nodes.iter().map(|found| RunNode {
         name: found.node.clone(),
         wished_upstream: found.upstream.clone(),

@@ -78,6 +78,8 @@ fn a_group_is_found_from_its_master_and_forgotten_without_a_trace() {
         let above = ports("upstream")[3].as_str().expect("n4 follows").to_owned();
         assert_eq!(live.port(&above), servers[2].port, "{engine}: a chain is seen as one");
         live.run(&["adopt", "prod", "--master", &master]).exits(3);
+        let run = live.run(&["adopt", "again", "--master", &master]).exits(3);
+        assert!(run.stderr.contains("is n1 of the group prod already"), "{}", run.stderr);
 
         let status = live.json(&["status"], 0);
         assert_eq!((&status["group"], &status["diagnosis"]["name"]), (&json!("prod"), &json!("healthy")));
@@ -388,6 +390,50 @@ fn a_password_is_read_from_a_file_and_shown_nowhere() {
         let again = command.env("REPLCTL_PASSWORD", "secret-of-ours").output().expect("replctl runs");
         crate::Run::from(again).exits(0);
         live.run(&["down", "--wipe"]).exits(0);
+    }
+}
+
+#[test]
+fn a_user_with_a_password_is_as_good_as_a_password() {
+    // A repld has no users but the default one.
+    for &engine in engines().iter().filter(|engine| **engine != "repld") {
+        let live = Live::prepared("");
+        let directives = ["user ops on >secret-of-ops ~* &* +@all"];
+        let servers = Server::star(&live.here.directory(), &[engine; 2], &directives);
+        live.here.write("password", "secret-of-ops\n").write("wrong", "nonsense\n");
+        let master = servers[0].address();
+        let adopt = ["adopt", "prod", "--master", &master, "--user", "ops", "--password-file"];
+        live.run(&[&adopt[..], &["wrong"]].concat()).exits(1);
+        live.run(&[&adopt[..], &["missing"]].concat()).exits(2);
+        live.run(&adopt[..adopt.len() - 1]).exits(2);
+        live.run(&[&adopt[..], &["password"]].concat()).exits(0);
+        assert_eq!(live.ask("n1", &["ACL", "WHOAMI"]), "ops", "{engine}");
+        live.run(&["switchover"]).exits(0);
+        assert_eq!(servers[1].role().0, "master");
+    }
+}
+
+#[test]
+fn a_managed_replica_logs_in_to_a_master_that_replctl_did_not_start() {
+    for &engine in engines() {
+        let live = Live::prepared("");
+        let directives = ["requirepass secret-of-ours"];
+        let server = Server::start(&live.here.directory(), engine, &directives);
+        server.ask(&["SET", "k", "v"]);
+        live.here.write("password", "secret-of-ours");
+        let rest = format!(
+            "password-file = \"password\"\n[[node]]\nname = \"n2\"\nengine = \"{engine}\"\nreplica-of = \"n1\"\n"
+        );
+        live.here.write("mixed.toml", topology(&server, &rest));
+        live.run(&["up", "mixed.toml"]).exits(0);
+        live.arrives("n2", "k", "v");
+        live.run(&["switchover", "n2"]).exits(0);
+        live.run(&["switchover", "n1"]).exits(0);
+        assert_eq!(
+            (server.role(), live.status()["diagnosis"]["name"].as_str()),
+            (master(), Some("healthy")),
+            "{engine}"
+        );
     }
 }
 
