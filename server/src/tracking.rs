@@ -68,8 +68,8 @@ pub struct Tracking {
     items: usize,
     /// Who wants to hear of which prefix.
     prefixes: BTreeMap<Box<[u8]>, BTreeSet<u64>>,
-    /// Keys that have changed since the last [`Tracking::settle`], and by whom.
-    pending: Vec<(Box<[u8]>, Option<u64>)>,
+    /// Who is to be told at the next [`Tracking::settle`] of which key.
+    pending: Vec<(Rc<Client>, Box<[u8]>)>,
     /// What has changed of each prefix, and by whom.
     changed: BTreeMap<Box<[u8]>, BTreeMap<Box<[u8]>, Option<u64>>>,
 }
@@ -138,23 +138,6 @@ impl Tracking {
     /// A key was changed, by a connection or because its time had come. Whoever is to hear of it does when the command
     /// is over and answered.
     pub fn invalidate(&mut self, key: &[u8], by: Option<u64>) {
-        self.pending.push((key.into(), by));
-    }
-
-    /// Tells everybody of what has changed, and remembers no more than `keys_max` keys (0: any number): the readers of
-    /// others are told that these have changed.
-    pub fn settle(&mut self, keys_max: usize, all: &Clients) {
-        for (key, by) in std::mem::take(&mut self.pending) {
-            self.tell_readers(&key, by, all);
-        }
-        while keys_max > 0 && self.readers.len() > keys_max {
-            let Some(key) = self.readers.keys().next().cloned() else { break };
-            self.tell_readers(&key, None, all);
-        }
-        self.broadcast(all);
-    }
-
-    fn tell_readers(&mut self, key: &[u8], by: Option<u64>, all: &Clients) {
         for prefix in self.prefixes.keys().filter(|prefix| key.starts_with(prefix)) {
             self.changed.entry(prefix.clone()).or_default().insert(key.into(), by);
         }
@@ -166,9 +149,22 @@ impl Tracking {
                 !wish.broadcast && !(wish.no_loop && by == Some(client.id))
             });
             if wants {
-                tell(client, Some(&[key]), all);
+                self.pending.push((Rc::clone(client), key.into()));
             }
         }
+    }
+
+    /// Tells everybody of what has changed, and remembers no more than `keys_max` keys (0: any number): the readers of
+    /// others are told that these have changed.
+    pub fn settle(&mut self, keys_max: usize, all: &Clients) {
+        while keys_max > 0 && self.readers.len() > keys_max {
+            let Some(key) = self.readers.keys().next().cloned() else { break };
+            self.invalidate(&key, None);
+        }
+        for (client, key) in self.pending.drain(..) {
+            tell(&client, Some(&[&key]), all);
+        }
+        self.broadcast(all);
     }
 
     fn broadcast(&mut self, all: &Clients) {
