@@ -71,7 +71,7 @@ pub struct Tracking {
     /// Who is to be told at the next [`Tracking::settle`] of which key.
     pending: Vec<(Rc<Client>, Box<[u8]>)>,
     /// What has changed of each prefix, and by whom.
-    changed: BTreeMap<Box<[u8]>, BTreeMap<Box<[u8]>, Option<u64>>>,
+    changed: BTreeMap<Box<[u8]>, Changes>,
 }
 
 /// How much is tracked.
@@ -83,6 +83,9 @@ pub struct Totals {
     pub items: usize,
     pub prefixes: usize,
 }
+
+/// Keys, and who has changed each, if it was a connection.
+type Changes = BTreeMap<Box<[u8]>, Option<u64>>;
 
 /// All connections, by their ids.
 type Clients = BTreeMap<u64, Rc<Client>>;
@@ -146,7 +149,7 @@ impl Tracking {
         for client in ids.iter().filter_map(|id| self.clients.get(id)) {
             let wants = client.tracking.borrow().as_ref().is_some_and(|wish| {
                 // Keys that were read before it has asked for broadcasts are no concern of it any more.
-                !wish.broadcast && !(wish.no_loop && by == Some(client.id))
+                !(wish.broadcast || wish.no_loop && by == Some(client.id))
             });
             if wants {
                 self.pending.push((Rc::clone(client), key.into()));
