@@ -376,8 +376,8 @@ pub struct Session {
     pub authenticated: bool,
     /// A transaction was begun.
     pub transaction: Option<Transaction>,
-    /// Keys under `WATCH`.
-    pub watched: Vec<(usize, Box<[u8]>)>,
+    /// Keys under `WATCH`, and when each was to expire, in milliseconds since the epoch, when it came under it.
+    pub watched: Vec<(usize, Box<[u8]>, Option<i64>)>,
     /// The keys that it reads are remembered.
     pub tracks: bool,
     /// `CLIENT REPLY`.

@@ -61,11 +61,8 @@ pub(super) fn exec(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     };
     session.client.queued.set(None);
     let broken = session.client.watch_broken.get()
-        || session.watched.iter().any(|(db, name)| {
-            // A key that has expired since, and that nobody has noticed.
-            let key = instance.keyspace.key(name);
-            instance.keyspace.peek(*db, key).is_some_and(|entry| entry.is_expired(instance.now_ms))
-        });
+        // A key that has expired since, whether anybody has noticed or not.
+        || session.watched.iter().any(|(.., deadline_ms)| deadline_ms.is_some_and(|deadline| deadline <= instance.now_ms));
     instance.unwatch(session);
     if transaction.aborted {
         return Err(ErrorReply::new("EXECABORT Transaction discarded because of previous errors."));

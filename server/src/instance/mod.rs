@@ -450,16 +450,19 @@ impl Instance {
 
     /// Lets `session` be told when the key changes.
     pub(crate) fn watch(&mut self, session: &mut Session, db: usize, name: &[u8]) {
-        if session.watched.iter().any(|(watched_db, watched)| *watched_db == db && &watched[..] == name) {
+        if session.watched.iter().any(|(watched_db, watched, _)| *watched_db == db && &watched[..] == name) {
             return;
         }
-        session.watched.push((db, name.into()));
+        let entry = self.keyspace.peek(db, self.keyspace.key(name));
+        let deadline_ms = entry.and_then(|entry| entry.deadline_ms()).filter(|deadline| *deadline > self.now_ms);
+        session.watched.push((db, name.into(), deadline_ms));
         self.watchers.entry((db, name.into())).or_default().push(Rc::clone(&session.client));
     }
 
     /// Ends all of that.
     pub(crate) fn unwatch(&mut self, session: &mut Session) {
-        for place in session.watched.drain(..) {
+        for (db, name, _) in session.watched.drain(..) {
+            let place = (db, name);
             if let Some(clients) = self.watchers.get_mut(&place) {
                 clients.retain(|client| client.id != session.client.id);
                 if clients.is_empty() {

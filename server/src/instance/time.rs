@@ -25,7 +25,10 @@ impl Instance {
         self.end_due_pauses();
         self.advance_failover();
         self.enforce_output_limits();
+        let begun_us = self.end_run();
         self.expire_due_keys();
+        let took_us = self.end_run() - begun_us;
+        self.note_delay("expire-cycle", took_us / 1000);
         self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
