@@ -111,6 +111,10 @@ pub(super) fn config_set(context: &mut ServerContext, args: Args) -> Result<Flow
     }
     let assignments: Vec<(&[u8], &[u8])> =
         (2..args.len()).step_by(2).map(|index| (args.get(index), args.get(index + 1))).collect();
+    // What is being loaded comes from there.
+    if context.instance.loading.is_some() && assignments.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"dir")) {
+        return Err(ErrorReply::new("LOADING 'dir' can't be changed while the dataset is being loaded"));
+    }
     // Only a client that stands before the machine may loosen what guards it.
     let before = context.instance.config.clone();
     let changed = context.instance.config.set(&assignments, context.session.client.origin());
