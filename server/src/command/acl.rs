@@ -356,8 +356,16 @@ impl Instance {
 
 impl Denied {
     /// As a client is told of it.
-    pub(super) fn reply(self, command: &Command) -> ErrorReply {
+    pub(super) fn reply(self, command: &Command, args: Args) -> ErrorReply {
         let text = match self {
+            Denied::Key(place)
+                if place > 2 && matches!(command.name, "sort" | "sort_ro") && !args.is(place - 1, "store") =>
+            {
+                let option = if args.is(place - 1, "by") { "BY" } else { "GET" };
+                return ErrorReply::owned(format!(
+                    "ERR {option} option of SORT denied due to insufficient ACL permissions."
+                ));
+            }
             Denied::Command => format!("run the '{}' command", command.name),
             Denied::Key(_) => "access one of the keys used as arguments".into(),
             Denied::Channel(_) => "access one of the channels used as arguments".into(),

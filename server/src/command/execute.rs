@@ -276,7 +276,7 @@ impl Instance {
         }
         let is_restricted = !session.client.user.borrow().is_unrestricted();
         if is_restricted {
-            self.check_permission(session, command, call.args).map_err(|denied| denied.reply(command))?;
+            self.check_permission(session, command, call.args).map_err(|denied| denied.reply(command, call.args))?;
         }
         if self.replication.is_ghost() && !runs_on_a_ghost(command) {
             return Err(ErrorReply::owned(format!(

@@ -87,7 +87,7 @@ pub(super) fn info(context: &mut ServerContext, args: Args) -> Result<Flow> {
     for name in args.from(2) {
         match table::find_by_full_name(name) {
             Some(command) => describe(&mut reply, command),
-            None => reply.null_array(),
+            None => reply.null(),
         }
     }
     Ok(Flow::Continue)

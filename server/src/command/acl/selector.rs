@@ -239,7 +239,8 @@ impl Selector {
             }
         }
         // Which keys these words of SORT lead to depends on what is in others.
-        let is_sort = matches!(command.name, "sort" | "sort_ro");
+        let reads_all = self.keys.iter().any(|known| known.read && known.pattern == b"*");
+        let is_sort = matches!(command.name, "sort" | "sort_ro") && !reads_all;
         let leads_on = |place: &usize| {
             (args.is(place - 1, "by") || args.is(place - 1, "get")) && memchr::memchr(b'*', args.get(*place)).is_some()
         };
