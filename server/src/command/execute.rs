@@ -134,7 +134,7 @@ impl Instance {
                 let call = Call { command, args, canonical: (!planned.request.inline).then_some(bytes) };
                 let admitted = match command.handler {
                     Handler::Read(_) => session.admission.reads,
-                    Handler::Blocking(_) if !command.is_write() => session.admission.reads,
+                    Handler::Write(_) | Handler::Blocking(_) if !command.is_write() => session.admission.reads,
                     Handler::Write(_) | Handler::Blocking(_) => session.admission.writes,
                     Handler::Server(_) => {
                         session.admission = Admission::default();
@@ -464,6 +464,7 @@ impl Instance {
             expiry_ms,
             random: &mut self.dice,
             config: &self.config,
+            owns_data: caller.is_upstream || self.replication.is_master(),
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),
             effect: &mut self.effect,

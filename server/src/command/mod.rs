@@ -11,6 +11,7 @@ mod debug;
 mod execute;
 mod geo;
 mod hash;
+mod hyperloglog;
 mod key;
 mod list;
 mod object;
@@ -237,6 +238,8 @@ pub struct WriteContext<'a> {
     expiry_ms: i64,
     random: &'a mut Dice,
     config: &'a Config,
+    /// What is changed here is changed for all that have these data: this is the master, or its word.
+    owns_data: bool,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.
     effect: &'a mut Vec<u8>,

@@ -106,7 +106,8 @@ pub(super) fn copy(context: &mut WriteContext, args: Args) -> Result<Effect> {
 }
 
 pub(super) fn dump(context: &mut ReadContext, args: Args) -> Result<()> {
-    let payload = context.get(args.first_key()).map(|entry| rdb::dump(entry.value(), true));
+    let compresses = context.config.rdbcompression;
+    let payload = context.get(args.first_key()).map(|entry| rdb::dump(entry.value(), compresses));
     context.reply.bulk_or_null(payload.as_deref());
     Ok(())
 }

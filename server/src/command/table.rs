@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, key, list, object, pubsub,
-    quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, hyperloglog, key, list,
+    object, pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -38,7 +38,7 @@ pub const DENY_OOM: Flags = 1 << 10;
 /// Concerns channels.
 pub const PUBSUB: Flags = 1 << 11;
 
-/// May wait, but changes nothing.
+/// May wait or note something, but changes nothing.
 pub const READS: Flags = 1 << 30;
 /// Runs while data come from an upstream, though not while the server's own are being loaded.
 pub const DURING_TRANSFER: Flags = 1 << 31;
@@ -183,8 +183,7 @@ impl Command {
     #[inline]
     pub fn is_write(&self) -> bool {
         match self.handler {
-            Handler::Write(_) => true,
-            Handler::Blocking(_) => !self.is(READS),
+            Handler::Write(_) | Handler::Blocking(_) => !self.is(READS),
             Handler::Read(_) | Handler::Server(_) => false,
         }
     }
@@ -204,7 +203,7 @@ impl Command {
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
         let kind = match self.handler {
             Handler::Read(_) => Some("readonly"),
-            Handler::Blocking(_) if self.is(READS) => Some("readonly"),
+            Handler::Write(_) | Handler::Blocking(_) if self.is(READS) => Some("readonly"),
             Handler::Write(_) | Handler::Blocking(_) => Some("write"),
             Handler::Server(_) => None,
         };
@@ -265,6 +264,12 @@ pub static COMMANDS: &[Command] = &[
     command("bitpos", -3, 0, Keys::ONE, Read(bit::bitpos)),
     command("getbit", 3, FAST, Keys::ONE, Read(bit::getbit)),
     command("setbit", 4, DENY_OOM, Keys::ONE, Write(bit::setbit)),
+    // HyperLogLogs.
+    command("pfadd", -2, DENY_OOM | FAST, Keys::ONE, Write(hyperloglog::pfadd)),
+    command("pfcount", -2, READS | MAY_REPLICATE, Keys::ALL, Write(hyperloglog::pfcount)),
+    command("pfdebug", 3, DENY_OOM | ADMIN, Keys::SECOND, Write(hyperloglog::pfdebug)),
+    command("pfmerge", -2, DENY_OOM, Keys::ALL, Write(hyperloglog::pfmerge)),
+    command("pfselftest", 1, ADMIN, Keys::NONE, Server(hyperloglog::pfselftest)),
     // Hashes.
     command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
     command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),

@@ -197,6 +197,9 @@ directives! {
     /// Let that limit be the upstream's affair on a replica.
     replica_ignore_maxmemory: bool = true, ["replica-ignore-maxmemory", "slave-ignore-maxmemory"], YesNo, Live;
 
+    /// A HyperLogLog of up to so many bytes keeps runs of registers instead of each.
+    hll_sparse_max_bytes: u64 = 3000, ["hll-sparse-max-bytes"], Memory(0, MAX_MEMORY), Live;
+
     // Snapshots.
     /// When a snapshot is made by itself; never if empty.
     save: Vec<SavePoint> = save_points(), ["save"], SavePoints, Live;
@@ -389,7 +392,6 @@ static KEPT: &[Directive] = &[
     kept(&["active-defrag-max-scan-fields"], Check::Integer(1, i64::MAX), "1000", Live),
     kept(&["list-max-listpack-size", "list-max-ziplist-size"], Check::Integer(i32::MIN as i64, MAX_I32), "-2", Live),
     kept(&["list-compress-depth"], Check::Integer(0, MAX_I32), "0", Live),
-    kept(&["hll-sparse-max-bytes"], Check::Memory, "3000", Live),
     kept(&["stream-node-max-bytes"], Check::Memory, "4096", Live),
     kept(&["stream-node-max-entries"], Check::Integer(0, i64::MAX), "100", Live),
     kept(&["server_cpulist"], Check::Text, "", AtStart),

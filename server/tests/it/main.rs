@@ -8,6 +8,7 @@ mod differential;
 mod failover;
 mod full_sync;
 mod guards;
+mod hyperloglog;
 mod links;
 mod long_double;
 mod malformed;
