@@ -12,6 +12,7 @@ use crate::client::{Admission, Client, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
 use crate::keyspace::{EntryRef, Keyspace};
 use crate::log::log;
+use crate::notify::{Classes, Event};
 use crate::number::parse_i64;
 use crate::resp::{Protocol, Reply, Request, Span, append_request};
 
@@ -458,6 +459,10 @@ impl Instance {
         }
         let expiry_ms = self.expiry_ms(caller);
         self.effect.clear();
+        let notifies = self.config.notify_keyspace_events != Classes::NONE;
+        if notifies && self.config.notify_keyspace_events.has(Classes::NEW) {
+            self.keyspace.record_created();
+        }
         let mut context = WriteContext {
             db,
             now_ms: self.now_ms,
@@ -468,9 +473,13 @@ impl Instance {
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),
             effect: &mut self.effect,
+            events: &mut self.events,
         };
         let attempt = run(&mut context);
         let written = if is_observed { self.keyspace.take_written() } else { HashSet::new() };
+        if notifies {
+            self.end_events(attempt.is_ok());
+        }
         let attempt = attempt?;
         if let Attempt::Done(effect @ (Effect::Verbatim | Effect::Rewritten)) = attempt {
             if is_observed {
@@ -478,7 +487,20 @@ impl Instance {
             }
             self.commit(caller, call, effect);
         }
+        if notifies {
+            self.publish_events();
+        }
         Ok(attempt)
+    }
+
+    /// A handler has said all that has happened to keys; nothing if it failed.
+    fn end_events(&mut self, is_done: bool) {
+        let created = self.keyspace.take_created().into_iter();
+        self.events.extend(created.map(|(db, key)| Event { name: "new", db, key }));
+        self.keyspace.forget_created();
+        if !is_done {
+            self.events.clear();
+        }
     }
 
     /// Tells those who watch a key that was written, and those who wait for one.
@@ -575,6 +597,7 @@ impl Instance {
             self.keyspace.remove(db, key);
             self.stats.expired_keys += 1;
             self.touch(db, name);
+            self.notify(Classes::EXPIRED, "expired", db, name);
             if !planted!(ExpiryNotTold) {
                 self.propagate_request(db, &[b"DEL", name]);
             }

@@ -2,6 +2,7 @@
 
 use super::{Args, Effect, ErrorReply, Flow, Result, ServerContext, WriteContext};
 use crate::keyspace::{Deadline, Key};
+use crate::notify::Classes;
 use crate::value::{Corrupt, HyperLogLog, Registers, Run};
 
 const NOT_ONE: ErrorReply = ErrorReply::new("WRONGTYPE Key is not a valid HyperLogLog string value.");
@@ -63,7 +64,11 @@ pub(super) fn pfadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
     };
     let changed = edit(context, key, add)?;
     context.reply.integer(i64::from(changed));
-    Ok(if changed { Effect::Verbatim } else { Effect::None })
+    if !changed {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STRING, "pfadd", key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 /// Of one key, the count is noted in its value, and the replicas are told to do so too; they do not without being told.
@@ -123,6 +128,7 @@ pub(super) fn pfmerge(context: &mut WriteContext, args: Args) -> Result<Effect> 
         }
         value.raise_all(&merged.registers, sparse_max)
     })?;
+    context.notify(Classes::STRING, "pfadd", key.bytes);
     context.reply.ok();
     Ok(Effect::Verbatim)
 }

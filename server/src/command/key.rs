@@ -4,13 +4,17 @@ use super::string::Unit;
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::glob;
 use crate::keyspace::{EntryRef, Key, Keyspace};
+use crate::notify::Classes;
 use crate::resp::{Reply, append_request};
 
 pub(super) fn del(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let mut removed = 0;
     for name in args.from(1) {
         let key = context.keyspace.key(name);
-        removed += i64::from(context.keyspace.remove(context.db, key));
+        if context.keyspace.remove(context.db, key) {
+            context.notify(Classes::GENERIC, "del", name);
+            removed += 1;
+        }
     }
     context.reply.integer(removed);
     Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
@@ -133,7 +137,11 @@ fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bo
         return Ok(false);
     }
     let (value, deadline) = context.keyspace.take(context.db, from).expect("the key was just seen");
+    // What was there before is deleted: the key is another one.
+    context.keyspace.remove(context.db, to);
     context.keyspace.insert(context.db, to, value, deadline);
+    context.notify(Classes::GENERIC, "rename_from", from.bytes);
+    context.notify(Classes::GENERIC, "rename_to", to.bytes);
     Ok(true)
 }
 
@@ -167,6 +175,8 @@ pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect>
     if possible {
         let (value, deadline) = context.keyspace.take(source, key).expect("the key was just seen");
         context.keyspace.insert(target, key, value, deadline);
+        context.notify(Classes::GENERIC, "move_from", key.bytes);
+        context.notify_in(target, Classes::GENERIC, "move_to", key.bytes);
     }
     context.reply.integer(i64::from(possible));
     Ok(if possible { Effect::Verbatim } else { Effect::None })
@@ -208,10 +218,12 @@ pub(super) fn change_deadline(context: &mut WriteContext, key: Key, deadline: Op
     match deadline {
         Some(at) if at <= context.expiry_ms => {
             context.keyspace.remove(context.db, key);
+            context.notify(Classes::GENERIC, "del", key.bytes);
             append_request(context.effect, &[b"DEL", key.bytes]);
         }
         Some(at) => {
             context.keyspace.set_deadline(context.db, key, Some(at));
+            context.notify(Classes::GENERIC, "expire", key.bytes);
             let mut digits = itoa::Buffer::new();
             append_request(context.effect, &[b"PEXPIREAT", key.bytes, digits.format(at).as_bytes()]);
         }
@@ -221,6 +233,7 @@ pub(super) fn change_deadline(context: &mut WriteContext, key: Key, deadline: Op
                 return Effect::None;
             }
             context.keyspace.set_deadline(context.db, key, None);
+            context.notify(Classes::GENERIC, "persist", key.bytes);
             append_request(context.effect, &[b"PERSIST", key.bytes]);
         }
     }

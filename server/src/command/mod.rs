@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::instance::Instance;
 use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
 use crate::long_double::LongDouble;
+use crate::notify::{Classes, Event};
 use crate::resp::{Reply, Span};
 use crate::value::{Aggregate, Dice, ValueRef};
 
@@ -243,6 +244,8 @@ pub struct WriteContext<'a> {
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.
     effect: &'a mut Vec<u8>,
+    /// What is published when the command is over.
+    events: &'a mut Vec<Event>,
 }
 
 impl WriteContext<'_> {
@@ -273,6 +276,39 @@ impl WriteContext<'_> {
             self.keyspace.remove(self.db, key);
         } else {
             self.keyspace.insert(self.db, key, value.into_value(), None);
+        }
+    }
+
+    /// Something has happened to a key of this database.
+    #[inline]
+    fn notify(&mut self, class: Classes, event: &'static str, key: &[u8]) {
+        self.notify_in(self.db, class, event, key);
+    }
+
+    /// Something has happened to a key of any database.
+    #[inline]
+    fn notify_in(&mut self, db: usize, class: Classes, event: &'static str, key: &[u8]) {
+        if self.config.notify_keyspace_events != Classes::NONE {
+            self.push_event(db, class, event, key);
+        }
+    }
+
+    #[cold]
+    fn push_event(&mut self, db: usize, class: Classes, name: &'static str, key: &[u8]) {
+        let created = self.keyspace.take_created().into_iter();
+        self.events.extend(created.map(|(db, key)| Event { name: "new", db, key }));
+        if self.config.notify_keyspace_events.has(class) {
+            self.events.push(Event { name, db, key: key.into() });
+        }
+    }
+
+    /// Something was taken from the value of a key, which has gone if nothing was left.
+    fn notify_taken(&mut self, class: Classes, event: &'static str, key: &[u8]) {
+        if self.config.notify_keyspace_events != Classes::NONE {
+            self.push_event(self.db, class, event, key);
+            if self.keyspace.peek(self.db, self.keyspace.key(key)).is_none() {
+                self.push_event(self.db, Classes::GENERIC, "del", key);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::key::database;
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
+use crate::notify::Classes;
 use crate::rdb;
 use crate::resp::append_request;
 
@@ -101,7 +102,10 @@ pub(super) fn copy(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let copy = context.get(from).filter(|_| !is_taken).map(|entry| (entry.value().to_value(), entry.deadline_ms()));
     context.reply.integer(i64::from(copy.is_some()));
     let Some((value, deadline_ms)) = copy else { return Ok(Effect::None) };
+    // What was there before is deleted: the key is another one.
+    context.keyspace.remove(options.db, to);
     context.keyspace.insert(options.db, to, value, deadline_ms);
+    context.notify_in(options.db, Classes::GENERIC, "copy_to", to.bytes);
     Ok(Effect::Verbatim)
 }
 
@@ -170,10 +174,13 @@ pub(super) fn restore(context: &mut WriteContext, args: Args) -> Result<Effect> 
             return Ok(Effect::None);
         }
         context.keyspace.remove(context.db, key);
+        context.notify(Classes::GENERIC, "del", key.bytes);
         append_request(context.effect, &[b"DEL", key.bytes]);
         return Ok(Effect::Rewritten);
     }
+    context.keyspace.remove(context.db, key);
     context.keyspace.insert(context.db, key, value, deadline_ms);
+    context.notify(Classes::GENERIC, "restore", key.bytes);
     let Some(deadline_ms) = deadline_ms.filter(|_| !options.is_absolute) else { return Ok(Effect::Verbatim) };
     let mut digits = itoa::Buffer::new();
     let deadline = digits.format(deadline_ms).as_bytes();

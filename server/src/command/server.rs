@@ -151,7 +151,6 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
                 Some(upstream) => instance.follow(upstream),
                 None => instance.unfollow(),
             },
-            "notify-keyspace-events" => instance.config.warn_of_events(),
             "replica-full-sync-guard" | "replica-expect-master-id" => instance.lift_refusal(),
             _ => {}
         }

@@ -14,6 +14,7 @@ pub(super) use read::{xread, xreadgroup};
 
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer, quotable};
 use crate::keyspace::Absent;
+use crate::notify::Classes;
 use crate::resp::{Reply, append_request};
 use crate::value::Stream;
 use crate::value::stream::{Bound, Entry, Id};
@@ -252,12 +253,16 @@ pub(super) fn xadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let exact = context.edit(key, Absent::Create, |stream: &mut Stream| {
         stream.append(id, args.from(fields));
         let trim = options.trim.as_ref()?;
-        trim.run(stream);
-        trim.is_approximate.then(|| (trim.argument, trim.exact(stream)))
+        let trimmed = trim.run(stream);
+        Some((trimmed, trim.is_approximate.then(|| (trim.argument, trim.exact(stream)))))
     })?;
+    let (trimmed, exact) = exact.flatten().unwrap_or_default();
+    context.notify(Classes::STREAM, "xadd", key.bytes);
+    if trimmed > 0 {
+        context.notify(Classes::STREAM, "xtrim", key.bytes);
+    }
     let id_text = id.to_string();
     context.reply.bulk(id_text.as_bytes());
-    let exact = exact.flatten();
     if exact.is_none() && matches!(new_id, NewId::Given(_)) {
         return Ok(Effect::Verbatim);
     }
@@ -294,6 +299,7 @@ pub(super) fn xtrim(context: &mut WriteContext, args: Args) -> Result<Effect> {
     if count == 0 {
         return Ok(Effect::None);
     }
+    context.notify(Classes::STREAM, "xtrim", args.get(1));
     if exact.is_none() {
         return Ok(Effect::Verbatim);
     }
@@ -346,7 +352,11 @@ pub(super) fn xdel(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let remove = |stream: &mut Stream| ids.iter().filter(|id| stream.remove(**id)).count();
     let removed = context.edit(key, Absent::Skip, remove)?.unwrap_or(0);
     context.reply.integer(removed as i64);
-    Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
+    if removed == 0 {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STREAM, "xdel", key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 pub(super) fn xsetid(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -389,6 +399,7 @@ pub(super) fn xsetid(context: &mut WriteContext, args: Args) -> Result<Effect> {
         let deleted = if deleted == Id::MIN { stream.max_deleted_id() } else { deleted };
         stream.set_history(id, deleted, added.unwrap_or(stream.entries_added()));
     })?;
+    context.notify(Classes::STREAM, "xsetid", key.bytes);
     context.reply.ok();
     Ok(Effect::Verbatim)
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::kind::*;
 use super::values::*;
-use crate::log::{Level, log};
+use crate::log::Level;
+use crate::notify::Classes;
 use crate::replication::ReplicationId;
 
 /// One directive, whatever the type of its value.
@@ -200,6 +201,9 @@ directives! {
     /// A HyperLogLog of up to so many bytes keeps runs of registers instead of each.
     hll_sparse_max_bytes: u64 = 3000, ["hll-sparse-max-bytes"], Memory(0, MAX_MEMORY), Live;
 
+    /// What is published of what happens to keys.
+    notify_keyspace_events: Classes = Classes::NONE, ["notify-keyspace-events"], EventClasses, Live;
+
     // Snapshots.
     /// When a snapshot is made by itself; never if empty.
     save: Vec<SavePoint> = save_points(), ["save"], SavePoints, Live;
@@ -323,7 +327,6 @@ static KEPT: &[Directive] = &[
         "0",
         Live,
     ),
-    kept(&["notify-keyspace-events"], Check::EventClasses, "", Live),
     kept(&["activedefrag"], Check::Only(&Check::YesNo, "no", "repld's allocator needs no defragmentation"), "no", Live),
     kept(
         &["oom-score-adj"],
@@ -438,13 +441,6 @@ fn output_limits() -> OutputLimits {
 }
 
 impl Config {
-    /// Stock files and Redis's tests ask for keyspace events; whoever counts on them must know that there are none.
-    pub fn warn_of_events(&self) {
-        if self.kept.get("notify-keyspace-events").is_some_and(|classes| !classes.is_empty()) {
-            log!(Warning, "'notify-keyspace-events' is set, but repld publishes no keyspace events.");
-        }
-    }
-
     /// The file it was read from, absolute; `None` if it came from the command line and standard input alone.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()

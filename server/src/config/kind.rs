@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::values::*;
+use crate::notify::Classes;
 use crate::replication::ReplicationId;
 
 /// A way to write values of type `T`.
@@ -128,6 +129,21 @@ impl<T: Copy + PartialEq> Kind<T> for Choice<T> {
     fn print(&self, value: &T) -> Vec<u8> {
         let name = self.0.iter().find(|(_, chosen)| chosen == value).map_or("", |(name, _)| *name);
         name.as_bytes().to_vec()
+    }
+}
+
+/// Letters for classes of keyspace events.
+pub(super) struct EventClasses;
+
+impl Kind<Classes> for EventClasses {
+    fn update(&self, value: &mut Classes, words: &[Vec<u8>]) -> Result<(), String> {
+        let unknown = "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.";
+        *value = Classes::parse(&words[0]).ok_or(unknown)?;
+        Ok(())
+    }
+
+    fn print(&self, value: &Classes) -> Vec<u8> {
+        value.to_string().into_bytes()
     }
 }
 
@@ -397,8 +413,6 @@ pub(super) enum Check {
     Memory,
     OneOf(&'static [&'static str]),
     Text,
-    /// Letters for classes of keyspace events.
-    EventClasses,
     /// Several words, at least one.
     Words,
     /// Of the values that the check allows, the one that is possible here, and what is said of any other.
@@ -422,8 +436,6 @@ impl Check {
                 chosen.map(|name| name.as_bytes().to_vec()).ok_or_else(|| one_of(names.iter().copied()))
             }
             Check::Text => Ok(word.clone()),
-            Check::EventClasses if word.iter().all(|letter| b"KEg$lshzxeAtmdn".contains(letter)) => Ok(word.clone()),
-            Check::EventClasses => Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".into()),
             Check::Words => Ok(words.join(&b' ')),
             Check::Only(check, only, reason) => {
                 let value = check.normalize(words)?;

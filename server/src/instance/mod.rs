@@ -10,6 +10,7 @@ mod feed;
 mod guard;
 mod limits;
 mod link;
+mod notify;
 mod pause;
 mod random;
 mod replay;
@@ -34,6 +35,7 @@ use crate::command::Command;
 use crate::config::{Config, ShutdownOptions};
 use crate::keyspace::Keyspace;
 use crate::log::log;
+use crate::notify::Event;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, History, Replication, ReplicationId};
 use crate::snapshot::{KeyDelay, Point};
@@ -216,6 +218,8 @@ pub struct Instance {
     /// Keys with a deadline that clients have written on a writable replica: no upstream will say that they have expired.
     pub(crate) own_deadlines: HashSet<Place>,
     pub(crate) effect: Vec<u8>,
+    /// What has happened to keys and is not published yet.
+    pub(crate) events: Vec<Event>,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
     random: Random,
@@ -253,6 +257,7 @@ impl Instance {
             watchers: HashMap::new(),
             own_deadlines: HashSet::new(),
             effect: Vec::new(),
+            events: Vec::new(),
             transaction_stream: None,
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),

@@ -120,6 +120,8 @@ pub struct Keyspace {
     saw_expired: Cell<bool>,
     /// Databases and hashes of the keys that are being written, while somebody wants to know.
     written: Option<HashSet<(usize, u64)>>,
+    /// The keys that were not there before, while somebody wants to know.
+    created: Option<Vec<(usize, Box<[u8]>)>>,
 }
 
 fn keyed_hash(seed: [u64; 2], bytes: &[u8]) -> u64 {
@@ -131,7 +133,7 @@ impl Keyspace {
     /// An empty data set of `databases` databases whose hashes are keyed with `seed`, which should be random.
     pub fn new(databases: usize, seed: [u64; 2]) -> Keyspace {
         let tables = (0..databases).map(|_| None).collect();
-        Keyspace { seed, tables, version: 0, walk: None, saw_expired: Cell::new(false), written: None }
+        Keyspace { seed, tables, version: 0, walk: None, saw_expired: Cell::new(false), written: None, created: None }
     }
 
     /// The key of the hash function.
@@ -193,6 +195,27 @@ impl Keyspace {
         self.written.take().unwrap_or_default()
     }
 
+    /// Remembers from here on which keys are new.
+    pub fn record_created(&mut self) {
+        self.created = Some(Vec::new());
+    }
+
+    /// The databases and names of the keys that are new since [`Keyspace::record_created`] or the last call.
+    pub fn take_created(&mut self) -> Vec<(usize, Box<[u8]>)> {
+        self.created.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Remembers nothing of that any more.
+    pub fn forget_created(&mut self) {
+        self.created = None;
+    }
+
+    fn note_created(&mut self, db: usize, key: Key<'_>) {
+        if let Some(created) = &mut self.created {
+            created.push((db, key.bytes.into()));
+        }
+    }
+
     /// The entry, expired or not.
     pub fn peek(&self, db: usize, key: Key<'_>) -> Option<EntryRef<'_>> {
         self.tables[db].as_ref()?.find(key)
@@ -200,12 +223,20 @@ impl Keyspace {
 
     /// Stores a string, in place where it fits; returns whether the key existed (expired or not).
     pub fn set_str(&mut self, db: usize, key: Key<'_>, value: &[u8], deadline: Deadline) -> bool {
-        self.table_for_write(db, key).set_str(key, value, deadline)
+        let existed = self.table_for_write(db, key).set_str(key, value, deadline);
+        if !existed {
+            self.note_created(db, key);
+        }
+        existed
     }
 
     /// Stores an owned value; returns whether the key existed (expired or not).
     pub fn insert(&mut self, db: usize, key: Key<'_>, value: Value, deadline_ms: Option<i64>) -> bool {
-        self.table_for_write(db, key).insert(key, value, deadline_ms)
+        let existed = self.table_for_write(db, key).insert(key, value, deadline_ms);
+        if !existed {
+            self.note_created(db, key);
+        }
+        existed
     }
 
     /// Removes the key; returns whether it existed (expired or not).
@@ -231,6 +262,7 @@ impl Keyspace {
         absent: Absent,
         edit: impl FnOnce(&mut A) -> R,
     ) -> Result<Option<R>, WrongType> {
+        let was_absent = absent == Absent::Create && self.created.is_some() && self.peek(db, key).is_none();
         let table = match absent {
             Absent::Create => self.table_for_write(db, key),
             Absent::Skip => match self.existing_for_write(db, key) {
@@ -238,7 +270,11 @@ impl Keyspace {
                 None => return Ok(None),
             },
         };
-        table.edit(key, now_ms, absent, edit)
+        let result = table.edit(key, now_ms, absent, edit);
+        if was_absent && self.peek(db, key).is_some() {
+            self.note_created(db, key);
+        }
+        result
     }
 
     /// Edits a string (APPEND, SETRANGE), keeping its deadline; `None` if the key is absent or no string. A string too long to lie in

@@ -3,6 +3,7 @@
 use super::super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use super::{no_group, no_such_group, parse_end, parse_id, parse_limit, parse_start, reply_id};
 use crate::keyspace::{Absent, Key};
+use crate::notify::Classes;
 use crate::resp::append_request;
 use crate::value::Stream;
 use crate::value::stream::{Group, Id};
@@ -68,6 +69,7 @@ pub(in super::super) fn xgroup_create(context: &mut WriteContext, args: Args) ->
     if added != Some(true) {
         return Err(ErrorReply::new("BUSYGROUP Consumer Group name already exists"));
     }
+    context.notify(Classes::STREAM, "xgroup-create", key.bytes);
     context.reply.ok();
     Ok(Effect::Verbatim)
 }
@@ -81,6 +83,7 @@ pub(in super::super) fn xgroup_setid(context: &mut WriteContext, args: Args) -> 
         let group = stream.group_mut(args.get(3)).expect("it was just found");
         (group.last_id, group.entries_read) = (last_id, options.entries_read);
     })?;
+    context.notify(Classes::STREAM, "xgroup-setid", key.bytes);
     context.reply.ok();
     Ok(Effect::Verbatim)
 }
@@ -91,7 +94,11 @@ pub(in super::super) fn xgroup_destroy(context: &mut WriteContext, args: Args) -
     let removed = context.edit(key, Absent::Skip, |stream: &mut Stream| stream.remove_group(args.get(3)))?;
     let removed = removed.unwrap_or(false);
     context.reply.integer(removed.into());
-    Ok(if removed { Effect::Verbatim } else { Effect::None })
+    if !removed {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STREAM, "xgroup-destroy", key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 pub(in super::super) fn xgroup_createconsumer(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -103,7 +110,11 @@ pub(in super::super) fn xgroup_createconsumer(context: &mut WriteContext, args: 
     })?;
     let created = created.unwrap_or(false);
     context.reply.integer(created.into());
-    Ok(if created { Effect::Verbatim } else { Effect::None })
+    if !created {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STREAM, "xgroup-createconsumer", key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 pub(in super::super) fn xgroup_delconsumer(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -114,7 +125,11 @@ pub(in super::super) fn xgroup_delconsumer(context: &mut WriteContext, args: Arg
     })?;
     let removed = removed.flatten();
     context.reply.integer(removed.unwrap_or(0) as i64);
-    Ok(if removed.is_some() { Effect::Verbatim } else { Effect::None })
+    if removed.is_none() {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STREAM, "xgroup-delconsumer", key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 pub(in super::super) fn xack(context: &mut WriteContext, args: Args) -> Result<Effect> {
