@@ -250,8 +250,9 @@ pub(super) fn xadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
     }
     let too_small = ErrorReply::new("ERR The ID specified in XADD is equal or smaller than the target stream top item");
     let id = new_id.after(last, context.now_ms).ok_or(too_small)?;
+    let block_size = context.config.stream_block_size();
     let exact = context.edit(key, Absent::Create, |stream: &mut Stream| {
-        stream.append(id, args.from(fields));
+        stream.append(id, args.from(fields), block_size);
         let trim = options.trim.as_ref()?;
         let trimmed = trim.run(stream);
         Some((trimmed, trim.is_approximate.then(|| (trim.argument, trim.exact(stream)))))

@@ -262,6 +262,10 @@ directives! {
     /// A replica is good if it acknowledged within so long; zero: all are.
     min_replicas_max_lag: Duration = Duration::from_secs(10), ["min-replicas-max-lag", "min-slaves-max-lag"], Seconds(0, MAX_I32), Live;
     // The data.
+    /// A block of a stream that has so many bytes takes no more; 0: any amount.
+    stream_node_max_bytes: u64 = 4096, ["stream-node-max-bytes"], Memory(0, MAX_MEMORY), Live;
+    /// The same for so many entries.
+    stream_node_max_entries: usize = 100, ["stream-node-max-entries"], Integer(0, i64::MAX), Live;
     /// A hash with more fields is a table.
     hash_max_listpack_entries: usize = 512, ["hash-max-listpack-entries", "hash-max-ziplist-entries"], Integer(0, i64::MAX), Live;
     /// A hash with a longer field or value is a table; in bytes.
@@ -395,8 +399,6 @@ static KEPT: &[Directive] = &[
     kept(&["active-defrag-max-scan-fields"], Check::Integer(1, i64::MAX), "1000", Live),
     kept(&["list-max-listpack-size", "list-max-ziplist-size"], Check::Integer(i32::MIN as i64, MAX_I32), "-2", Live),
     kept(&["list-compress-depth"], Check::Integer(0, MAX_I32), "0", Live),
-    kept(&["stream-node-max-bytes"], Check::Memory, "4096", Live),
-    kept(&["stream-node-max-entries"], Check::Integer(0, i64::MAX), "100", Live),
     kept(&["server_cpulist"], Check::Text, "", AtStart),
     kept(&["bio_cpulist"], Check::Text, "", AtStart),
     kept(&["bgsave_cpulist"], Check::Text, "", AtStart),

@@ -25,9 +25,20 @@ pub use directives::Config;
 pub use load::ConfigError;
 pub use values::*;
 
+use crate::value::stream::BlockSize;
 use crate::value::{SmallForm, SmallForms};
 
 impl Config {
+    /// When a block of a stream takes no more entries.
+    pub fn stream_block_size(&self) -> BlockSize {
+        let limit = |wanted: usize, max: usize| if wanted == 0 { max } else { wanted.min(max) };
+        let bytes = usize::try_from(self.stream_node_max_bytes).unwrap_or(usize::MAX);
+        BlockSize {
+            entries_max: limit(self.stream_node_max_entries, BlockSize::MAX.entries_max),
+            bytes_max: limit(bytes, BlockSize::MAX.bytes_max),
+        }
+    }
+
     /// Up to which sizes values keep the forms that take least memory.
     pub fn small_forms(&self) -> SmallForms {
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);

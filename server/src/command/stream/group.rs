@@ -60,6 +60,15 @@ fn parse_last(text: &[u8], stream: Option<&Stream>) -> Result<Id> {
     if text == b"$" { Ok(stream.map_or(Id::MIN, Stream::last_id)) } else { parse_id(text, 0) }
 }
 
+/// The same, and `-` and `+` for the least and the greatest.
+fn parse_any(text: &[u8], stream: Option<&Stream>) -> Result<Id> {
+    match text {
+        b"-" => Ok(Id::MIN),
+        b"+" => Ok(Id::MAX),
+        text => parse_last(text, stream),
+    }
+}
+
 pub(in super::super) fn xgroup_create(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let options = GroupOptions::parse(args, true)?;
     let key = context.keyspace.key(args.get(2));
@@ -78,7 +87,7 @@ pub(in super::super) fn xgroup_setid(context: &mut WriteContext, args: Args) -> 
     let options = GroupOptions::parse(args, false)?;
     require_group(context, args)?;
     let key = context.keyspace.key(args.get(2));
-    let last_id = parse_last(args.get(4), context.value(key)?)?;
+    let last_id = parse_any(args.get(4), context.value(key)?)?;
     context.edit(key, Absent::Skip, |stream: &mut Stream| {
         let group = stream.group_mut(args.get(3)).expect("it was just found");
         (group.last_id, group.entries_read) = (last_id, options.entries_read);
