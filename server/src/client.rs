@@ -193,6 +193,12 @@ impl Client {
     }
 
     /// Bytes that wait to be sent to it.
+    pub fn memory_bytes(&self) -> u64 {
+        // What waits for a replica lies in the backlog.
+        if self.kind.get() == ClientKind::Replica { 0 } else { self.pending_bytes() }
+    }
+
+    /// What waits to be sent to it.
     pub fn pending_bytes(&self) -> u64 {
         (self.output_bytes.get() + self.mailbox.borrow().len()) as u64 + self.stream_bytes.get()
     }
@@ -326,6 +332,8 @@ pub struct Session {
     pub admission: Admission,
     /// The feed that `PSYNC` turned this connection into.
     pub feed: Option<Rc<Feed>>,
+    /// What it does is no use of a key.
+    pub no_touch: bool,
 }
 
 impl Session {
@@ -342,7 +350,13 @@ impl Session {
             old_sync: false,
             admission: Admission::default(),
             feed: None,
+            no_touch: false,
         }
+    }
+
+    /// Whether its commands count as uses of keys: not after `CLIENT NO-TOUCH on`.
+    pub fn touches(&self) -> bool {
+        !self.no_touch
     }
 
     /// The selected database.

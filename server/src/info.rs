@@ -84,11 +84,22 @@ fn clients(instance: &Instance, text: &mut String) {
 fn memory(instance: &Instance, text: &mut String) {
     let data = instance.keyspace.memory_bytes();
     let backlog = instance.replication.backlog.as_ref().map_or(0, Backlog::capacity);
-    let used = data as u64 + backlog;
+    let used = instance.used_memory();
     field!(text, "used_memory", used);
     field!(text, "used_memory_human", human(used));
     field!(text, "used_memory_rss", resident_bytes());
+    let peak = used.max(instance.peak_bytes);
+    field!(text, "used_memory_peak", peak);
+    field!(text, "used_memory_peak_human", human(peak));
+    field!(text, "used_memory_peak_perc", format_args!("{:.2}%", used as f64 * 100.0 / peak.max(1) as f64));
+    field!(text, "used_memory_overhead", used - data as u64);
+    field!(text, "used_memory_startup", 0);
     field!(text, "used_memory_dataset", data);
+    field!(text, "mem_fragmentation_ratio", format_args!("{:.2}", resident_bytes() as f64 / used.max(1) as f64));
+    field!(text, "mem_not_counted_for_evict", backlog);
+    field!(text, "mem_clients_normal", instance.client_bytes);
+    field!(text, "mem_clients_slaves", 0);
+    field!(text, "mem_aof_buffer", 0);
     field!(text, "mem_replication_backlog", backlog);
     field!(text, "mem_total_replication_buffers", backlog);
     field!(text, "mem_allocator", "mimalloc");
@@ -167,6 +178,9 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "sync_partial_ok", stats.sync_partial_ok);
     field!(text, "sync_partial_err", stats.sync_partial_err);
     field!(text, "expired_keys", stats.expired_keys);
+    field!(text, "evicted_keys", stats.evicted_keys);
+    field!(text, "keyspace_hits", stats.keyspace_hits.get());
+    field!(text, "keyspace_misses", stats.keyspace_misses.get());
     field!(text, "pubsub_channels", channels);
     field!(text, "pubsub_patterns", patterns);
     field!(text, "total_error_replies", stats.total_error_replies);

@@ -1,5 +1,6 @@
 //! From a request to its reply: gates, handler, commit.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -92,11 +93,12 @@ struct Caller {
     db: usize,
     protocol: Protocol,
     is_upstream: bool,
+    touches: bool,
 }
 
 impl Caller {
     fn of(session: &Session) -> Caller {
-        Caller { db: session.db(), protocol: session.protocol, is_upstream: session.is_upstream() }
+        Caller { db: session.db(), protocol: session.protocol, is_upstream: session.is_upstream(), touches: session.touches() }
     }
 }
 
@@ -243,7 +245,7 @@ impl Instance {
     }
 
     /// Whether this command may be run by this session now.
-    fn gate(&self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
+    fn gate(&mut self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
         let command = call.command;
         if !session.authenticated && !command.is(table::NO_AUTH) {
             return Err(ErrorReply::new("NOAUTH Authentication required."));
@@ -261,7 +263,7 @@ impl Instance {
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
             self.gate_write(session)?;
         }
-        if self.needs_memory(session, command) && self.is_out_of_memory() {
+        if self.config.maxmemory > 0 && !self.make_room() && self.needs_memory(session, command) {
             return Err(ErrorReply::new("OOM command not allowed when used memory > 'maxmemory'."));
         }
         let subscriptions = session.client.subscriptions.get();
@@ -296,13 +298,8 @@ impl Instance {
             let transaction = session.transaction.as_ref();
             transaction.is_some_and(|it| it.queue.iter().any(|queued| queued.command.is(table::DENY_OOM)))
         };
-        command.is(table::DENY_OOM) || command.name == "exec" && queued()
-    }
-
-    fn is_out_of_memory(&self) -> bool {
-        let ignored = self.config.replica_ignore_maxmemory && !self.replication.is_master();
-        let limit = self.config.maxmemory;
-        limit > 0 && !ignored && self.keyspace.memory_bytes() as u64 > limit
+        let is_queued = session.transaction.is_some() && !command.is(table::RUNS_IN_MULTI);
+        command.is(table::DENY_OOM) || is_queued || command.name == "exec" && queued()
     }
 
     fn gate_write(&self, session: &Session) -> Result<(), ErrorReply> {
@@ -406,7 +403,7 @@ impl Instance {
         let hash = if request.command.keys.first == 1 { self.keyspace.hash(args.get(1)) } else { 0 };
         let args = Args::new(&request.request, &request.spans, hash);
         let call = Call { command: request.command, args, canonical: None };
-        let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false };
+        let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false, touches: true };
         match self.call_write(caller, &call, out, |context| handler(context, args, Some(key))) {
             Ok(Attempt::Done(_)) => true,
             Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. }) => false,
@@ -426,6 +423,7 @@ impl Instance {
         handler: fn(&mut ReadContext, Args) -> super::Result<()>,
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
+        self.keyspace.hold_access(!caller.touches && call.command.name != "touch");
         let mut context = ReadContext {
             keyspace: &self.keyspace,
             db: caller.db,
@@ -433,11 +431,17 @@ impl Instance {
             expiry_ms: self.expiry_ms(caller),
             config: &self.config,
             random: &mut self.dice,
+            stats: &self.stats,
+            missed: RefCell::default(),
             reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
+        let missed = context.missed.into_inner();
         if self.keyspace.take_saw_expired() {
             self.expire_keys_of(caller, call);
+        }
+        for name in missed {
+            self.notify(Classes::MISS, "keymiss", caller.db, &name);
         }
         result
     }
@@ -459,6 +463,7 @@ impl Instance {
         }
         let expiry_ms = self.expiry_ms(caller);
         self.effect.clear();
+        self.keyspace.hold_access(!caller.touches);
         let notifies = self.config.notify_keyspace_events != Classes::NONE;
         if notifies && self.config.notify_keyspace_events.has(Classes::NEW) {
             self.keyspace.record_created();
@@ -468,6 +473,7 @@ impl Instance {
             now_ms: self.now_ms,
             expiry_ms,
             random: &mut self.dice,
+            stats: &self.stats,
             config: &self.config,
             owns_data: caller.is_upstream || self.replication.is_master(),
             keyspace: &mut self.keyspace,

@@ -79,6 +79,7 @@ pub(super) fn pfcount(context: &mut WriteContext, args: Args) -> Result<Effect> 
         return Ok(Effect::None);
     }
     let key = args.first_key();
+    context.looked_up(key);
     let Some(value) = lookup(context, key)? else {
         context.reply.integer(0);
         return Ok(Effect::None);

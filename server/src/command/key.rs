@@ -20,8 +20,16 @@ pub(super) fn del(context: &mut WriteContext, args: Args) -> Result<Effect> {
     Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
 }
 
-/// How many of the named keys exist; one that is named twice counts twice. `TOUCH` answers the same.
+/// How many of the named keys exist; one that is named twice counts twice.
 pub(super) fn exists(context: &mut ReadContext, args: Args) -> Result<()> {
+    let present = |name: &&[u8]| context.glance(context.keyspace.key(name)).is_some();
+    let count = args.from(1).filter(present).count();
+    context.reply.integer(count as i64);
+    Ok(())
+}
+
+/// As `EXISTS`, and the keys count as used.
+pub(super) fn touch(context: &mut ReadContext, args: Args) -> Result<()> {
     let present = |name: &&[u8]| context.get(context.keyspace.key(name)).is_some();
     let count = args.from(1).filter(present).count();
     context.reply.integer(count as i64);
@@ -29,7 +37,7 @@ pub(super) fn exists(context: &mut ReadContext, args: Args) -> Result<()> {
 }
 
 pub(super) fn kind(context: &mut ReadContext, args: Args) -> Result<()> {
-    let name = context.get(args.first_key()).map_or("none", |entry| entry.type_name());
+    let name = context.glance(args.first_key()).map_or("none", |entry| entry.type_name());
     context.reply.simple(name);
     Ok(())
 }
@@ -326,7 +334,7 @@ pub(super) fn persist(context: &mut WriteContext, args: Args) -> Result<Effect> 
 
 /// -2 for no key, -1 for no deadline, else what `of` makes of the deadline.
 fn deadline_reply(context: &mut ReadContext, args: Args, of: impl Fn(i64) -> i64) -> Result<()> {
-    let reply = match context.get(args.first_key()) {
+    let reply = match context.glance(args.first_key()) {
         None => -2,
         Some(entry) => entry.deadline_ms().map_or(-1, of),
     };

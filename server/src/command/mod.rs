@@ -27,6 +27,7 @@ mod table;
 mod transaction;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::ops::Range;
 
 pub use execute::{Flow, Planned};
@@ -34,7 +35,7 @@ pub use table::Command;
 
 use crate::client::Session;
 use crate::config::Config;
-use crate::instance::Instance;
+use crate::instance::{Instance, Stats};
 use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
 use crate::long_double::LongDouble;
 use crate::notify::{Classes, Event};
@@ -201,12 +202,40 @@ pub struct ReadContext<'a> {
     expiry_ms: i64,
     config: &'a Config,
     random: &'a mut Dice,
+    stats: &'a Stats,
+    /// Keys that were looked for in vain, if somebody wants to hear of it.
+    missed: RefCell<Vec<Box<[u8]>>>,
     reply: Reply<'a>,
 }
 
 impl<'a> ReadContext<'a> {
+    /// The live entry, which is used with that.
+    #[inline]
     fn get(&self, key: Key) -> Option<EntryRef<'a>> {
-        self.keyspace.get(self.db, key, self.expiry_ms)
+        let entry = self.glance(key);
+        if let Some(entry) = entry {
+            entry.touch(self.keyspace.clock());
+        }
+        entry
+    }
+
+    /// The live entry, looked at without being used.
+    #[inline]
+    fn glance(&self, key: Key) -> Option<EntryRef<'a>> {
+        let entry = self.keyspace.get(self.db, key, self.expiry_ms);
+        if entry.is_some() {
+            self.stats.keyspace_hits.update(|hits| hits + 1);
+        } else {
+            self.note_miss(key);
+        }
+        entry
+    }
+
+    fn note_miss(&self, key: Key) {
+        self.stats.keyspace_misses.update(|misses| misses + 1);
+        if self.config.notify_keyspace_events.has(Classes::MISS) {
+            self.missed.borrow_mut().push(key.bytes.into());
+        }
     }
 
     /// The list, hash, set or sorted set that the key holds, if there is one.
@@ -238,6 +267,7 @@ pub struct WriteContext<'a> {
     now_ms: i64,
     expiry_ms: i64,
     random: &'a mut Dice,
+    stats: &'a Stats,
     config: &'a Config,
     /// What is changed here is changed for all that have these data: this is the master, or its word.
     owns_data: bool,
@@ -276,6 +306,20 @@ impl WriteContext<'_> {
             self.keyspace.remove(self.db, key);
         } else {
             self.keyspace.insert(self.db, key, value.into_value(), None);
+        }
+    }
+
+    /// A key was read, or looked for in vain, by a command that does not only write.
+    fn looked_up(&mut self, key: Key) {
+        match self.keyspace.get(self.db, key, self.expiry_ms) {
+            Some(entry) => {
+                entry.touch(self.keyspace.clock());
+                self.stats.keyspace_hits.update(|hits| hits + 1);
+            }
+            None => {
+                self.stats.keyspace_misses.update(|misses| misses + 1);
+                self.notify(Classes::MISS, "keymiss", key.bytes);
+            }
         }
     }
 

@@ -151,6 +151,8 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
                 Some(upstream) => instance.follow(upstream),
                 None => instance.unfollow(),
             },
+            "maxmemory-policy" | "lfu-log-factor" | "lfu-decay-time" => instance.track_uses(),
+            "maxmemory" => _ = instance.make_room(),
             "replica-full-sync-guard" | "replica-expect-master-id" => instance.lift_refusal(),
             _ => {}
         }

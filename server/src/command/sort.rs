@@ -209,6 +209,7 @@ pub(super) fn sort_ro(context: &mut ReadContext, args: Args) -> Result<()> {
 
 pub(super) fn sort(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let order = Order::parse(args)?;
+    context.looked_up(args.first_key());
     let source = Source { keyspace: context.keyspace, db: context.db, expiry_ms: context.expiry_ms };
     let values = order.run(&source, args.get(1))?;
     let Some(name) = order.store else {

@@ -135,6 +135,7 @@ pub(super) fn set(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let options = SetOptions::parse(args, context.now_ms)?;
     let deadline = options.expiry.as_ref().map(|expiry| expiry.deadline_ms("set")).transpose()?;
     let present = if options.get {
+        context.looked_up(key);
         let old = lookup(context, key)?.map(<[u8]>::to_vec);
         context.reply.bulk_or_null(old.as_deref());
         old.is_some()
@@ -205,6 +206,7 @@ pub(super) fn setnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
 
 pub(super) fn getset(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
+    context.looked_up(key);
     let old = lookup(context, key)?.map(<[u8]>::to_vec);
     context.reply.bulk_or_null(old.as_deref());
     context.keyspace.set_str(context.db, key, args.get(2), Deadline::Clear);
@@ -215,6 +217,7 @@ pub(super) fn getset(context: &mut WriteContext, args: Args) -> Result<Effect> {
 
 pub(super) fn getdel(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
+    context.looked_up(key);
     let old = lookup(context, key)?.map(<[u8]>::to_vec);
     context.reply.bulk_or_null(old.as_deref());
     if old.is_none() {
@@ -234,6 +237,7 @@ pub(super) fn getex(context: &mut WriteContext, args: Args) -> Result<Effect> {
         4 => Some(Expiry::option(&args.get(2).to_ascii_lowercase(), args.get(3), context.now_ms)?),
         _ => return Err(ErrorReply::SYNTAX),
     };
+    context.looked_up(key);
     let Some(value) = lookup(context, key)?.map(<[u8]>::to_vec) else {
         context.reply.null();
         return Ok(Effect::None);

@@ -436,7 +436,7 @@ pub static COMMANDS: &[Command] = &[
     command("sort", -2, DENY_OOM, Keys::ONE_AND_STORED, Write(sort::sort)),
     command("sort_ro", -2, 0, Keys::ONE_AND_STORED, Read(sort::sort_ro)),
     command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
-    command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
+    command("touch", -2, FAST, Keys::ALL, Read(key::touch)),
     command("ttl", 2, FAST, Keys::ONE, Read(key::ttl)),
     command("type", 2, FAST, Keys::ONE, Read(key::kind)),
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),

@@ -193,8 +193,18 @@ directives! {
     /// Who may use `DEBUG`.
     enable_debug_command: Allowed = Allowed::No, ["enable-debug-command"], Choice(ALLOWED), AtStart;
 
-    /// Refuse what needs memory while the data take more than so many bytes; 0: no limit. Nothing is ever evicted.
+    /// Data and clients' buffers may take so many bytes; 0: no limit.
     maxmemory: u64 = 0, ["maxmemory"], Memory(0, MAX_MEMORY), Live;
+    /// What goes when they would take more.
+    maxmemory_policy: MemoryPolicy = MemoryPolicy::NoEviction, ["maxmemory-policy"], Choice(MEMORY_POLICIES), Live;
+    /// So many keys are drawn to find one that goes.
+    maxmemory_samples: u32 = 5, ["maxmemory-samples"], Integer(1, MAX_I32), Live;
+    /// How slowly the counter of a key's uses grows.
+    lfu_log_factor: u32 = 10, ["lfu-log-factor"], Integer(0, MAX_I32), Live;
+    /// Minutes after which it loses one; 0: never.
+    lfu_decay_time: u32 = 1, ["lfu-decay-time"], Integer(0, MAX_I32), Live;
+    /// Tell replicas to free what is evicted in the background; here that is a matter of its size alone.
+    lazyfree_lazy_eviction: bool = false, ["lazyfree-lazy-eviction"], YesNo, Live;
     /// Let that limit be the upstream's affair on a replica.
     replica_ignore_maxmemory: bool = true, ["replica-ignore-maxmemory", "slave-ignore-maxmemory"], YesNo, Live;
 
@@ -381,13 +391,8 @@ static KEPT: &[Directive] = &[
     kept(&["latency-tracking-info-percentiles"], Check::Words, "50 99 99.9", Live),
     kept(&["tracking-table-max-keys"], Check::Integer(0, i64::MAX), "1000000", Live),
     kept(&["lua-time-limit", "busy-reply-threshold"], Check::Integer(0, i64::MAX), "5000", Live),
-    kept(&["maxmemory-policy"], Check::OneOf(MEMORY_POLICIES), "noeviction", Live),
-    kept(&["maxmemory-samples"], Check::Integer(1, MAX_I32), "5", Live),
     kept(&["maxmemory-eviction-tenacity"], Check::Integer(0, 100), "10", Live),
-    kept(&["lfu-log-factor"], Check::Integer(0, MAX_I32), "10", Live),
-    kept(&["lfu-decay-time"], Check::Integer(0, MAX_I32), "1", Live),
     kept(&["lazyfree-lazy-user-flush"], Check::YesNo, "no", Live),
-    kept(&["lazyfree-lazy-eviction"], Check::YesNo, "no", Live),
     kept(&["lazyfree-lazy-expire"], Check::YesNo, "no", Live),
     kept(&["lazyfree-lazy-server-del"], Check::YesNo, "no", Live),
     kept(&["lazyfree-lazy-user-del"], Check::YesNo, "no", Live),
@@ -413,15 +418,15 @@ const ALLOWED: &[(&str, Allowed)] = &[("no", Allowed::No), ("yes", Allowed::Yes)
 const DISKLESS_LOAD: &[(&str, DisklessLoad)] =
     &[("disabled", DisklessLoad::Disabled), ("on-empty-db", DisklessLoad::OnEmptyDb), ("swapdb", DisklessLoad::SwapDb)];
 
-const MEMORY_POLICIES: &[&str] = &[
-    "volatile-lru",
-    "volatile-lfu",
-    "volatile-random",
-    "volatile-ttl",
-    "allkeys-lru",
-    "allkeys-lfu",
-    "allkeys-random",
-    "noeviction",
+const MEMORY_POLICIES: &[(&str, MemoryPolicy)] = &[
+    ("volatile-lru", MemoryPolicy::Volatile(Order::Lru)),
+    ("volatile-lfu", MemoryPolicy::Volatile(Order::Lfu)),
+    ("volatile-random", MemoryPolicy::Volatile(Order::Random)),
+    ("volatile-ttl", MemoryPolicy::Volatile(Order::Ttl)),
+    ("allkeys-lru", MemoryPolicy::AllKeys(Order::Lru)),
+    ("allkeys-lfu", MemoryPolicy::AllKeys(Order::Lfu)),
+    ("allkeys-random", MemoryPolicy::AllKeys(Order::Random)),
+    ("noeviction", MemoryPolicy::NoEviction),
 ];
 
 fn loopback() -> Vec<BindAddress> {

@@ -25,10 +25,21 @@ pub use directives::Config;
 pub use load::ConfigError;
 pub use values::*;
 
+use crate::keyspace::Tracking;
 use crate::value::stream::BlockSize;
 use crate::value::{SmallForm, SmallForms};
 
 impl Config {
+    /// What is noted about the use of keys: how often if the policy wants to know, else when.
+    pub fn tracking(&self) -> Tracking {
+        match self.maxmemory_policy {
+            MemoryPolicy::AllKeys(Order::Lfu) | MemoryPolicy::Volatile(Order::Lfu) => {
+                Tracking::Frequency { log_factor: self.lfu_log_factor, decay_minutes: self.lfu_decay_time }
+            }
+            _ => Tracking::Recency,
+        }
+    }
+
     /// When a block of a stream takes no more entries.
     pub fn stream_block_size(&self) -> BlockSize {
         let limit = |wanted: usize, max: usize| if wanted == 0 { max } else { wanted.min(max) };

@@ -5,6 +5,7 @@
 //! backlog, which is memory that happens to have a name.
 
 mod blocking;
+mod eviction;
 mod failover;
 mod feed;
 mod guard;
@@ -18,6 +19,7 @@ mod role;
 mod stream;
 mod time;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
@@ -126,8 +128,9 @@ pub struct Stats {
     pub sync_partial_ok: u64,
     pub sync_partial_err: u64,
     pub expired_keys: u64,
-    pub keyspace_hits: u64,
-    pub keyspace_misses: u64,
+    pub evicted_keys: u64,
+    pub keyspace_hits: Cell<u64>,
+    pub keyspace_misses: Cell<u64>,
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
     pub commands: CommandCounts,
@@ -212,6 +215,11 @@ pub struct Instance {
     pauses: [Option<Pause>; 3],
     /// Replicas that are synced in full again and again, by address and port.
     troubled: HashMap<(String, u16), limits::Troubled>,
+    eviction_pool: eviction::Pool,
+    /// What clients' buffers took when they were looked at last.
+    pub(crate) client_bytes: u64,
+    /// The most that was ever used, in bytes.
+    pub(crate) peak_bytes: u64,
     actions: Vec<Action>,
     pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
@@ -233,7 +241,9 @@ impl Instance {
     /// An empty master. Whatever it leaves to chance comes from `random`.
     pub fn new(config: Config, now_ms: i64, mut random: Random) -> Self {
         let seed = [random.next_u64(), random.next_u64()];
-        let keyspace = Keyspace::new(config.databases as usize, seed);
+        let mut keyspace = Keyspace::new(config.databases as usize, seed);
+        keyspace.set_tracking(config.tracking());
+        keyspace.set_access_time(now_ms);
         Instance {
             keyspace,
             replication: Replication::new(random.id()),
@@ -252,6 +262,9 @@ impl Instance {
             denied_commands: BTreeSet::new(),
             pauses: [None; 3],
             troubled: HashMap::new(),
+            eviction_pool: eviction::Pool::default(),
+            client_bytes: 0,
+            peak_bytes: 0,
             actions: Vec::new(),
             waiters: Waiters::default(),
             watchers: HashMap::new(),
@@ -271,6 +284,7 @@ impl Instance {
     /// Lets time go on; it never goes back.
     pub fn set_now(&mut self, now_ms: i64) {
         self.now_ms = self.now_ms.max(now_ms);
+        self.keyspace.set_access_time(self.now_ms);
     }
 
     /// Asks the shell for something.
@@ -300,7 +314,9 @@ impl Instance {
         self.persistence.last_load_keys_loaded = keys_loaded;
         self.persistence.last_load_keys_expired = keys_expired;
         self.touch_database(None);
-        std::mem::replace(&mut self.keyspace, keyspace)
+        let old = std::mem::replace(&mut self.keyspace, keyspace);
+        self.track_uses();
+        old
     }
 
     /// What was loaded is a point of a known history, and those who know it may continue.

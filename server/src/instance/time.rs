@@ -30,6 +30,8 @@ impl Instance {
         self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
+        self.measure_clients();
+        self.make_room();
         if self.last_second != self.now_ms / 1000 {
             self.last_second = self.now_ms / 1000;
             self.every_second();
