@@ -3,8 +3,8 @@
 
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, as_string, parse_integer};
 use crate::keyspace::{Deadline, Key};
-use crate::number::parse_i64;
 use crate::notify::Classes;
+use crate::number::parse_i64;
 use crate::resp::append_request;
 use std::ops::RangeInclusive;
 

@@ -98,7 +98,12 @@ struct Caller {
 
 impl Caller {
     fn of(session: &Session) -> Caller {
-        Caller { db: session.db(), protocol: session.protocol, is_upstream: session.is_upstream(), touches: session.touches() }
+        Caller {
+            db: session.db(),
+            protocol: session.protocol,
+            is_upstream: session.is_upstream(),
+            touches: session.touches(),
+        }
     }
 }
 
@@ -159,7 +164,10 @@ impl Instance {
             // A reply would get into the stream.
             out.truncate(start);
         }
-        suppress_reply(session, start, out);
+        let is_push = planned.command.is_some_and(|it| it.is(table::PUBSUB) && it.is(table::WHILE_SUBSCRIBED));
+        if !(is_push && session.protocol == Protocol::Resp3) {
+            suppress_reply(session, start, out);
+        }
         if self.waiters.any_ready() {
             self.serve_ready();
         }
@@ -433,12 +441,16 @@ impl Instance {
             random: &mut self.dice,
             stats: &self.stats,
             missed: RefCell::default(),
+            expired: Vec::new(),
             reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
-        let missed = context.missed.into_inner();
+        let (missed, expired) = (context.missed.into_inner(), context.expired);
         if self.keyspace.take_saw_expired() {
             self.expire_keys_of(caller, call);
+        }
+        for name in expired {
+            self.expire_if_due(caller.db, &name);
         }
         for name in missed {
             self.notify(Classes::MISS, "keymiss", caller.db, &name);
@@ -591,6 +603,13 @@ impl Instance {
         }
         if self.keyspace.with_deadline(caller.db) > 0 {
             call.command.keys.of(call.args).for_each(|name| self.expire_key(caller.db, name));
+        }
+    }
+
+    /// Deletes a key whose time has come, if that is this server's decision.
+    pub(crate) fn expire_if_due(&mut self, db: usize, name: &[u8]) {
+        if self.replication.is_master() && !self.is_paused(true) {
+            self.expire_key(db, name);
         }
     }
 

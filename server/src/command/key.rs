@@ -103,7 +103,12 @@ pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
     let cursor = parse_cursor(args.get(1))?;
     let options = ScanOptions::parse(args, 2)?;
     let mut found = Vec::new();
-    let next = context.keyspace.scan(context.db, cursor, options.count, context.expiry_ms, |entry| {
+    let (expired, expiry_ms) = (&mut context.expired, context.expiry_ms);
+    let next = context.keyspace.scan(context.db, cursor, options.count, i64::MIN, |entry| {
+        if entry.is_expired(expiry_ms) {
+            expired.push(entry.key().into());
+            return;
+        }
         let is_kind = |kind: &[u8]| entry.type_name().as_bytes().eq_ignore_ascii_case(kind);
         if options.is_for(entry.key()) && options.kind.is_none_or(is_kind) {
             found.push(entry.key().to_vec());
@@ -122,6 +127,15 @@ pub(super) fn reply_scan(reply: &mut Reply, next: u64, found: &[impl AsRef<[u8]>
 }
 
 pub(super) fn randomkey(context: &mut ReadContext, _args: Args) -> Result<()> {
+    /// So often what is met has expired before nothing but the others is looked at.
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let entry = context.keyspace.random(context.db, context.random.roll(), i64::MIN);
+        match entry.filter(|entry| entry.is_expired(context.expiry_ms)) {
+            Some(entry) => context.expired.push(entry.key().into()),
+            None => break,
+        }
+    }
     let entry = context.keyspace.random(context.db, context.random.roll(), context.expiry_ms);
     context.reply.bulk_or_null(entry.as_ref().map(|entry| entry.key()));
     Ok(())

@@ -13,7 +13,9 @@ mod geo;
 mod hash;
 mod hyperloglog;
 mod key;
+mod lcs;
 mod list;
+mod memory;
 mod object;
 mod pubsub;
 mod replication;
@@ -205,6 +207,8 @@ pub struct ReadContext<'a> {
     stats: &'a Stats,
     /// Keys that were looked for in vain, if somebody wants to hear of it.
     missed: RefCell<Vec<Box<[u8]>>>,
+    /// Keys that were met by chance after their time had come.
+    expired: Vec<Box<[u8]>>,
     reply: Reply<'a>,
 }
 

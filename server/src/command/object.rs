@@ -2,10 +2,13 @@
 
 use super::key::database;
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
+use crate::config::{MemoryPolicy, Order};
 use crate::keyspace::Use;
 use crate::notify::Classes;
+use crate::number::parse_i64;
 use crate::rdb;
 use crate::resp::append_request;
+use crate::value::ValueRef;
 
 /// The entry that `OBJECT … key` and `MEMORY USAGE key` are about; null is replied if there is none.
 macro_rules! entry_or_null {
@@ -26,10 +29,20 @@ pub(super) fn encoding(context: &mut ReadContext, args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Nothing is shared between keys.
+/// Nothing is shared between keys, but small integers look as if they were, as they are in Redis.
 pub(super) fn refcount(context: &mut ReadContext, args: Args) -> Result<()> {
-    entry_or_null!(context, args);
-    context.reply.integer(1);
+    let entry = entry_or_null!(context, args);
+    let tracks = matches!(
+        context.config.maxmemory_policy,
+        MemoryPolicy::AllKeys(Order::Lru | Order::Lfu) | MemoryPolicy::Volatile(Order::Lru | Order::Lfu)
+    );
+    let number = match entry.value() {
+        ValueRef::Str(text) => parse_i64(text),
+        _ => None,
+    };
+    let is_shared = number.is_some_and(|number| (0..10_000).contains(&number));
+    let is_shared = is_shared && !(tracks && context.config.maxmemory > 0);
+    context.reply.integer(if is_shared { i64::from(i32::MAX) } else { 1 });
     Ok(())
 }
 
@@ -146,9 +159,7 @@ impl RestoreOptions {
             match args.maybe(index + 1) {
                 _ if args.is(index, "replace") => options.replace = true,
                 _ if args.is(index, "absttl") => options.is_absolute = true,
-                Some(seconds)
-                    if args.is(index, "idletime") && !matches!(options.last_use, Some(Use::Frequency(_))) =>
-                {
+                Some(seconds) if args.is(index, "idletime") && !matches!(options.last_use, Some(Use::Frequency(_))) => {
                     let negative = ErrorReply::new("ERR Invalid IDLETIME value, must be >= 0");
                     let seconds = u64::try_from(parse_integer(seconds)?).map_err(|_| negative)?;
                     options.last_use = Some(Use::IdleSeconds(seconds));
@@ -202,6 +213,9 @@ pub(super) fn restore(context: &mut WriteContext, args: Args) -> Result<Effect> 
     let Some(deadline_ms) = deadline_ms.filter(|_| !options.is_absolute) else { return Ok(Effect::Verbatim) };
     let mut digits = itoa::Buffer::new();
     let deadline = digits.format(deadline_ms).as_bytes();
-    append_request(context.effect, &[b"RESTORE", key.bytes, deadline, payload, b"ABSTTL", b"REPLACE"]);
+    let mut request: Vec<&[u8]> = args.from(0).collect();
+    request[2] = deadline;
+    request.push(b"ABSTTL");
+    append_request(context.effect, &request);
     Ok(Effect::Rewritten)
 }

@@ -119,9 +119,11 @@ struct TrimOptions {
 }
 
 impl TrimOptions {
-    fn parse(args: Args, is_add: bool) -> Result<TrimOptions> {
-        /// So many entries go at once without a `LIMIT`, so that nobody waits long.
-        const LIMIT: usize = 10_000;
+    fn parse(context: &WriteContext, args: Args, is_add: bool) -> Result<TrimOptions> {
+        /// So many blocks go at once without a `LIMIT`, so that nobody waits long.
+        const BLOCKS: usize = 100;
+        /// The same in entries, where blocks have no limit, and at most.
+        const LIMITS: (usize, usize) = (10_000, 1_000_000);
         let (mut trim, mut limit, mut make, mut index) = (None::<Trim>, None, true, 2);
         while let Some(option) = args.maybe(index) {
             let more = args.len() - index - 1;
@@ -174,7 +176,11 @@ impl TrimOptions {
             if limit.is_some() && !trim.is_approximate {
                 return Err(ErrorReply::new("ERR syntax error, LIMIT cannot be used without the special ~ option"));
             }
-            trim.limit = limit.unwrap_or(if trim.is_approximate { LIMIT } else { 0 });
+            let all = match context.config.stream_node_max_entries.saturating_mul(BLOCKS) {
+                0 => LIMITS.0,
+                limit => limit.min(LIMITS.1),
+            };
+            trim.limit = limit.unwrap_or(if trim.is_approximate { all } else { 0 });
         }
         Ok(TrimOptions { trim, make, id: index })
     }
@@ -231,7 +237,7 @@ impl NewId {
 }
 
 pub(super) fn xadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let options = TrimOptions::parse(args, true)?;
+    let options = TrimOptions::parse(context, args, true)?;
     let fields = options.id + 1;
     if args.len() < fields + 2 || (args.len() - fields) % 2 == 1 {
         return Err(ErrorReply::arity("xadd"));
@@ -290,7 +296,7 @@ fn append_exact(context: &mut WriteContext, args: Args, exact: Option<(usize, St
 }
 
 pub(super) fn xtrim(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let options = TrimOptions::parse(args, false)?;
+    let options = TrimOptions::parse(context, args, false)?;
     let Some(trim) = options.trim else { return Err(ErrorReply::SYNTAX) };
     let trimmed = context.edit(args.first_key(), Absent::Skip, |stream: &mut Stream| {
         (trim.run(stream), trim.is_approximate.then(|| (trim.argument, trim.exact(stream))))

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, hyperloglog, key, list,
-    object, pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, hyperloglog, key, lcs, list,
+    memory, object, pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -246,6 +246,7 @@ pub static COMMANDS: &[Command] = &[
     command("incr", 2, DENY_OOM | FAST, Keys::ONE, Write(string::incr)),
     command("incrby", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrby)),
     command("incrbyfloat", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrbyfloat)),
+    command("lcs", -3, 0, Keys::TWO, Read(lcs::lcs)),
     command("mget", -2, FAST, Keys::ALL, Read(string::mget)),
     command("mset", -3, DENY_OOM, Keys::PAIRS, Write(string::mset)),
     command("msetnx", -3, DENY_OOM, Keys::PAIRS, Write(string::msetnx)),
@@ -414,6 +415,10 @@ pub static COMMANDS: &[Command] = &[
     command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
     command("keys", 2, 0, Keys::NONE, Read(key::keys)),
     container("memory", &[
+        command("memory|doctor", 2, 0, Keys::NONE, Server(memory::doctor)),
+        command("memory|malloc-stats", 2, 0, Keys::NONE, Server(memory::malloc_stats)),
+        command("memory|purge", 2, 0, Keys::NONE, Server(memory::purge)),
+        command("memory|stats", 2, 0, Keys::NONE, Server(memory::stats)),
         command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
     ]),
     command("move", 3, FAST, Keys::ONE, Write(key::move_key)),

@@ -106,7 +106,7 @@ pub(super) struct Memory(pub u64, pub u64);
 
 impl Kind<u64> for Memory {
     fn update(&self, value: &mut u64, words: &[Vec<u8>]) -> Result<(), String> {
-        let bytes = memory(&words[0]).ok_or("argument must be a memory value")?;
+        let bytes = parse_memory(&words[0]).ok_or("argument must be a memory value")?;
         *value = in_range(bytes, self.0, self.1)?;
         Ok(())
     }
@@ -341,8 +341,8 @@ impl Kind<OutputLimits> for OutputLimitClasses {
 fn output_limit(words: &[Vec<u8>]) -> Option<OutputLimit> {
     let seconds = integer(&words[2]).and_then(|seconds| u64::try_from(seconds).ok())?;
     Some(OutputLimit {
-        hard_bytes: memory(&words[0])?,
-        soft_bytes: memory(&words[1])?,
+        hard_bytes: parse_memory(&words[0])?,
+        soft_bytes: parse_memory(&words[1])?,
         soft: Duration::from_secs(seconds),
     })
 }
@@ -456,7 +456,8 @@ fn integer(word: &[u8]) -> Option<i64> {
     (number.to_string().as_bytes() == word).then_some(number)
 }
 
-fn memory(word: &[u8]) -> Option<u64> {
+/// An amount of memory as a directive has it, in bytes.
+pub fn parse_memory(word: &[u8]) -> Option<u64> {
     let digits = word.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let number: u64 = std::str::from_utf8(&word[..digits]).ok()?.parse().ok()?;
     let unit: u64 = match word[digits..].to_ascii_lowercase().as_slice() {

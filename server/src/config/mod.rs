@@ -22,6 +22,7 @@ mod values;
 pub mod words;
 
 pub use directives::Config;
+pub use kind::parse_memory;
 pub use load::ConfigError;
 pub use values::*;
 
@@ -30,6 +31,12 @@ use crate::value::stream::BlockSize;
 use crate::value::{SmallForm, SmallForms};
 
 impl Config {
+    /// Whether images have what is noted about the use of keys: where eviction depends on it.
+    pub fn saves_uses(&self) -> bool {
+        use Order::{Lfu, Lru};
+        matches!(self.maxmemory_policy, MemoryPolicy::AllKeys(Lru | Lfu) | MemoryPolicy::Volatile(Lru | Lfu))
+    }
+
     /// What is noted about the use of keys: how often if the policy wants to know, else when.
     pub fn tracking(&self) -> Tracking {
         match self.maxmemory_policy {

@@ -66,12 +66,17 @@ fn score(order: Order, entry: EntryRef, clock: &AccessClock) -> u64 {
 impl Instance {
     /// What counts against `maxmemory`, in bytes: neither the backlog, which is what replicas wait for, too.
     fn evictable_bytes(&self) -> u64 {
-        self.keyspace.memory_bytes() as u64 + self.client_bytes
+        self.startup_bytes + self.keyspace.memory_bytes() as u64 + self.client_bytes
     }
 
     /// All that is used, in bytes: data, clients' buffers, and the backlog, which is a mapped file.
     pub fn used_memory(&self) -> u64 {
         self.evictable_bytes() + self.replication.backlog.as_ref().map_or(0, Backlog::capacity)
+    }
+
+    /// The most that ever was.
+    pub fn peak_memory(&self) -> u64 {
+        self.peak_bytes.max(self.used_memory())
     }
 
     fn has_memory_limit(&self) -> bool {

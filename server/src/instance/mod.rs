@@ -129,6 +129,7 @@ pub struct Stats {
     pub sync_partial_err: u64,
     pub expired_keys: u64,
     pub evicted_keys: u64,
+    pub lazyfreed_before: u64,
     pub keyspace_hits: Cell<u64>,
     pub keyspace_misses: Cell<u64>,
     pub total_error_replies: u64,
@@ -219,7 +220,9 @@ pub struct Instance {
     /// What clients' buffers took when they were looked at last.
     pub(crate) client_bytes: u64,
     /// The most that was ever used, in bytes.
-    pub(crate) peak_bytes: u64,
+    peak_bytes: u64,
+    /// What the process occupied before there were any data.
+    pub startup_bytes: u64,
     actions: Vec<Action>,
     pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
@@ -265,6 +268,7 @@ impl Instance {
             eviction_pool: eviction::Pool::default(),
             client_bytes: 0,
             peak_bytes: 0,
+            startup_bytes: 0,
             actions: Vec::new(),
             waiters: Waiters::default(),
             watchers: HashMap::new(),

@@ -47,7 +47,7 @@ pub enum Use {
 }
 
 /// Makes and reads the bits.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AccessClock {
     tracking: Tracking,
     seconds: Cell<i64>,
@@ -143,7 +143,7 @@ impl AccessClock {
     }
 
     /// What these bits say.
-    pub(super) fn use_of(&self, bits: u32) -> Use {
+    pub fn use_of(&self, bits: u32) -> Use {
         match self.tracking {
             Tracking::Recency => Use::IdleSeconds(self.idle_seconds(bits)),
             Tracking::Frequency { .. } => Use::Frequency(self.frequency(bits)),

@@ -342,6 +342,11 @@ impl<'a> EntryRef<'a> {
         unsafe { Entry(self.header).set_access(bits) };
     }
 
+    /// The bits that say so, for those who look for a mistake.
+    pub fn last_use_bits(self) -> u32 {
+        self.access()
+    }
+
     /// How long ago it was used, in seconds, if that is what is noted.
     pub fn idle_seconds(self, clock: &AccessClock) -> u64 {
         clock.idle_seconds(self.access())

@@ -41,6 +41,7 @@ mod walk;
 
 pub use access::{AccessClock, Tracking, Use};
 pub use entry::EntryRef;
+pub use garbage::lazily_freed;
 pub use walk::{Chunk, Frame};
 
 use siphasher::sip::SipHasher13;
@@ -377,6 +378,11 @@ impl Keyspace {
     pub fn memory_bytes(&self) -> usize {
         let tables: usize = self.tables.iter().flatten().map(Table::memory_bytes).sum();
         tables + self.walk.as_ref().map_or(0, Walk::memory_bytes)
+    }
+
+    /// Of these in `db`, what is no entry and no big value.
+    pub fn table_bytes(&self, db: usize) -> usize {
+        self.tables[db].as_ref().map_or(0, Table::overhead_bytes)
     }
 
     /// One step of SCAN: visits live entries until about `count` of them have been seen and returns the next cursor.

@@ -88,6 +88,11 @@ impl Table {
         self.slab.used_bytes() + self.boxed_bytes + self.directory.capacity() * size_of::<NonNull<Segment>>()
     }
 
+    /// What the directory and its segments take, in bytes; of a directory that points to some more than once, more.
+    pub(super) fn overhead_bytes(&self) -> usize {
+        self.directory.len() * (size_of::<Segment>() + size_of::<NonNull<Segment>>())
+    }
+
     fn index(&self, hash: u64) -> usize {
         (hash >> 1 >> (63 - self.depth)) as usize
     }
@@ -142,13 +147,7 @@ impl Table {
         true
     }
 
-    pub(super) fn insert(
-        &mut self,
-        key: Key<'_>,
-        value: Value,
-        deadline_ms: Option<i64>,
-        clock: &AccessClock,
-    ) -> bool {
+    pub(super) fn insert(&mut self, key: Key<'_>, value: Value, deadline_ms: Option<i64>, clock: &AccessClock) -> bool {
         let content = match &value {
             Value::Str(bytes) if bytes.len() <= INLINE_MAX => Content::Inline(bytes),
             _ => Content::Boxed(Box::new(value)),
@@ -289,14 +288,7 @@ impl Table {
     }
 
     /// Puts a new entry in the place of the key's present one, whose content is dropped.
-    fn replace(
-        &mut self,
-        key: Key<'_>,
-        place: Place,
-        deadline_ms: Option<i64>,
-        content: Content<'_>,
-        access: u32,
-    ) {
+    fn replace(&mut self, key: Key<'_>, place: Place, deadline_ms: Option<i64>, content: Content<'_>, access: u32) {
         let old = self.segment(key.hash).entry(place);
         let old_ms = self.segment(key.hash).entry_ref(place).deadline_ms();
         let new = self.pack(key, deadline_ms, content, access);

@@ -16,7 +16,7 @@ use super::cursor::{Cursor, Stop};
 use super::packed::{Element, Pack};
 use super::{RdbError, kind};
 use crate::value::Stream;
-use crate::value::stream::{BlockSize, Block, Delivery, Group, Id};
+use crate::value::stream::{Block, BlockSize, Delivery, Group, Id};
 
 /// An entry that is there no more, and one that has the fields of its block.
 const DELETED: i64 = 1;
