@@ -164,10 +164,10 @@ impl Instance {
             // A reply would get into the stream.
             out.truncate(start);
         }
-        let is_push = planned.command.is_some_and(|it| it.is(table::PUBSUB) && it.is(table::WHILE_SUBSCRIBED));
-        if !(is_push && session.protocol == Protocol::Resp3) {
-            suppress_reply(session, start, out);
-        }
+        // What a connection hears from now on, or no more, is no reply but a message.
+        let listens = planned.command.is_some_and(|it| it.is(table::PUBSUB) && it.is(table::WHILE_SUBSCRIBED));
+        let is_message = listens && out.get(start) != Some(&b'-');
+        suppress_reply(session, if is_message { out.len() } else { start }, out);
         if self.waiters.any_ready() {
             self.serve_ready();
         }

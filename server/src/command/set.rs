@@ -59,8 +59,10 @@ pub(super) fn smove(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let integers_max = integers_max(context);
     context.edit(from, Absent::Skip, |set: &mut Set| set.remove(member))?;
     context.notify_taken(Classes::SET, "srem", from.bytes);
-    let added = context.edit(to, Absent::Create, |set: &mut Set| set.insert(member, integers_max))?;
-    if added == Some(true) {
+    // Who watches a set that has it already is not told of anything.
+    let is_there = context.value::<Set>(to)?.is_some_and(|set| set.contains(member));
+    if !is_there {
+        context.edit(to, Absent::Create, |set: &mut Set| set.insert(member, integers_max))?;
         context.notify(Classes::SET, "sadd", to.bytes);
     }
     Ok(Effect::Verbatim)

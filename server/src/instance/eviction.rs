@@ -89,6 +89,7 @@ impl Instance {
         if !self.has_memory_limit() {
             return true;
         }
+        let mut is_measured = false;
         for _ in 0..EVICTED_AT_ONCE_MAX {
             if self.evictable_bytes() <= self.config.maxmemory {
                 return true;
@@ -97,8 +98,15 @@ impl Instance {
             if self.is_paused(true) || self.loading.is_some() {
                 return true;
             }
-            let Some((db, key)) = self.choose_victim() else { return false };
-            self.evict(db, &key);
+            match self.choose_victim() {
+                Some((db, key)) => self.evict(db, &key),
+                None if is_measured => return false,
+                // Perhaps it was clients that took it, and they have gone on.
+                None => {
+                    self.measure_clients();
+                    is_measured = true;
+                }
+            }
         }
         true
     }

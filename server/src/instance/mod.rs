@@ -357,6 +357,7 @@ impl Instance {
     pub fn disconnect(&mut self, session: &mut Session) {
         self.unwatch(session);
         let client = &session.client;
+        self.client_bytes = self.client_bytes.saturating_sub(client.memory_bytes());
         client.clear_waker();
         self.clients.remove(&client.id);
         self.forget_waiter(client);
