@@ -25,7 +25,7 @@ macro_rules! entry_or_null {
 
 pub(super) fn encoding(context: &mut ReadContext, args: Args) -> Result<()> {
     let entry = entry_or_null!(context, args);
-    context.reply.bulk(entry.value().encoding().as_bytes());
+    context.reply.bulk(entry.encoding().as_bytes());
     Ok(())
 }
 

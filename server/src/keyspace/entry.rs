@@ -21,6 +21,8 @@ pub(super) const INLINE_MAX: usize = 4096;
 const HAS_DEADLINE: u8 = 1;
 const IS_BOXED: u8 = 2;
 const HAS_LONG_KEY: u8 = 4;
+/// The string was edited where it is: `OBJECT ENCODING` tells that until it is set anew.
+const IS_EDITED: u8 = 8;
 
 /// The longest key whose length needs no second place, in bytes.
 const KEY_MAX: usize = u16::MAX as usize;
@@ -220,6 +222,15 @@ impl Entry {
         }
     }
 
+    /// Its string was edited.
+    ///
+    /// # Safety
+    /// The entry lives and nobody borrows it.
+    pub(super) unsafe fn mark_edited(self) {
+        // SAFETY: by the contract.
+        unsafe { (*self.0.as_ptr()).flags_and_access |= u32::from(IS_EDITED) };
+    }
+
     /// The boxed value, to be changed.
     ///
     /// # Safety
@@ -372,6 +383,11 @@ impl<'a> EntryRef<'a> {
         // SAFETY: the entry lives for 'a, and so does its box.
         let boxed = unsafe { Entry(self.header).boxed_ptr().map(|value| (*value).heap_bytes()) };
         cell_size(self.shape().size()) + boxed.unwrap_or(0)
+    }
+
+    /// The encoding that Redis would have chosen, as OBJECT ENCODING names it.
+    pub fn encoding(self) -> &'static str {
+        if self.shape().flags & IS_EDITED != 0 { "raw" } else { self.value().encoding() }
     }
 
     /// The type's name, as TYPE replies it.

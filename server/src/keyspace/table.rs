@@ -216,6 +216,9 @@ impl Table {
         bytes.extend_from_slice(old);
         let result = edit(&mut bytes);
         self.insert(key, Value::Str(bytes), deadline_ms, clock);
+        let (_, entry, _) = self.locate(key)?;
+        // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
+        unsafe { entry.mark_edited() };
         Some(result)
     }
 

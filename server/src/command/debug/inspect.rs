@@ -20,7 +20,7 @@ pub(super) fn object(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let mut text = format!(
         "Value at:{:p} refcount:1 encoding:{} serializedlength:{} lru:{} lru_seconds_idle:{}",
         entry.key().as_ptr(),
-        value.encoding(),
+        entry.encoding(),
         rdb::serialized_len(value),
         entry.last_use_bits(),
         entry.idle_seconds(clock),
