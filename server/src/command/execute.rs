@@ -1,6 +1,5 @@
 //! From a request to its reply: gates, handler, commit.
 
-use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -440,19 +439,17 @@ impl Instance {
             config: &self.config,
             random: &mut self.dice,
             stats: &self.stats,
-            missed: RefCell::default(),
-            expired: Vec::new(),
+            met: &self.met,
             reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
-        let (missed, expired) = (context.missed.into_inner(), context.expired);
         if self.keyspace.take_saw_expired() {
             self.expire_keys_of(caller, call);
         }
-        for name in expired {
+        for name in self.met.expired.take() {
             self.expire_if_due(caller.db, &name);
         }
-        for name in missed {
+        for name in self.met.missed.take() {
             self.notify(Classes::MISS, "keymiss", caller.db, &name);
         }
         result

@@ -103,7 +103,7 @@ pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
     let cursor = parse_cursor(args.get(1))?;
     let options = ScanOptions::parse(args, 2)?;
     let mut found = Vec::new();
-    let (expired, expiry_ms) = (&mut context.expired, context.expiry_ms);
+    let (mut expired, expiry_ms) = (context.met.expired.borrow_mut(), context.expiry_ms);
     let next = context.keyspace.scan(context.db, cursor, options.count, i64::MIN, |entry| {
         if entry.is_expired(expiry_ms) {
             expired.push(entry.key().into());
@@ -114,6 +114,7 @@ pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
             found.push(entry.key().to_vec());
         }
     });
+    drop(expired);
     reply_scan(&mut context.reply, next, &found);
     Ok(())
 }
@@ -132,7 +133,7 @@ pub(super) fn randomkey(context: &mut ReadContext, _args: Args) -> Result<()> {
     for _ in 0..TRIES {
         let entry = context.keyspace.random(context.db, context.random.roll(), i64::MIN);
         match entry.filter(|entry| entry.is_expired(context.expiry_ms)) {
-            Some(entry) => context.expired.push(entry.key().into()),
+            Some(entry) => context.met.expired.borrow_mut().push(entry.key().into()),
             None => break,
         }
     }

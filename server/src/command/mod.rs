@@ -194,6 +194,15 @@ impl<'a> Args<'a> {
     }
 }
 
+/// Keys that a reading handler came upon and that something follows from; mostly none.
+#[derive(Default)]
+pub struct Met {
+    /// They were looked for in vain, and somebody wants to hear of it.
+    missed: RefCell<Vec<Box<[u8]>>>,
+    /// Their time had come.
+    expired: RefCell<Vec<Box<[u8]>>>,
+}
+
 /// What a reading handler sees.
 pub struct ReadContext<'a> {
     keyspace: &'a Keyspace,
@@ -205,10 +214,7 @@ pub struct ReadContext<'a> {
     config: &'a Config,
     random: &'a mut Dice,
     stats: &'a Stats,
-    /// Keys that were looked for in vain, if somebody wants to hear of it.
-    missed: RefCell<Vec<Box<[u8]>>>,
-    /// Keys that were met by chance after their time had come.
-    expired: Vec<Box<[u8]>>,
+    met: &'a Met,
     reply: Reply<'a>,
 }
 
@@ -238,7 +244,7 @@ impl<'a> ReadContext<'a> {
     fn note_miss(&self, key: Key) {
         self.stats.keyspace_misses.update(|misses| misses + 1);
         if self.config.notify_keyspace_events.has(Classes::MISS) {
-            self.missed.borrow_mut().push(key.bytes.into());
+            self.met.missed.borrow_mut().push(key.bytes.into());
         }
     }
 

@@ -33,7 +33,7 @@ pub use random::Random;
 pub use replay::{Replay, ReplayError};
 
 use crate::client::{Client, ClientKind, Session};
-use crate::command::Command;
+use crate::command::{Command, Met};
 use crate::config::{Config, ShutdownOptions};
 use crate::keyspace::Keyspace;
 use crate::log::log;
@@ -231,6 +231,7 @@ pub struct Instance {
     pub(crate) effect: Vec<u8>,
     /// What has happened to keys and is not published yet.
     pub(crate) events: Vec<Event>,
+    pub(crate) met: Met,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
     random: Random,
@@ -275,6 +276,7 @@ impl Instance {
             own_deadlines: HashSet::new(),
             effect: Vec::new(),
             events: Vec::new(),
+            met: Met::default(),
             transaction_stream: None,
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),
