@@ -4,8 +4,18 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::plan::{Rejected, is_or_are, nobody_left, reasons};
 use super::view::{Answer, GroupView, NodeView};
-use crate::wire::Link;
+use crate::process::Condition;
+use crate::wire::{Link, Replication, ReplicationId};
+
+/// A master writes to its replicas every ten seconds, if nothing else then a PING: what was heard longer ago was said by one
+/// that has fallen silent since.
+const HEARD_SECONDS_MAX: u64 = 11;
+/// A link that is down for longer is no hiccup: it is tried anew every second.
+const CUT_OFF_SECONDS_MIN: u64 = 30;
+/// Who is linked and lacks more than this does not keep up: as much as the backlog that replctl gives to every node.
+const BEHIND_BYTES_MAX: u64 = 16 << 20;
 
 /// What is wrong with a group, gravest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,15 +35,50 @@ pub enum Diagnosis {
         /// The one that does.
         to: String,
     },
+    /// The master's port answers again, as another run of a server with another and smaller history: whoever follows it
+    /// loses what the group had.
+    EmptyMaster {
+        /// The master.
+        master: String,
+        /// The process that answers.
+        process_id: u32,
+        /// The keys that it has.
+        keys: u64,
+        /// The nodes that still hold the group's history.
+        holders: Vec<String>,
+        /// The nodes that have taken over its own already.
+        wiped: Vec<String>,
+    },
+    /// Nodes follow each other in a circle.
+    Cycle {
+        /// The circle, each following the next and the last the first.
+        nodes: Vec<String>,
+        /// The master, if there is one beside it.
+        master: Option<String>,
+    },
     /// The master's process has ended and nobody took its place.
     MasterDead {
         /// The master.
         master: String,
     },
-    /// The master's process lives and does not answer.
+    /// The master's process lives and does not answer, and no replica hears from it.
     MasterHung {
         /// The master.
         master: String,
+    },
+    /// The master is lost, and no node may take its place.
+    NoCandidate {
+        /// The master.
+        master: String,
+        /// All others, with the reason.
+        rejected: Vec<Rejected>,
+    },
+    /// The master does not answer us, and replicas hear from it: to end it would hurt whom it serves.
+    MasterUnreachable {
+        /// The master.
+        master: String,
+        /// The replicas whose link to it is up.
+        seen_by: Vec<String>,
     },
     /// The master answers with an error: it is not dead, and may well serve others.
     MasterRefusesUs {
@@ -64,8 +109,19 @@ pub enum Diagnosis {
         /// The replicas.
         nodes: Vec<String>,
     },
+    /// Replicas load their data set.
+    ReplicasLoading {
+        /// The replicas.
+        nodes: Vec<String>,
+    },
     /// Replicas hold no usable data yet: their first synchronization has not finished.
     ReplicasNeverSynced {
+        /// The replicas.
+        nodes: Vec<String>,
+    },
+    /// Replicas are so far behind that they would cost data if one had to be promoted: their link is down for long, or they
+    /// lack more than the master's backlog has.
+    ReplicasStale {
         /// The replicas.
         nodes: Vec<String>,
     },
@@ -90,19 +146,38 @@ impl Diagnosis {
             Self::Healthy => None,
             Self::Down => Some("replctl up".to_owned()),
             Self::TwoMasters { .. } => Some(
-                "choose the one whose writes are kept, end the others (replctl cli NODE SHUTDOWN NOSAVE), then replctl promote"
+                "replctl promote NODE --force keeps the writes of NODE; what only the others have is saved as a list of commands"
                     .to_owned(),
             ),
             Self::MasterMoved { to, .. } => Some(format!("replctl promote lets the others follow {to}")),
-            Self::MasterDead { .. } | Self::NoMaster { .. } => Some("replctl promote".to_owned()),
+            Self::EmptyMaster { holders, process_id, .. } if holders.is_empty() => Some(format!(
+                "nobody has the group's data any more: end process {process_id}, and restore the master's own files"
+            )),
+            Self::EmptyMaster { process_id, .. } => {
+                Some(format!("replctl promote saves what is left; end process {process_id}, so that no client writes to it"))
+            }
+            Self::Cycle { master: Some(master), .. } => Some(format!("replctl promote lets them follow {master}")),
+            Self::Cycle { master: None, .. } | Self::MasterDead { .. } | Self::NoMaster { .. } => {
+                Some("replctl promote".to_owned())
+            }
+            Self::NoCandidate { master, .. } => Some(format!(
+                "replctl logs tells why; replctl up or replctl start NODE brings others back, replctl start {master} --force the master itself"
+            )),
+            Self::MasterUnreachable { master, .. } => Some(format!(
+                "do not promote: it may well serve others. replctl logs {master}; promote --force, if it must be"
+            )),
             Self::MasterHung { master } => Some(format!("replctl promote ends {master} and promotes a replica")),
             Self::MasterRefusesUs { master, .. } => Some(format!("replctl logs {master}")),
             Self::MasterLoading { .. } => Some("wait until it has loaded".to_owned()),
             Self::OrphanedReplicas { master, .. } => Some(format!("replctl promote lets them follow {master}")),
             Self::ReplicasUnreachable { .. } => Some("replctl up starts what is missing".to_owned()),
+            Self::ReplicasLoading { .. } => Some("wait until they have loaded".to_owned()),
             Self::ReplicasNeverSynced { nodes } | Self::LinksDown { nodes } => {
                 nodes.first().map(|node| format!("replctl logs {node}"))
             }
+            Self::ReplicasStale { nodes } => nodes
+                .first()
+                .map(|node| format!("replctl logs {node}; until it has caught up, a promotion of it would lose writes")),
         }
     }
 }
@@ -113,6 +188,28 @@ impl fmt::Display for Diagnosis {
             Self::Down => write!(out, "nothing of the group runs"),
             Self::TwoMasters { masters } => write!(out, "{} take writes at the same time", listed(masters)),
             Self::MasterMoved { from, to } => write!(out, "{to} takes writes in place of {from}"),
+            Self::EmptyMaster { master, process_id, keys, holders, wiped } => {
+                write!(out, "{master} came back without the group's history (process {process_id}, {keys} keys)")?;
+                if !wiped.is_empty() {
+                    write!(out, "; already follow it: {}", listed(wiped))?;
+                }
+                match holders.as_slice() {
+                    [] => write!(out, "; nobody holds the group's data any more"),
+                    holders => write!(out, "; the group's data is on {}", listed(holders)),
+                }
+            }
+            Self::Cycle { nodes, .. } => {
+                write!(out, "nodes follow each other in a circle: {} -> {}", nodes.join(" -> "), nodes[0])
+            }
+            Self::NoCandidate { master, rejected } => {
+                write!(out, "the master {master} is lost, and nobody can take its place: {}", reasons(rejected))
+            }
+            Self::MasterUnreachable { master, seen_by } => write!(
+                out,
+                "the master {master} does not answer, but {} {} still linked to it",
+                listed(seen_by),
+                is_or_are(seen_by)
+            ),
             Self::MasterDead { master } => write!(out, "the master {master} is dead"),
             Self::MasterHung { master } => write!(out, "the master {master} lives and does not answer"),
             Self::MasterRefusesUs { master, error } => write!(out, "the master {master} answers, but not us: {error}"),
@@ -122,6 +219,10 @@ impl fmt::Display for Diagnosis {
                 write!(out, "under {master}, these follow another node than they are meant to: {}", listed(nodes))
             }
             Self::ReplicasUnreachable { nodes } => write!(out, "cannot be reached: {}", listed(nodes)),
+            Self::ReplicasLoading { nodes } => write!(out, "loading their data: {}", listed(nodes)),
+            Self::ReplicasStale { nodes } => {
+                write!(out, "far behind, or without a link for long: {}", listed(nodes))
+            }
             Self::ReplicasNeverSynced { nodes } => write!(out, "a first sync never finished: {}", listed(nodes)),
             Self::LinksDown { nodes } => write!(out, "without a link to the upstream: {}", listed(nodes)),
             Self::Healthy => write!(out, "healthy"),
@@ -137,23 +238,110 @@ pub fn diagnose(view: &GroupView) -> Diagnosis {
     let masters: Vec<String> =
         view.nodes.iter().filter(|node| node.is_answering_master()).map(|node| node.name.clone()).collect();
     let meant = view.meant_master();
+    if let (Some(returned), [] | [_]) = (returned_smaller(view, meant), masters.as_slice())
+        && masters.first().is_none_or(|only| *only == meant.name)
+    {
+        return returned;
+    }
     match masters.as_slice() {
-        [] => diagnose_missing_master(meant),
+        [] => diagnose_missing_master(view, meant),
         [only] if *only == meant.name => diagnose_replicas(view, meant),
         [only] => Diagnosis::MasterMoved { from: meant.name.clone(), to: only.clone() },
         _ => Diagnosis::TwoMasters { masters },
     }
 }
 
-fn diagnose_missing_master(meant: &NodeView) -> Diagnosis {
+/// Whether a master came back without the group's history.
+pub(super) fn has_returned_smaller(view: &GroupView, master: &NodeView) -> bool {
+    returned_smaller(view, master).is_some()
+}
+
+/// A master that was restarted without its data looks like any other: it is known by a history that has nothing to do with
+/// the group's and is shorter than what others hold of that.
+fn returned_smaller(view: &GroupView, meant: &NodeView) -> Option<Diagnosis> {
+    let recorded = view.recorded_replid.as_ref()?;
+    let (report, is_ours) = match &meant.answer {
+        Answer::Report(report) => (report, true),
+        Answer::Stranger { report } => (report, false),
+        _ => return None,
+    };
+    let own = &report.replication;
+    let continues = own.replid == *recorded || own.former.as_ref().is_some_and(|former| former.replid == *recorded);
+    if !own.is_master() || continues {
+        return None;
+    }
+    let select = |replid: &ReplicationId| {
+        let replicas = view.nodes.iter().filter(|node| node.name != meant.name);
+        let holds = |replication: &Replication| {
+            replication.replid == *replid && replication.upstream().is_some_and(|upstream| upstream.holds_data)
+        };
+        replicas.filter(|node| node.report().is_some_and(|report| holds(&report.replication))).collect::<Vec<_>>()
+    };
+    let (holders, wiped) = (select(recorded), select(&own.replid));
+    let held = holders.iter().filter_map(|node| Some(node.report()?.replication.offset)).max();
+    // One of ours with another history may be the group's after all, if nobody has more.
+    if is_ours && held.is_none_or(|held| held <= own.offset) || holders.is_empty() && wiped.is_empty() {
+        return None;
+    }
+    let names = |nodes: Vec<&NodeView>| nodes.iter().map(|node| node.name.clone()).collect();
+    Some(Diagnosis::EmptyMaster {
+        master: meant.name.clone(),
+        process_id: report.process_id,
+        keys: report.keys,
+        holders: names(holders),
+        wiped: names(wiped),
+    })
+}
+
+fn diagnose_missing_master(view: &GroupView, meant: &NodeView) -> Diagnosis {
     let master = meant.name.clone();
     match &meant.answer {
-        Answer::Report(_) => Diagnosis::NoMaster { meant: master },
+        Answer::Report(_) => match circle(view) {
+            Some(nodes) => Diagnosis::Cycle { nodes, master: None },
+            None => Diagnosis::NoMaster { meant: master },
+        },
         Answer::Loading => Diagnosis::MasterLoading { master },
         Answer::Error(error) if meant.is_alive() => Diagnosis::MasterRefusesUs { master, error: error.clone() },
-        _ if meant.is_alive() => Diagnosis::MasterHung { master },
-        _ => Diagnosis::MasterDead { master },
+        _ => diagnose_silent_master(view, meant),
     }
+}
+
+fn diagnose_silent_master(view: &GroupView, meant: &NodeView) -> Diagnosis {
+    let master = meant.name.clone();
+    // A process that a signal has stopped serves nobody, whatever its sockets look like.
+    if meant.condition == Condition::Running {
+        let seen_by = heard_lately(view, meant);
+        if !seen_by.is_empty() {
+            return Diagnosis::MasterUnreachable { master, seen_by };
+        }
+    }
+    match nobody_left(view, meant) {
+        Some(rejected) => Diagnosis::NoCandidate { master, rejected },
+        None if meant.is_alive() => Diagnosis::MasterHung { master },
+        None => Diagnosis::MasterDead { master },
+    }
+}
+
+/// The replicas that a silent master still speaks to.
+fn heard_lately(view: &GroupView, master: &NodeView) -> Vec<String> {
+    let hears = |node: &&NodeView| {
+        let upstream = node.report().and_then(|report| report.replication.upstream());
+        upstream.is_some_and(|upstream| {
+            let lately = upstream.silent_seconds.is_none_or(|seconds| seconds <= HEARD_SECONDS_MAX);
+            upstream.port == master.port && upstream.link == Link::Up && lately
+        })
+    };
+    view.nodes.iter().filter(hears).map(|node| node.name.clone()).collect()
+}
+
+/// A circle of nodes that follow each other, if there is one.
+fn circle(view: &GroupView) -> Option<Vec<String>> {
+    view.nodes.iter().find_map(|first| {
+        let above = |node: &&NodeView| view.followed_by(node);
+        let chain: Vec<&NodeView> = std::iter::successors(Some(first), above).take(view.nodes.len() + 1).collect();
+        let again = chain.iter().skip(1).position(|node| node.name == first.name)?;
+        Some(chain[..=again].iter().map(|node| node.name.clone()).collect())
+    })
 }
 
 fn diagnose_replicas(view: &GroupView, master: &NodeView) -> Diagnosis {
@@ -165,23 +353,44 @@ fn diagnose_replicas(view: &GroupView, master: &NodeView) -> Diagnosis {
     let follows_as_meant =
         |node: &NodeView| view.followed_by(node).map(|followed| &followed.name) == node.meant_upstream.as_ref();
 
+    if let Some(nodes) = circle(view) {
+        return Diagnosis::Cycle { nodes, master: Some(master.name.clone()) };
+    }
     let orphaned = select(&|node| node.report().is_some() && !follows_as_meant(node));
     if !orphaned.is_empty() {
         return Diagnosis::OrphanedReplicas { master: master.name.clone(), nodes: orphaned };
     }
-    let unreachable = select(&|node| node.report().is_none());
-    if !unreachable.is_empty() {
-        return Diagnosis::ReplicasUnreachable { nodes: unreachable };
-    }
-    let never_synced = select(&|node| upstream(node).is_some_and(|upstream| !upstream.holds_data));
-    if !never_synced.is_empty() {
-        return Diagnosis::ReplicasNeverSynced { nodes: never_synced };
-    }
-    let down = select(&|node| upstream(node).is_some_and(|upstream| upstream.link != Link::Up));
-    if !down.is_empty() {
-        return Diagnosis::LinksDown { nodes: down };
-    }
-    Diagnosis::Healthy
+    let is_loading =
+        |node: &NodeView| node.answer == Answer::Loading || node.report().is_some_and(|report| report.is_loading);
+    let signs: [(Vec<String>, fn(Vec<String>) -> Diagnosis); 5] = [
+        (select(&|node| node.report().is_none() && !is_loading(node)), |nodes| Diagnosis::ReplicasUnreachable {
+            nodes,
+        }),
+        (select(&is_loading), |nodes| Diagnosis::ReplicasLoading { nodes }),
+        (select(&|node| upstream(node).is_some_and(|upstream| !upstream.holds_data)), |nodes| {
+            Diagnosis::ReplicasNeverSynced { nodes }
+        }),
+        (select(&|node| is_stale(node, master)), |nodes| Diagnosis::ReplicasStale { nodes }),
+        (select(&|node| upstream(node).is_some_and(|upstream| upstream.link != Link::Up)), |nodes| {
+            Diagnosis::LinksDown { nodes }
+        }),
+    ];
+    let gravest = signs.into_iter().find(|(nodes, _)| !nodes.is_empty());
+    gravest.map_or(Diagnosis::Healthy, |(nodes, name)| name(nodes))
+}
+
+/// Whether a replica lacks so much that it would be a loss to promote it.
+fn is_stale(node: &NodeView, master: &NodeView) -> bool {
+    let (Some(own), Some(above)) = (node.report(), master.report()) else { return false };
+    let (own, above) = (&own.replication, &above.replication);
+    let was_cut_off = own.upstream().is_some_and(
+        |upstream| matches!(upstream.link, Link::Down { seconds: Some(seconds) } if seconds >= CUT_OFF_SECONDS_MIN),
+    );
+    let is_beyond_backlog = above.replid == own.replid
+        && own.upstream().is_some_and(|upstream| upstream.link != Link::Up)
+        && above.backlog.as_ref().is_some_and(|backlog| own.offset < backlog.start);
+    let is_far_behind = above.replid == own.replid && above.offset.saturating_sub(own.offset) > BEHIND_BYTES_MAX;
+    was_cut_off || is_beyond_backlog || is_far_behind
 }
 
 /// `a`, `a and b`, `a, b and c`; of a crowd the first ones and how many more.

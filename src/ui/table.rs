@@ -94,7 +94,7 @@ fn link(node: &NodeView) -> String {
             Some(upstream) => link_words(&upstream.link, upstream.holds_data),
         },
         (Answer::Loading, _) => "loading".to_owned(),
-        (Answer::Stranger { process_id, .. }, _) => format!("stranger (pid {process_id})"),
+        (Answer::Stranger { report }, _) => format!("stranger (pid {})", report.process_id),
         (Answer::Error(error), _) => error.clone(),
         (_, Condition::Dead) => "dead".to_owned(),
         (_, Condition::Stopped) => "stopped".to_owned(),

@@ -8,6 +8,7 @@ mod nodes;
 mod promote;
 mod salvage;
 mod switchover;
+mod tail;
 mod up;
 
 use std::ffi::OsStr;
