@@ -414,8 +414,10 @@ pub enum Refusal {
         diagnosis: Diagnosis,
     },
     /// The promotion would lose, or may lose, more than is allowed.
-    #[error("it would lose more than max-loss ({max_bytes} bytes) allows: {loss}")]
+    #[error("to promote {node} would lose more than max-loss ({max_bytes} bytes) allows: {loss}")]
     TooMuchLoss {
+        /// The best node that there is.
+        node: String,
         /// What is allowed.
         max_bytes: u64,
         /// What is known.
@@ -568,7 +570,7 @@ impl FailoverPlan {
         if let Some(max_bytes) = policy.max_loss_bytes.filter(|_| !policy.force)
             && (loss.bytes_min() > max_bytes || loss.is_open())
         {
-            return Err(Refusal::TooMuchLoss { max_bytes, loss });
+            return Err(Refusal::TooMuchLoss { node: candidate.name.clone(), max_bytes, loss });
         }
         Ok(Self::with_steps(view, old, candidate, policy, (lineage, ranked.clone(), rejected, loss)))
     }

@@ -3,10 +3,13 @@
 mod by_hand;
 mod check;
 mod cli;
+mod eligibility;
+mod empty_master;
 mod live;
 mod nodes;
 mod promote;
 mod salvage;
+mod sentinel_disaster;
 mod switchover;
 mod tail;
 mod up;
