@@ -496,13 +496,18 @@ impl Launch {
         }
     }
 
-    /// Somebody may have taken a port between its choice and the server's bind. Then the node gets another one, once, and
-    /// only if the port was ours to choose.
+    /// Somebody may have taken a port between its choice and the server's bind, be it for the near end of a connection, which
+    /// nobody sees listening. Then the node gets another one, once, and only if the port was ours to choose.
     fn moves_to_another_port(&self, node: &RunNode) -> Result<bool, GroupError> {
+        let is_taken = || {
+            let says_so = |line: &String| line.contains("Address already in use");
+            Listeners::read().on(node.port).is_some()
+                || log_tail(&self.dir.log_file(&node.name), QUOTED_LINES).iter().any(says_so)
+        };
         let mut run = self.run();
         let now = run.node_mut(&node.name).expect("tasks are named after nodes");
         let is_first_time = now.port == node.port;
-        if node.wished_port.is_some() || !is_first_time || Listeners::read().on(node.port).is_none() {
+        if node.wished_port.is_some() || !is_first_time || !is_taken() {
             return Ok(false);
         }
         now.port = free_ports(1)?[0];

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::plan::{Rejected, is_or_are, nobody_left, reasons};
 use super::view::{Answer, GroupView, NodeView};
 use crate::process::Condition;
-use crate::wire::{Link, Replication, ReplicationId};
+use crate::wire::{Link, Replication, ReplicationId, Upstream};
 
 /// A master writes to its replicas every ten seconds, if nothing else then a PING: what was heard longer ago was said by one
 /// that has fallen silent since.
@@ -140,6 +140,18 @@ impl Diagnosis {
         *self == Self::Healthy
     }
 
+    /// Whether it is about replicas, and there are any.
+    fn names_replicas(&self) -> bool {
+        match self {
+            Self::ReplicasUnreachable { nodes }
+            | Self::ReplicasLoading { nodes }
+            | Self::ReplicasNeverSynced { nodes }
+            | Self::ReplicasStale { nodes }
+            | Self::LinksDown { nodes } => !nodes.is_empty(),
+            _ => false,
+        }
+    }
+
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -245,6 +257,10 @@ pub fn diagnose(view: &GroupView) -> Diagnosis {
     }
     match masters.as_slice() {
         [] => diagnose_missing_master(view, meant),
+        // Also while it loads, a server says how it is.
+        [only] if *only == meant.name && meant.report().is_some_and(|report| report.is_loading) => {
+            Diagnosis::MasterLoading { master: only.clone() }
+        }
         [only] if *only == meant.name => diagnose_replicas(view, meant),
         [only] => Diagnosis::MasterMoved { from: meant.name.clone(), to: only.clone() },
         _ => Diagnosis::TwoMasters { masters },
@@ -267,7 +283,8 @@ fn returned_smaller(view: &GroupView, meant: &NodeView) -> Option<Diagnosis> {
     };
     let own = &report.replication;
     let continues = own.replid == *recorded || own.former.as_ref().is_some_and(|former| former.replid == *recorded);
-    if !own.is_master() || continues {
+    // What is still loading does not know its history yet.
+    if !own.is_master() || continues || report.is_loading {
         return None;
     }
     let select = |replid: &ReplicationId| {
@@ -362,21 +379,15 @@ fn diagnose_replicas(view: &GroupView, master: &NodeView) -> Diagnosis {
     }
     let is_loading =
         |node: &NodeView| node.answer == Answer::Loading || node.report().is_some_and(|report| report.is_loading);
-    let signs: [(Vec<String>, fn(Vec<String>) -> Diagnosis); 5] = [
-        (select(&|node| node.report().is_none() && !is_loading(node)), |nodes| Diagnosis::ReplicasUnreachable {
-            nodes,
-        }),
-        (select(&is_loading), |nodes| Diagnosis::ReplicasLoading { nodes }),
-        (select(&|node| upstream(node).is_some_and(|upstream| !upstream.holds_data)), |nodes| {
-            Diagnosis::ReplicasNeverSynced { nodes }
-        }),
-        (select(&|node| is_stale(node, master)), |nodes| Diagnosis::ReplicasStale { nodes }),
-        (select(&|node| upstream(node).is_some_and(|upstream| upstream.link != Link::Up)), |nodes| {
-            Diagnosis::LinksDown { nodes }
-        }),
+    let follows = |is_so: &dyn Fn(&Upstream) -> bool| select(&|node| upstream(node).is_some_and(|own| is_so(&own)));
+    let signs = [
+        Diagnosis::ReplicasUnreachable { nodes: select(&|node| node.report().is_none() && !is_loading(node)) },
+        Diagnosis::ReplicasLoading { nodes: select(&is_loading) },
+        Diagnosis::ReplicasNeverSynced { nodes: follows(&|own| !own.holds_data) },
+        Diagnosis::ReplicasStale { nodes: select(&|node| is_stale(node, master)) },
+        Diagnosis::LinksDown { nodes: follows(&|own| own.link != Link::Up) },
     ];
-    let gravest = signs.into_iter().find(|(nodes, _)| !nodes.is_empty());
-    gravest.map_or(Diagnosis::Healthy, |(nodes, name)| name(nodes))
+    signs.into_iter().find(Diagnosis::names_replicas).unwrap_or(Diagnosis::Healthy)
 }
 
 /// Whether a replica lacks so much that it would be a loss to promote it.

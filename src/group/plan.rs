@@ -392,14 +392,12 @@ pub enum Refusal {
         bytes: u64,
     },
     /// The best node had lost its link long before the master ended, and lacks what came after that.
-    #[error("{node} is stale: its data is {age}, and it lacks {}", .loss)]
+    #[error("{node} is stale: its data is {}, and it lacks {loss}", .loss.age)]
     Stale {
         /// The node.
         node: String,
-        /// How old its data is.
-        age: DataAge,
         /// What would be lost.
-        loss: LossEstimate,
+        loss: Box<LossEstimate>,
     },
     /// Another node is the master already.
     #[error("{master} took over as master already")]
@@ -421,7 +419,7 @@ pub enum Refusal {
         /// What is allowed.
         max_bytes: u64,
         /// What is known.
-        loss: LossEstimate,
+        loss: Box<LossEstimate>,
     },
 }
 
@@ -565,12 +563,12 @@ impl FailoverPlan {
         let candidate = view.node(&candidate.node).expect("a ranked node is in the view");
         let loss = estimate_loss(view, old, &lineage, candidate);
         if !policy.force && policy.max_loss_bytes.is_none() && is_stale(&loss) {
-            return Err(Refusal::Stale { node: candidate.name.clone(), age: loss.age, loss });
+            return Err(Refusal::Stale { node: candidate.name.clone(), loss: Box::new(loss) });
         }
         if let Some(max_bytes) = policy.max_loss_bytes.filter(|_| !policy.force)
             && (loss.bytes_min() > max_bytes || loss.is_open())
         {
-            return Err(Refusal::TooMuchLoss { node: candidate.name.clone(), max_bytes, loss });
+            return Err(Refusal::TooMuchLoss { node: candidate.name.clone(), max_bytes, loss: Box::new(loss) });
         }
         Ok(Self::with_steps(view, old, candidate, policy, (lineage, ranked.clone(), rejected, loss)))
     }

@@ -10,6 +10,7 @@ mod nodes;
 mod promote;
 mod salvage;
 mod sentinel_disaster;
+mod status;
 mod switchover;
 mod tail;
 mod up;

@@ -356,6 +356,10 @@ fn every_diagnosis_has_its_signs() {
             vec![empty_of_ours, replica(2, 1, 5)],
             "n1 came back without the group's history (process 1, 0 keys); the group's data is on n2",
         ),
+        (
+            vec![with(foreign(master(1, 0)), |report| report.is_loading = true), linked(2)],
+            "the master n1 is loading its data",
+        ),
         (vec![master(1, 5), node(2, Some(1), Answer::Loading, Condition::Running)], "loading their data: n2"),
         (vec![master(1, 5), long_down(2)], "far behind, or without a link for long: n2"),
         (vec![behind, linked(2)], "far behind, or without a link for long: n2"),
