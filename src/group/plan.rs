@@ -882,7 +882,9 @@ fn steps(
         |node: &NodeView| candidate.is_answering_master() && node.is_answering_master() && node.name != candidate.name;
     let is_fenced = old.name != candidate.name && old.is_alive() && !is_replica(old) && !is_demoted(old);
     let has_a_tail = matches!(old.kept_stream, KeptStream::Dead { .. }) && !salvages && loss.gone().is_some();
-    let keeps_tail = |node: &NodeView| is_demoted(node) || has_a_tail && node.name == old.name;
+    // Also a master that is ended though it answers, and leaves nothing to be salvaged.
+    let can_tell = is_fenced && old.is_answering_master() && !salvages;
+    let keeps_tail = |node: &NodeView| is_demoted(node) || (has_a_tail || can_tell) && node.name == old.name;
     steps.extend(names(view, keeps_tail).into_iter().map(|node| Step::KeepTail { node }));
     if is_fenced {
         steps.push(Step::Fence { node: old.name.clone() });

@@ -24,7 +24,7 @@ use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
 use crate::process::{Durability, GroupDir, render_config};
 use crate::topology::EngineFamily;
-use crate::wire::{NodeClient, NodeReport, WireError};
+use crate::wire::{NodeClient, NodeReport, Replication, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -139,17 +139,22 @@ pub async fn promote(
     let (mut view, mut clients) = observe(group).await?;
     FailoverPlan::new(&view, policy)?;
     recorder.record(Event::Began { command: "promote".to_owned() })?;
+    let mut tails = Vec::new();
     for _ in 0..PLANS_MAX {
         let plan = FailoverPlan::new(&view, policy)?;
         recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
         let mut promotion = Promotion::new(&plan, policy, group, clients, began, limit, recorder);
+        promotion.tails = tails;
         match promotion.execute(&view).await {
             Ok(()) => return promotion.report("promote", plan.clone(), view).await,
             Err(Stop::Failed(error)) => {
                 recorder.record(Event::Finished { command: "promote".to_owned(), error: Some(error.to_string()) })?;
                 return Err(error);
             }
-            Err(Stop::Stale) => (view, clients) = observe(group).await?,
+            Err(Stop::Stale) => {
+                tails = promotion.tails;
+                (view, clients) = observe(group).await?;
+            }
         }
     }
     let reason = format!("the replicas kept changing over {PLANS_MAX} plans");
@@ -309,6 +314,9 @@ impl<'a> Promotion<'a> {
         let offsets = drains.join_all().await;
         let of_candidate = offsets.iter().find(|(is_candidate, _)| *is_candidate).map_or(0, |(_, offset)| *offset);
         let is_overtaken = offsets.iter().any(|(_, offset)| *offset > of_candidate);
+        // What is lost now is counted from where they got by reading on.
+        self.loss.candidate_offset = self.loss.candidate_offset.max(of_candidate);
+        self.loss.survivor_offset = self.loss.survivor_offset.max(of_candidate);
         if was_best && is_overtaken { Err(Stop::Stale) } else { Ok(()) }
     }
 
@@ -363,7 +371,10 @@ impl<'a> Promotion<'a> {
         let paused = client.command(&["CLIENT", "PAUSE", KEEP_PAUSE_MS, "WRITE"]).await;
         paused.map_err(|error| failed(step, &error))?;
         let own = client.replication().await.map_err(|error| failed(step, &error))?;
-        let taken = self.client(&self.plan.candidate)?.replication().await.map_err(|error| failed(step, &error))?;
+        let taken = self.caught_up(client.port(), own.offset).await.map_err(|error| failed(step, &error))?;
+        if own.replid == self.loss.replid {
+            self.loss.master_offset = Some(own.offset);
+        }
         let (from, to) = match own.shared_with(&taken) {
             Some(shared) => (shared, own.offset),
             // Where their histories part is unknown, so whatever is left may be its alone.
@@ -375,6 +386,19 @@ impl<'a> Promotion<'a> {
             self.record_tail(node, &own.replid.to_string(), from..to, tail)?;
         }
         Ok(())
+    }
+
+    /// How far the candidate is, when it has everything up to `end` or if it is not fed from `port` anyway.
+    async fn caught_up(&self, port: u16, end: u64) -> Result<Replication, WireError> {
+        let candidate = self.clients.get(&self.plan.candidate).ok_or(WireError::Closed)?;
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        loop {
+            let replication = candidate.replication().await?;
+            if !replication.is_linked_to(port) || replication.offset >= end || Instant::now() > deadline {
+                return Ok(replication);
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
     }
 
     /// Writes down what a dead node's backlog has beyond what the candidate got.

@@ -137,6 +137,25 @@ fn left_behind(live: &Live) {
 }
 
 #[test]
+fn a_living_master_that_is_ended_by_force_hands_out_what_its_heir_lacks_first() {
+    // What a repld had not sent is salvaged when it has ended.
+    for engine in engines().iter().filter(|engine| **engine != "repld") {
+        let live = pair(engine);
+        live.ask("n1", &["SET", "k", "v"]);
+        live.arrives("n2", "k", "v");
+        live.ask("n2", &["CONFIG", "SET", "masterauth", "unknown"]);
+        live.ask("n1", &["CLIENT", "KILL", "TYPE", "replica"]);
+        live.eventually("the link is cut", || live.node("n2")["answer"]["report"]["link"]["state"] == "down");
+        live.ask("n1", &["SET", "alone", "1"]);
+        let report = live.json(&["promote", "--force"], 0);
+        let tail = &report["tails"][0];
+        assert_eq!((&tail["fate"], &tail["commands"]), (&json!("kept"), &json!(1)), "{engine}: {report}");
+        replay(&live, "n2", &file_of(tail));
+        live.eventually("it is there", || live.ask("n2", &["GET", "alone"]) == "1");
+    }
+}
+
+#[test]
 fn what_is_salvaged_can_be_kept_as_commands_too() {
     let live = pair("repld");
     left_behind(&live);

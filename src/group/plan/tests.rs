@@ -202,8 +202,12 @@ fn a_living_master_is_replaced_by_force_only() {
     let nodes = vec![master(1, 10), with(replica(2, 1, 10), |report| upstream_of(report).link = Link::Up)];
     assert_eq!(plan(nodes.clone()).err(), Some(Refusal::MasterAlive { master: "n1".to_owned() }));
     let forced = Policy { force: true, ..Policy::default() };
-    let plan = FailoverPlan::new(&view(nodes), &forced).expect("force ends it");
-    assert_eq!(plan.steps[0], Step::Fence { node: "n1".to_owned() });
+    let plan = FailoverPlan::new(&view(nodes.clone()), &forced).expect("force ends it");
+    assert_eq!(steps_of(&plan)[..2], ["keep what only n1 has as a list of commands", "fence n1"]);
+    let salvaged: Vec<NodeView> =
+        nodes.into_iter().map(|node| NodeView { kept_stream: KeptStream::StillWritten, ..node }).collect();
+    let plan = FailoverPlan::new(&view(salvaged), &forced).expect("force ends it");
+    assert_eq!(steps_of(&plan)[0], "fence n1", "its backlog is read when it has ended");
 }
 
 #[test]
