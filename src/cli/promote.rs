@@ -183,10 +183,13 @@ pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Cont
     printer.data(table::failover(report));
     printer.data(format_args!("\n{}", table::nodes(group, &report.after)));
     let resyncs = table::resyncs(report);
+    let (candidate, old) = (&report.plan.candidate, &report.plan.old_master);
+    let change = match report.plan.makes_another_master() {
+        true => format!("{candidate} is the master in place of {old}"),
+        false => format!("{candidate} is the master, and {old} is none"),
+    };
     printer.data(format_args!(
-        "\n{} is the master in place of {}{}",
-        report.plan.candidate,
-        report.plan.old_master,
+        "\n{change}{}",
         if resyncs.is_empty() { String::new() } else { format!("; followed by {resyncs}") }
     ));
     if let Some(salvaged) = report.salvaged.as_ref().filter(|salvaged| salvaged.bytes > 0) {
@@ -198,6 +201,9 @@ pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Cont
     show_loss(&report.plan, &report.loss, context);
     for tail in &report.tails {
         printer.data(tail);
+    }
+    for diverged in &report.diverged {
+        printer.data(format_args!("demoted: {}", diverged.words()));
     }
     if !report.missing.is_empty() {
         printer.warning(format_args!("{} did not follow in time", group::listed(&report.missing)));

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::plan::{Rejected, is_or_are, nobody_left, reasons};
+use super::plan::{Rejected, nobody_left, reasons};
+use super::unmanaged::{came_back_with_less, of_unknown_history, returned_masters};
 use super::view::{Answer, GroupView, NodeView};
 use crate::process::Condition;
 use crate::wire::{Link, Replication, ReplicationId, Upstream};
@@ -27,6 +28,17 @@ pub enum Diagnosis {
     TwoMasters {
         /// All that do.
         masters: Vec<String>,
+    },
+    /// Nodes that came back by themselves take writes beside the group's master: nobody could fence them when they were
+    /// replaced, or they were restarted as masters.
+    UnfencedMaster {
+        /// The node that is meant to be the master.
+        master: String,
+        /// Those that came back.
+        nodes: Vec<String>,
+        /// Those of them that have data of a history that nobody knows: perhaps they are strangers.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        unknown: Vec<String>,
     },
     /// The node that is meant to be the master does not take writes, and another one does.
     MasterMoved {
@@ -73,12 +85,19 @@ pub enum Diagnosis {
         /// All others, with the reason.
         rejected: Vec<Rejected>,
     },
-    /// The master does not answer us, and replicas hear from it: to end it would hurt whom it serves.
+    /// The master does not answer, and may well serve others: replicas hear from it, or replctl did not start it.
     MasterUnreachable {
         /// The master.
         master: String,
-        /// The replicas whose link to it is up.
-        seen_by: Vec<String>,
+        /// What came back instead of an answer.
+        why: String,
+        /// The replicas that say that their link to it is up.
+        linked: Vec<String>,
+    },
+    /// The master was restarted by somebody, with less than its replicas hold: by following it they would lose that.
+    MasterCameBackWithLess {
+        /// The master.
+        master: String,
     },
     /// The master answers with an error: it is not dead, and may well serve others.
     MasterRefusesUs {
@@ -114,6 +133,11 @@ pub enum Diagnosis {
         /// The replicas.
         nodes: Vec<String>,
     },
+    /// Nodes that replctl did not start do not answer.
+    UnmanagedUnreachable {
+        /// The nodes.
+        nodes: Vec<String>,
+    },
     /// Replicas hold no usable data yet: their first synchronization has not finished.
     ReplicasNeverSynced {
         /// The replicas.
@@ -144,6 +168,7 @@ impl Diagnosis {
     fn names_replicas(&self) -> bool {
         match self {
             Self::ReplicasUnreachable { nodes }
+            | Self::UnmanagedUnreachable { nodes }
             | Self::ReplicasLoading { nodes }
             | Self::ReplicasNeverSynced { nodes }
             | Self::ReplicasStale { nodes }
@@ -169,23 +194,34 @@ impl Diagnosis {
                 Some(format!("replctl promote saves what is left; end process {process_id}, so that no client writes to it"))
             }
             Self::Cycle { master: Some(master), .. } => Some(format!("replctl promote lets them follow {master}")),
-            Self::Cycle { master: None, .. } | Self::MasterDead { .. } | Self::NoMaster { .. } => {
-                Some("replctl promote".to_owned())
-            }
             Self::NoCandidate { master, .. } => Some(format!(
                 "replctl logs tells why; replctl up or replctl start NODE brings others back, replctl start {master} --force the master itself"
             )),
-            Self::MasterUnreachable { master, .. } => Some(format!(
-                "do not promote: it may well serve others. replctl logs {master}; promote --force, if it must be"
-            )),
+            Self::UnfencedMaster { master, unknown, .. } => {
+                let force = if unknown.is_empty() { "" } else { " --force" };
+                Some(format!("replctl promote{force} lets them follow {master}; what only they have is counted and kept as a list of commands"))
+            }
+            Self::MasterUnreachable { linked, .. } if !linked.is_empty() => Some(
+                "do not promote: replicas say that it serves them; find out what is between it and here".to_owned(),
+            ),
+            Self::MasterUnreachable { master, .. } => {
+                Some(format!("make sure that {master} has ended or is cut off, then replctl promote --force"))
+            }
+            Self::Cycle { master: None, .. }
+            | Self::MasterDead { .. }
+            | Self::NoMaster { .. }
+            | Self::MasterCameBackWithLess { .. } => Some("replctl promote".to_owned()),
+            Self::UnmanagedUnreachable { .. } => {
+                Some("start them where they run; replctl up then lets them follow".to_owned())
+            }
             Self::MasterHung { master } => Some(format!("replctl promote ends {master} and promotes a replica")),
-            Self::MasterRefusesUs { master, .. } => Some(format!("replctl logs {master}")),
+            Self::MasterRefusesUs { master, .. } => Some(log_of(master)),
             Self::MasterLoading { .. } => Some("wait until it has loaded".to_owned()),
             Self::OrphanedReplicas { master, .. } => Some(format!("replctl promote lets them follow {master}")),
             Self::ReplicasUnreachable { .. } => Some("replctl up starts what is missing".to_owned()),
             Self::ReplicasLoading { .. } => Some("wait until they have loaded".to_owned()),
             Self::ReplicasNeverSynced { nodes } | Self::LinksDown { nodes } => {
-                nodes.first().map(|node| format!("replctl logs {node}"))
+                nodes.first().map(|node| log_of(node))
             }
             Self::ReplicasStale { nodes } => nodes
                 .first()
@@ -194,11 +230,35 @@ impl Diagnosis {
     }
 }
 
+fn log_of(node: &str) -> String {
+    format!("replctl logs {node}; of a server that replctl did not start, its log where it runs")
+}
+
 impl fmt::Display for Diagnosis {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Down => write!(out, "nothing of the group runs"),
             Self::TwoMasters { masters } => write!(out, "{} take writes at the same time", listed(masters)),
+            Self::UnfencedMaster { master, nodes, unknown } => {
+                write!(out, "came back and take writes beside the master {master}: {}", listed(nodes))?;
+                match unknown.is_empty() {
+                    true => Ok(()),
+                    false => write!(out, " (restarted without what they had, or strangers: {})", listed(unknown)),
+                }
+            }
+            Self::MasterUnreachable { master, why, linked } => {
+                write!(out, "the master {master} cannot be reached from here ({why})")?;
+                match linked.is_empty() {
+                    true => Ok(()),
+                    false => write!(out, ", and serves {}", listed(linked)),
+                }
+            }
+            Self::MasterCameBackWithLess { master } => {
+                write!(out, "the master {master} was restarted, with less than its replicas hold")
+            }
+            Self::UnmanagedUnreachable { nodes } => {
+                write!(out, "cannot be reached: {}, which replctl did not start", listed(nodes))
+            }
             Self::MasterMoved { from, to } => write!(out, "{to} takes writes in place of {from}"),
             Self::EmptyMaster { master, process_id, keys, holders, wiped } => {
                 write!(out, "{master} came back without the group's history (process {process_id}, {keys} keys)")?;
@@ -216,12 +276,6 @@ impl fmt::Display for Diagnosis {
             Self::NoCandidate { master, rejected } => {
                 write!(out, "the master {master} is lost, and nobody can take its place: {}", reasons(rejected))
             }
-            Self::MasterUnreachable { master, seen_by } => write!(
-                out,
-                "the master {master} does not answer, but {} {} still linked to it",
-                listed(seen_by),
-                is_or_are(seen_by)
-            ),
             Self::MasterDead { master } => write!(out, "the master {master} is dead"),
             Self::MasterHung { master } => write!(out, "the master {master} lives and does not answer"),
             Self::MasterRefusesUs { master, error } => write!(out, "the master {master} answers, but not us: {error}"),
@@ -244,11 +298,16 @@ impl fmt::Display for Diagnosis {
 
 /// Names what is wrong. Nodes that are not meant to run count as unreachable.
 pub fn diagnose(view: &GroupView) -> Diagnosis {
-    if view.nodes.iter().all(|node| !node.is_alive()) {
+    if view.nodes.iter().all(NodeView::is_dead) {
         return Diagnosis::Down;
     }
-    let masters: Vec<String> =
-        view.nodes.iter().filter(|node| node.is_answering_master()).map(|node| node.name.clone()).collect();
+    let returned = returned_masters(view);
+    let masters: Vec<String> = view
+        .nodes
+        .iter()
+        .filter(|node| node.is_answering_master() && !returned.contains(&node.name))
+        .map(|node| node.name.clone())
+        .collect();
     let meant = view.meant_master();
     if let (Some(returned), [] | [_]) = (returned_smaller(view, meant), masters.as_slice())
         && masters.first().is_none_or(|only| *only == meant.name)
@@ -260,6 +319,13 @@ pub fn diagnose(view: &GroupView) -> Diagnosis {
         // Also while it loads, a server says how it is.
         [only] if *only == meant.name && meant.report().is_some_and(|report| report.is_loading) => {
             Diagnosis::MasterLoading { master: only.clone() }
+        }
+        [only] if *only == meant.name && came_back_with_less(view, meant) => {
+            Diagnosis::MasterCameBackWithLess { master: only.clone() }
+        }
+        [only] if *only == meant.name && !returned.is_empty() => {
+            let unknown = of_unknown_history(view, &returned);
+            Diagnosis::UnfencedMaster { master: only.clone(), nodes: returned, unknown }
         }
         [only] if *only == meant.name => diagnose_replicas(view, meant),
         [only] => Diagnosis::MasterMoved { from: meant.name.clone(), to: only.clone() },
@@ -275,7 +341,8 @@ pub(super) fn has_returned_smaller(view: &GroupView, master: &NodeView) -> bool 
 /// A master that was restarted without its data looks like any other: it is known by a history that has nothing to do with
 /// the group's and is shorter than what others hold of that.
 fn returned_smaller(view: &GroupView, meant: &NodeView) -> Option<Diagnosis> {
-    let recorded = view.recorded_replid.as_ref()?;
+    // What is known of others is told otherwise.
+    let recorded = view.recorded_replid.as_ref().filter(|_| meant.is_managed())?;
     let (report, is_ours) = match &meant.answer {
         Answer::Report(report) => (report, true),
         Answer::Stranger { report } => (report, false),
@@ -326,11 +393,13 @@ fn diagnose_missing_master(view: &GroupView, meant: &NodeView) -> Diagnosis {
 fn diagnose_silent_master(view: &GroupView, meant: &NodeView) -> Diagnosis {
     let master = meant.name.clone();
     // A process that a signal has stopped serves nobody, whatever its sockets look like.
-    if meant.condition == Condition::Running {
-        let seen_by = heard_lately(view, meant);
-        if !seen_by.is_empty() {
-            return Diagnosis::MasterUnreachable { master, seen_by };
-        }
+    let linked = match meant.condition() {
+        None => linked_to(view, meant),
+        Some(Condition::Running) => heard_lately(view, meant),
+        Some(_) => Vec::new(),
+    };
+    if !meant.is_managed() || !linked.is_empty() {
+        return Diagnosis::MasterUnreachable { master, why: meant.silence(), linked };
     }
     match nobody_left(view, meant) {
         Some(rejected) => Diagnosis::NoCandidate { master, rejected },
@@ -341,14 +410,12 @@ fn diagnose_silent_master(view: &GroupView, meant: &NodeView) -> Diagnosis {
 
 /// The replicas that a silent master still speaks to.
 fn heard_lately(view: &GroupView, master: &NodeView) -> Vec<String> {
-    let hears = |node: &&NodeView| {
-        let upstream = node.report().and_then(|report| report.replication.upstream());
-        upstream.is_some_and(|upstream| {
-            let lately = upstream.silent_seconds.is_none_or(|seconds| seconds <= HEARD_SECONDS_MAX);
-            upstream.port == master.port && upstream.link == Link::Up && lately
-        })
+    let hears = |name: &String| {
+        let replication = view.node(name).and_then(NodeView::report).map(|report| &report.replication);
+        let silent_seconds = replication.and_then(Replication::upstream).and_then(|upstream| upstream.silent_seconds);
+        silent_seconds.is_none_or(|seconds| seconds <= HEARD_SECONDS_MAX)
     };
-    view.nodes.iter().filter(hears).map(|node| node.name.clone()).collect()
+    linked_to(view, master).into_iter().filter(hears).collect()
 }
 
 /// A circle of nodes that follow each other, if there is one.
@@ -359,6 +426,15 @@ fn circle(view: &GroupView) -> Option<Vec<String>> {
         let again = chain.iter().skip(1).position(|node| node.name == first.name)?;
         Some(chain[..=again].iter().map(|node| node.name.clone()).collect())
     })
+}
+
+/// The nodes that say that their link to this one is up.
+pub(super) fn linked_to(view: &GroupView, upstream: &NodeView) -> Vec<String> {
+    let is_linked = |node: &&NodeView| {
+        let link = node.report().and_then(|report| report.replication.upstream()).map(|upstream| &upstream.link);
+        link == Some(&Link::Up) && view.followed_by(node).is_some_and(|followed| followed.name == upstream.name)
+    };
+    view.nodes.iter().filter(is_linked).map(|node| node.name.clone()).collect()
 }
 
 fn diagnose_replicas(view: &GroupView, master: &NodeView) -> Diagnosis {
@@ -381,13 +457,21 @@ fn diagnose_replicas(view: &GroupView, master: &NodeView) -> Diagnosis {
         |node: &NodeView| node.answer == Answer::Loading || node.report().is_some_and(|report| report.is_loading);
     let follows = |is_so: &dyn Fn(&Upstream) -> bool| select(&|node| upstream(node).is_some_and(|own| is_so(&own)));
     let signs = [
-        Diagnosis::ReplicasUnreachable { nodes: select(&|node| node.report().is_none() && !is_loading(node)) },
+        unreachable(view, select(&|node| node.report().is_none() && !is_loading(node))),
         Diagnosis::ReplicasLoading { nodes: select(&is_loading) },
         Diagnosis::ReplicasNeverSynced { nodes: follows(&|own| !own.holds_data) },
         Diagnosis::ReplicasStale { nodes: select(&|node| is_stale(node, master)) },
         Diagnosis::LinksDown { nodes: follows(&|own| own.link != Link::Up) },
     ];
     signs.into_iter().find(Diagnosis::names_replicas).unwrap_or(Diagnosis::Healthy)
+}
+
+/// Replicas that do not answer: those that replctl did not start it cannot bring back.
+fn unreachable(view: &GroupView, nodes: Vec<String>) -> Diagnosis {
+    match nodes.iter().all(|name| view.node(name).is_some_and(|node| !node.is_managed())) {
+        true => Diagnosis::UnmanagedUnreachable { nodes },
+        false => Diagnosis::ReplicasUnreachable { nodes },
+    }
 }
 
 /// Whether a replica lacks so much that it would be a loss to promote it.

@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use super::diagnosis::diagnose;
 use super::stop::end_processes;
+use super::unmanaged::{Untouchable, refuse_unmanaged};
 use super::view::{GroupView, observe};
-use super::{Group, GroupError};
+use super::{Group, GroupError, save_config};
 use crate::event::{Event, Recorder};
-use crate::process::{ProcessIdentity, render_config};
+use crate::process::ProcessIdentity;
 
 /// What `kill-master` is about to do.
 #[derive(Debug, Clone, Serialize)]
@@ -44,7 +45,8 @@ impl KillPlan {
         let (view, _) = observe(group).await?;
         let mut masters = view.nodes.iter().filter(|node| node.is_answering_master());
         let master = masters.next().unwrap_or_else(|| view.meant_master());
-        let process = master.process.clone().filter(|_| master.is_alive() && masters.next().is_none());
+        refuse_unmanaged(group, std::slice::from_ref(&master.name), Untouchable::Kill)?;
+        let process = master.process().cloned().filter(|_| master.is_alive() && masters.next().is_none());
         let Some(process) = process else { return Err(GroupError::NoLivingMaster(diagnose(&view))) };
         Ok(Self { group: view.group.clone(), master: master.name.clone(), process, offsets: offsets(&view) })
     }
@@ -81,5 +83,5 @@ fn disarm(group: &Group, master: &str) -> Result<(), GroupError> {
     let (Some(replica), Some(node)) = (replica, run.node_mut(master)) else { return Ok(()) };
     node.upstream = Some(replica);
     let node = node.clone();
-    Ok(group.dir.save_config(master, &render_config(&run, &node))?)
+    Ok(save_config(&group.dir, &run, &node)?)
 }

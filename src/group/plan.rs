@@ -18,10 +18,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::diagnosis::{Diagnosis, diagnose, has_returned_smaller, listed};
+use super::diagnosis::{Diagnosis, diagnose, has_returned_smaller, linked_to, listed};
 use super::salvage::KeptStream;
+use super::unmanaged::{came_back_with_less, diverged_bytes, of_unknown_history, returned_masters};
 use super::view::{Answer, GroupView, NodeView};
-use crate::wire::{Link, Replication, ReplicationId};
+use crate::wire::{Link, NodeReport, Replication, ReplicationId};
 
 /// A replica that was cut off for longer when its master ended, and lacks something, is stale. Its link is tried anew every
 /// second, so this is no hiccup.
@@ -105,6 +106,15 @@ pub enum Ineligible {
     /// It follows, and has no complete copy of anything.
     #[error("its first sync never finished: what it holds is not data")]
     NeverSynced,
+    /// It takes writes of its own.
+    #[error("it is a master itself, that came back beside the group's")]
+    Master,
+    /// Nodes on other machines could not follow it.
+    #[error("it listens on this machine's loopback only, and could not be reached by {}", listed(.nodes))]
+    OutOfReach {
+        /// Those nodes.
+        nodes: Vec<String>,
+    },
     /// It is part of another history.
     #[error("its data is of another history ({}, not {})", .replid.short(), .lineage.short())]
     OtherHistory {
@@ -131,6 +141,12 @@ pub enum NoSalvage {
     /// It is gone.
     #[error("its engine keeps the backlog in memory")]
     InMemory,
+    /// It is wherever it is.
+    #[error("replctl did not start it, and looks for no files of it")]
+    Unmanaged,
+    /// The candidate is on another machine.
+    #[error("its successor is on another machine")]
+    OutOfReach,
     /// A node that takes writes has a history of its own, to which nothing can be added.
     #[error("another node took over already")]
     TakenOver,
@@ -258,6 +274,19 @@ pub enum Step {
         /// The old master.
         node: String,
     },
+    /// Keep an old master that replctl did not start from taking writes: hold them back, wait until its successor has all
+    /// that it can get, let it follow that.
+    Demote {
+        /// The old master.
+        node: String,
+        /// Its successor.
+        to: String,
+    },
+    /// Go on though an old master that replctl did not start can neither be ended nor demoted, and note that.
+    LeaveUnfenced {
+        /// The old master.
+        node: String,
+    },
     /// Wait until the replicas that could be promoted have read to the end of what the old master sent.
     AwaitDrain {
         /// The replicas whose link still looked up.
@@ -319,6 +348,8 @@ impl fmt::Display for Step {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fence { node } => write!(out, "fence {node}"),
+            Self::Demote { node, to } => write!(out, "hold back {node}'s writes and let it follow {to}"),
+            Self::LeaveUnfenced { node } => write!(out, "leave {node} unfenced, and note that"),
             Self::AwaitDrain { nodes } => write!(out, "let {} read to the end of the stream", listed(nodes)),
             Self::Salvage { node, to } => write!(out, "salvage what {node} had not sent to {to}"),
             Self::KeepTail { node } => write!(out, "keep what only {node} has as a list of commands"),
@@ -340,6 +371,22 @@ pub enum Refusal {
     MasterAlive {
         /// The master.
         master: String,
+    },
+    /// The master does not answer, and replctl did not start it.
+    #[error("the master {master} cannot be fenced: {why}, and replctl did not start it{}", serves(.linked))]
+    CannotFence {
+        /// The master.
+        master: String,
+        /// What came back instead of an answer.
+        why: String,
+        /// The replicas that say that their link to it is up.
+        linked: Vec<String>,
+    },
+    /// What came back may be a stranger, with data that are nobody's here.
+    #[error("perhaps strangers, since they have data of a history that is not the group's: {}", listed(.nodes))]
+    UnknownHistory {
+        /// The nodes at whose addresses they answer.
+        nodes: Vec<String>,
     },
     /// The master is about to come back with its data.
     #[error("the master {master} is loading its data and will be back")]
@@ -428,7 +475,15 @@ impl Refusal {
     pub fn hint(&self) -> String {
         match self {
             Self::MasterAlive { .. } => {
-                "a planned change is a switchover; --force ends the master and promotes a replica".to_owned()
+                "a planned change is a switchover; --force ends or demotes the master and promotes a replica".to_owned()
+            }
+            Self::CannotFence { master, .. } => format!(
+                "it may go on taking writes from others, or come back as a second master, and those writes would be lost: \
+                 end it or cut it off where it runs, then replctl promote --force; status names it when it returns, and \
+                 promote then lets {master} follow"
+            ),
+            Self::UnknownHistory { .. } => {
+                "--force lets them follow, and drops what they have: look into them first".to_owned()
             }
             Self::MasterLoading { .. } => "wait until it has loaded; --force ends it and promotes a replica".to_owned(),
             Self::MasterUnreachable { master, .. } => {
@@ -454,8 +509,12 @@ impl Refusal {
 }
 
 /// The verb for so many names.
-pub(super) fn is_or_are(names: &[String]) -> &'static str {
+fn is_or_are(names: &[String]) -> &'static str {
     if names.len() == 1 { "is" } else { "are" }
+}
+
+fn serves(linked: &[String]) -> String {
+    if linked.is_empty() { String::new() } else { format!("; {} say that it serves them", listed(linked)) }
 }
 
 pub(super) fn reasons(rejected: &[Rejected]) -> String {
@@ -469,6 +528,8 @@ enum Situation<'a> {
     Lost(&'a NodeView),
     /// A node took its place already, without the others following: a promotion that broke off, or somebody else's.
     Taken { old: &'a NodeView, new: &'a NodeView },
+    /// The master works, and an old one came back beside it.
+    Returned { old: &'a NodeView, master: &'a NodeView },
 }
 
 impl FailoverPlan {
@@ -483,6 +544,7 @@ impl FailoverPlan {
         match situation(view, policy)? {
             Situation::Lost(old) => Self::replace(view, old, policy),
             Situation::Taken { old, new } => Self::complete(view, old, new, policy),
+            Situation::Returned { old, master } => Self::take_back(view, old, master, policy),
         }
     }
 
@@ -514,7 +576,7 @@ impl FailoverPlan {
         }
         let master = &old.report().expect("the master of a group that works has answered").replication;
         let others = view.nodes.iter().filter(|node| node.name != old.name);
-        let (mut ranked, rejected) = rank(others.filter(|node| is_linked(node)), Some(&master.replid));
+        let (mut ranked, rejected) = rank(view, others.filter(|node| is_linked(node)), Some(&master.replid));
         // All will have the same, so what was wished for counts first.
         ranked.sort_by_key(|one| one.priority);
         let Some(best) = ranked.first() else { return Err(Refusal::NoCandidate { rejected }) };
@@ -552,7 +614,7 @@ impl FailoverPlan {
         let lineage = lineage(view, old, policy.force);
         // A master that somebody made a replica is as good as any other; one that is dead or to be ended is not.
         let others = view.nodes.iter().filter(|node| node.name != old.name || is_replica(node));
-        let (ranked, rejected) = rank(others, lineage.as_ref());
+        let (ranked, rejected) = rank(view, others, lineage.as_ref());
         let (Some(best), Some(lineage)) = (ranked.first(), lineage) else {
             return Err(Refusal::NoCandidate { rejected });
         };
@@ -581,6 +643,23 @@ impl FailoverPlan {
         let ranked = vec![Ranked { node: new.name.clone(), offset: report.offset, priority: report.priority }];
         let loss = loss_of_the_other(old, new, report);
         Ok(Self::with_steps(view, old, new, policy, (report.replid.clone(), ranked, Vec::new(), loss)))
+    }
+
+    /// Whether another node is the master afterwards than was meant to be before.
+    pub fn makes_another_master(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Confirm { .. }))
+    }
+
+    /// The masters that came back become replicas of the one that there is.
+    fn take_back(view: &GroupView, old: &NodeView, master: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
+        if policy.wanted.as_ref().is_some_and(|wanted| *wanted != master.name) {
+            return Err(Refusal::AlreadyMoved { master: master.name.clone() });
+        }
+        let mut plan = Self::complete(view, old, master, policy)?;
+        plan.loss = loss_of_returned(old, master);
+        plan.steps
+            .retain(|step| !matches!(step, Step::Promote { .. } | Step::Confirm { .. } | Step::LeaveUnfenced { .. }));
+        Ok(plan)
     }
 
     fn with_steps(
@@ -622,6 +701,10 @@ fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, 
             }
             _ => Err(Refusal::TwoMasters { masters }),
         },
+        Diagnosis::UnfencedMaster { unknown, .. } if !unknown.is_empty() && !policy.force => {
+            Err(Refusal::UnknownHistory { nodes: unknown })
+        }
+        Diagnosis::UnfencedMaster { nodes, .. } => Ok(Situation::Returned { old: node(&nodes[0]), master: old }),
         Diagnosis::MasterMoved { to, .. } => Ok(Situation::Taken { old, new: node(&to) }),
         Diagnosis::OrphanedReplicas { master, .. } | Diagnosis::Cycle { master: Some(master), .. } if !policy.force => {
             Ok(Situation::Taken { old, new: node(&master) })
@@ -630,10 +713,14 @@ fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, 
         | Diagnosis::MasterHung { .. }
         | Diagnosis::NoCandidate { .. }
         | Diagnosis::EmptyMaster { .. }
+        | Diagnosis::MasterCameBackWithLess { .. }
         | Diagnosis::Cycle { master: None, .. }
         | Diagnosis::NoMaster { .. } => Ok(Situation::Lost(old)),
         _ if policy.force => Ok(Situation::Lost(old)),
-        Diagnosis::MasterUnreachable { master, seen_by } => Err(Refusal::MasterUnreachable { master, seen_by }),
+        Diagnosis::MasterUnreachable { master, linked, .. } if old.is_managed() => {
+            Err(Refusal::MasterUnreachable { master, seen_by: linked })
+        }
+        Diagnosis::MasterUnreachable { master, why, linked } => Err(Refusal::CannotFence { master, why, linked }),
         Diagnosis::MasterLoading { master } => Err(Refusal::MasterLoading { master }),
         _ => Err(Refusal::MasterAlive { master: old.name.clone() }),
     }
@@ -643,17 +730,35 @@ fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, 
 /// was last whole. Only where there is no record, or by force where nobody has that history any more, it is the one that
 /// most replicas with data have.
 fn lineage(view: &GroupView, old: &NodeView, force: bool) -> Option<ReplicationId> {
-    if let Some(report) = old.report().filter(|_| !has_returned_smaller(view, old)) {
+    let is_smaller = |_: &&NodeReport| has_returned_smaller(view, old) || came_back_with_less(view, old);
+    if let Some(report) = old.report().filter(|report| !is_smaller(report)) {
         return Some(report.replication.replid.clone());
     }
-    let histories: Vec<&ReplicationId> =
-        view.nodes.iter().filter_map(replication_with_data).map(|replication| &replication.replid).collect();
+    let with_data: Vec<&Replication> = view.nodes.iter().filter_map(replication_with_data).collect();
+    let histories: Vec<&ReplicationId> = with_data.iter().map(|replication| &replication.replid).collect();
+    if !old.is_managed()
+        && let Some(continued) = continuation(view.recorded_replid.as_ref(), &with_data)
+    {
+        return Some(continued);
+    }
     if let Some(recorded) = view.recorded_replid.as_ref().filter(|recorded| !force || histories.contains(recorded)) {
         return Some(recorded.clone());
     }
     let votes = |candidate: &ReplicationId| histories.iter().filter(|history| **history == candidate).count();
     // The last of equals wins in max_by_key; reversed, it is the first in topology order.
     histories.iter().rev().max_by_key(|history| votes(history)).map(|history| (*history).clone())
+}
+
+/// The history that all continue who had the recorded one: an unmanaged master gives its history a new name whenever
+/// somebody restarts it, and nobody is there to record that.
+fn continuation(recorded: Option<&ReplicationId>, with_data: &[&Replication]) -> Option<ReplicationId> {
+    if with_data.iter().any(|own| Some(&own.replid) == recorded) {
+        return None;
+    }
+    let is_continued = |own: &&&Replication| own.former.as_ref().is_some_and(|former| Some(&former.replid) == recorded);
+    let mut continued = with_data.iter().filter(is_continued).map(|own| &own.replid);
+    let first = continued.next()?;
+    continued.all(|other| other == first).then(|| first.clone())
 }
 
 fn replication_with_data(node: &NodeView) -> Option<&Replication> {
@@ -663,12 +768,13 @@ fn replication_with_data(node: &NodeView) -> Option<&Replication> {
 
 /// Sorts nodes into those that may be promoted, best first, and the others with their reasons.
 fn rank<'a>(
+    view: &GroupView,
     nodes: impl Iterator<Item = &'a NodeView>,
     lineage: Option<&ReplicationId>,
 ) -> (Vec<Ranked>, Vec<Rejected>) {
     let (mut ranked, mut rejected) = (Vec::new(), Vec::new());
     for node in nodes {
-        match eligible(node, lineage) {
+        match eligible(node, lineage).and_then(|replication| within_reach(view, node).map(|()| replication)) {
             Ok(replication) => ranked.push(Ranked {
                 node: node.name.clone(),
                 offset: replication.offset,
@@ -685,7 +791,7 @@ fn rank<'a>(
 /// Whether no node is left that could take the place of `old`; if so, all others with their reasons.
 pub(super) fn nobody_left(view: &GroupView, old: &NodeView) -> Option<Vec<Rejected>> {
     let others = view.nodes.iter().filter(|node| node.name != old.name);
-    let (ranked, rejected) = rank(others, lineage(view, old, false).as_ref());
+    let (ranked, rejected) = rank(view, others, lineage(view, old, false).as_ref());
     ranked.is_empty().then_some(rejected)
 }
 
@@ -694,9 +800,10 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
     let report = match &node.answer {
         Answer::Report(report) => report,
         Answer::Loading => return Err(Ineligible::Loading),
-        Answer::NotListening if node.is_alive() => return unreachable("it does not listen"),
+        Answer::NotListening if !node.is_dead() => return unreachable("it does not listen"),
         Answer::NotListening => return unreachable("its process has ended"),
         Answer::Silent => return unreachable("it does not answer"),
+        Answer::Stranger { .. } if !node.is_managed() => return unreachable(&node.silence()),
         Answer::Stranger { report } => {
             return unreachable(&format!("another process (pid {}) holds its port", report.process_id));
         }
@@ -705,6 +812,9 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
     let replication = &report.replication;
     if report.is_loading {
         return Err(Ineligible::Loading);
+    }
+    if replication.is_master() {
+        return Err(Ineligible::Master);
     }
     if !replication.upstream().is_some_and(|upstream| upstream.holds_data) {
         return Err(Ineligible::NeverSynced);
@@ -716,6 +826,12 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
         return Err(Ineligible::PriorityZero);
     }
     Ok(replication)
+}
+
+/// Whether every node that answers could follow this one.
+fn within_reach(view: &GroupView, node: &NodeView) -> Result<(), Ineligible> {
+    let nodes = names(view, |other| other.name != node.name && other.report().is_some() && !other.reaches(node));
+    if nodes.is_empty() { Ok(()) } else { Err(Ineligible::OutOfReach { nodes }) }
 }
 
 fn choose_wanted<'a>(
@@ -749,8 +865,11 @@ fn estimate_loss(view: &GroupView, old: &NodeView, lineage: &ReplicationId, cand
         .map(|replication| replication.offset)
         .max()
         .unwrap_or(candidate_offset);
-    let reported = old.report().map(|report| &report.replication).filter(|own| own.replid == *lineage);
-    let master_offset = reported.map(|own| own.offset).or(view.kill_note.and_then(|note| note.offset));
+    let reported = old.report().filter(|_| !came_back_with_less(view, old)).map(|report| &report.replication);
+    let master_offset = reported
+        .filter(|own| own.replid == *lineage)
+        .map(|own| own.offset)
+        .or(view.kill_note.and_then(|note| note.offset));
     let (master_end, salvaged_bytes) = match &old.kept_stream {
         KeptStream::Dead { replid, start, end } if is_of(lineage, replid) => {
             (Some(*end), if candidate_offset >= *start { end.saturating_sub(candidate_offset) } else { 0 })
@@ -809,7 +928,7 @@ fn age(view: &GroupView, old: &NodeView, candidate: &NodeView) -> DataAge {
     let heard_seconds_ago = |node: &NodeView| {
         let upstream = node.report()?.replication.upstream()?;
         match upstream.link {
-            _ if upstream.port != old.port => None,
+            _ if view.followed_by(node).is_none_or(|followed| followed.name != old.name) => None,
             Link::Up => upstream.silent_seconds,
             Link::Down { seconds } => seconds,
             Link::Syncing { .. } => None,
@@ -832,6 +951,26 @@ fn is_stale(loss: &LossEstimate) -> bool {
     loss.age.at_least_seconds >= STALE_SECONDS && loss.gone().is_some()
 }
 
+/// What a master that came back has beyond what the group's master has of it.
+fn loss_of_returned(old: &NodeView, master: &NodeView) -> LossEstimate {
+    let replication = |node: &NodeView| node.report().map(|report| report.replication.clone());
+    let (old_offset, bytes) = match (replication(old), replication(master)) {
+        (Some(own), Some(theirs)) => (own.offset, diverged_bytes(&own, &theirs, old.unfenced())),
+        _ => (0, None),
+    };
+    let shared = old_offset - bytes.unwrap_or(0);
+    let of = replication(old).or(replication(master)).expect("both have answered");
+    LossEstimate {
+        replid: of.replid,
+        master_offset: bytes.map(|_| old_offset),
+        survivor_offset: shared,
+        candidate_offset: shared,
+        master_end: None,
+        salvaged_bytes: 0,
+        age: DataAge::default(),
+    }
+}
+
 fn is_of(lineage: &ReplicationId, replid: &str) -> bool {
     lineage.to_string() == replid
 }
@@ -844,6 +983,12 @@ fn salvage(old: &NodeView, candidate: &NodeView, lineage: &ReplicationId) -> Res
     }
     if is_replica(old) {
         return Err(NoSalvage::Alive);
+    }
+    if !old.is_managed() {
+        return Err(NoSalvage::Unmanaged);
+    }
+    if !candidate.address.is_loopback() {
+        return Err(NoSalvage::OutOfReach);
     }
     match &old.kept_stream {
         KeptStream::Nothing => Err(NoSalvage::InMemory),
@@ -878,22 +1023,27 @@ fn steps(
 ) -> Vec<Step> {
     let mut steps = Vec::new();
     // Where a person has chosen between masters, the others become replicas.
-    let is_demoted =
-        |node: &NodeView| candidate.is_answering_master() && node.is_answering_master() && node.name != candidate.name;
-    let is_fenced = old.name != candidate.name && old.is_alive() && !is_replica(old) && !is_demoted(old);
+    let came_back = returned_masters(view);
+    let is_given_up = |node: &NodeView| {
+        let takes_writes = candidate.is_answering_master() && node.is_answering_master();
+        takes_writes && node.name != candidate.name && !came_back.contains(&node.name)
+    };
+    let fence = fence(old, candidate).filter(|_| !is_given_up(old));
+    let is_fenced = matches!(fence, Some(Step::Fence { .. }));
     let has_a_tail = matches!(old.kept_stream, KeptStream::Dead { .. }) && !salvages && loss.gone().is_some();
     // Also a master that is ended though it answers, and leaves nothing to be salvaged.
     let can_tell = is_fenced && old.is_answering_master() && !salvages;
-    let keeps_tail = |node: &NodeView| is_demoted(node) || (has_a_tail || can_tell) && node.name == old.name;
-    steps.extend(names(view, keeps_tail).into_iter().map(|node| Step::KeepTail { node }));
-    if is_fenced {
-        steps.push(Step::Fence { node: old.name.clone() });
+    if has_a_tail || can_tell {
+        steps.push(Step::KeepTail { node: old.name.clone() });
     }
+    let given_up = names(view, is_given_up).into_iter();
+    steps.extend(given_up.map(|node| Step::Demote { node, to: candidate.name.clone() }));
+    steps.extend(fence);
     // A dead master's stream ends; one that somebody demoted goes on feeding its replicas.
-    let ends = old.name != candidate.name && !is_replica(old) && !is_demoted(old);
-    let is_linked_to_old =
-        |node: &NodeView| ends && node.report().is_some_and(|report| report.replication.is_linked_to(old.port));
-    let draining = names(view, is_linked_to_old);
+    let ends = old.name != candidate.name
+        && !is_given_up(old)
+        && if old.is_managed() { !is_replica(old) } else { old.answer == Answer::NotListening };
+    let draining = if ends { linked_to(view, old) } else { Vec::new() };
     if !draining.is_empty() {
         steps.push(Step::AwaitDrain { nodes: draining });
     }
@@ -902,15 +1052,42 @@ fn steps(
     }
     steps.push(Step::Promote { node: candidate.name.clone() });
     steps.push(Step::Confirm { node: candidate.name.clone() });
+    let mut returned = returned_masters(view);
+    // Who allowed to take them back allowed that for these, too.
+    let is_taken_back = candidate.meant_upstream.is_none() && candidate.is_answering_master();
+    let strangers = if is_taken_back { Vec::new() } else { of_unknown_history(view, &returned) };
+    returned.retain(|name| *name != old.name && *name != candidate.name && !strangers.contains(name));
+    let returned = returned.into_iter();
+    steps.extend(returned.map(|node| Step::Demote { to: upstreams[&node].clone(), node }));
     let is_follower = |node: &NodeView| {
-        node.report().is_some() && node.name != candidate.name && !(is_fenced && node.name == old.name)
+        let is_gone = is_fenced && node.name == old.name || strangers.contains(&node.name);
+        let reaches = || upstreams.get(&node.name).and_then(|to| view.node(to)).is_some_and(|to| node.reaches(to));
+        node.report().is_some() && node.name != candidate.name && !is_gone && reaches()
     };
-    steps.extend(repoints(view, candidate, upstreams, is_follower));
+    let is_demoted = |node: &NodeView| {
+        steps.iter().any(|step| matches!(step, Step::Demote { node: demoted, .. } if *demoted == node.name))
+    };
+    let moved = repoints(view, candidate, upstreams, |node| is_follower(node) && !is_demoted(node));
+    steps.extend(moved);
     let followers = names(view, is_follower);
     if !followers.is_empty() {
         steps.push(Step::ConfirmLinks { nodes: followers });
     }
     steps
+}
+
+/// What keeps the old master from taking writes: its process is ended, or it is told to follow; `None`: nothing is to be
+/// done, or nothing more can be.
+fn fence(old: &NodeView, candidate: &NodeView) -> Option<Step> {
+    if old.name == candidate.name || is_replica(old) {
+        return None;
+    }
+    let node = old.name.clone();
+    match (old.is_managed(), old.report()) {
+        (true, _) => old.is_alive().then_some(Step::Fence { node }),
+        (false, Some(_)) if old.reaches(candidate) => Some(Step::Demote { node, to: candidate.name.clone() }),
+        (false, _) => Some(Step::LeaveUnfenced { node }),
+    }
 }
 
 fn switchover_steps(

@@ -16,7 +16,6 @@
 //! <https://redis.io/docs/latest/operate/oss_and_stack/management/replication/>.
 
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -232,14 +231,16 @@ async fn open_stream(
     start: u64,
 ) -> Result<BufReader<TcpStream>, TailError> {
     let broken = |error: std::io::Error| TailError::Refused(error.to_string());
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, endpoint.port)).await.map_err(broken)?;
+    let stream = TcpStream::connect((endpoint.address.host.as_str(), endpoint.address.port)).await.map_err(broken)?;
     let mut stream = BufReader::new(stream);
     // The wire asks for the next byte.
     let next_byte = (start + 1).to_string();
     let replid = replid.to_string();
     let mut orders: Vec<(Vec<&str>, &str)> = vec![(vec!["PSYNC", &replid, &next_byte], "+CONTINUE")];
-    if let Some(password) = &endpoint.password {
-        orders.insert(0, (vec!["AUTH", password], "+OK"));
+    if let Some(password) = &endpoint.login.password {
+        let user = endpoint.login.user.as_deref();
+        let words = std::iter::once("AUTH").chain(user).chain([password.as_str()]);
+        orders.insert(0, (words.collect(), "+OK"));
     }
     for (words, expected) in orders {
         stream.write_all(&encode(&words)).await.map_err(broken)?;

@@ -1,5 +1,6 @@
 //! End-to-end tests of `replctl`: the real program, one module per behaviour.
 
+mod adopt;
 mod by_hand;
 mod check;
 mod cli;
@@ -10,6 +11,7 @@ mod nodes;
 mod promote;
 mod salvage;
 mod sentinel_disaster;
+mod servers;
 mod status;
 mod switchover;
 mod tail;

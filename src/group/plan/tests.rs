@@ -1,8 +1,9 @@
 //! Plans on hand-made groups, and on random ones against a trivial model of what must hold.
 
 use super::*;
-use crate::group::{KeptStream, KillNote, NodeView};
+use crate::group::{KeptStream, KillNote, NodeView, ServerView};
 use crate::process::{Condition, ProcessIdentity};
+use crate::topology::{Address, EngineFamily};
 use crate::wire::{Link, NodeReport, Role, Upstream};
 
 const BASE_PORT: u16 = 7000;
@@ -13,6 +14,7 @@ pub fn id(digit: char) -> ReplicationId {
 
 fn report(role: Role, offset: u64) -> NodeReport {
     NodeReport {
+        family: EngineFamily::Redis,
         version: "7.0.15".to_owned(),
         run_id: "run".to_owned(),
         process_id: 1,
@@ -41,10 +43,13 @@ fn upstream(port: u16, link: Link) -> Role {
 fn node(number: u16, meant_upstream: Option<u16>, answer: Answer, condition: Condition) -> NodeView {
     NodeView {
         name: format!("n{number}"),
-        port: BASE_PORT + number,
+        address: Address::loopback(BASE_PORT + number),
+        announced: Address::loopback(BASE_PORT + number),
         meant_upstream: meant_upstream.map(|number| format!("n{number}")),
-        process: Some(ProcessIdentity { pid: 1, start_ticks: 1, boot_id: "boot".to_owned() }),
-        condition,
+        server: ServerView::Managed {
+            process: Some(ProcessIdentity { pid: 1, start_ticks: 1, boot_id: "boot".to_owned() }),
+            condition,
+        },
         answer,
         kept_stream: KeptStream::Nothing,
     }
@@ -334,8 +339,14 @@ fn every_diagnosis_has_its_signs() {
         (vec![hung.clone(), deaf(2)], "the master n1 lives and does not answer"),
         (vec![hung.clone(), replica(2, 1, 5)], "the master n1 lives and does not answer"),
         (vec![stopped, linked(2)], "the master n1 lives and does not answer"),
-        (vec![hung.clone(), linked(2)], "the master n1 does not answer, but n2 is still linked to it"),
-        (vec![hung, linked(2), linked(3)], "the master n1 does not answer, but n2 and n3 are still linked to it"),
+        (
+            vec![hung.clone(), linked(2)],
+            "the master n1 cannot be reached from here (no answer from 127.0.0.1:7001), and serves n2",
+        ),
+        (
+            vec![hung, linked(2), linked(3)],
+            "the master n1 cannot be reached from here (no answer from 127.0.0.1:7001), and serves n2 and n3",
+        ),
         (
             vec![dead(1, None), never(2)],
             "the master n1 is lost, and nobody can take its place: n2 (its priority is 0: never promote)",
@@ -462,7 +473,7 @@ fn of_two_masters_the_one_that_a_person_names_by_force_is_kept_and_the_others_wr
     for (kept, other, gone) in [("n2", "n1", (id('a'), 90, 100)), ("n1", "n2", (id('b'), 90, 120))] {
         let plan = planned(kept, true).expect("a person has chosen");
         assert_eq!((plan.candidate.as_str(), plan.old_master.as_str()), (kept, other));
-        assert_eq!(plan.steps[0], Step::KeepTail { node: other.to_owned() });
+        assert_eq!(plan.steps[0], Step::Demote { node: other.to_owned(), to: kept.to_owned() });
         assert!(!plan.steps.iter().any(|step| matches!(step, Step::Fence { .. })), "{:?}", plan.steps);
         let lost = plan.loss.gone().expect("what only the other has");
         assert_eq!((lost.replid, lost.from, lost.to), gone);
@@ -529,7 +540,7 @@ impl Dice {
 fn random_view(dice: &mut Dice) -> GroupView {
     let count = 2 + dice.roll(8) as u16;
     let mut lost = if dice.roll(3) == 0 { node(1, None, Answer::Silent, Condition::Stopped) } else { dead(1, None) };
-    lost.kept_stream = match (lost.condition, dice.roll(4)) {
+    lost.kept_stream = match (lost.condition().expect("it is managed"), dice.roll(4)) {
         (_, 0) => KeptStream::Nothing,
         (Condition::Dead, 1) => KeptStream::Unusable { why: "torn".to_owned() },
         (Condition::Dead, _) => kept(['a', 'b'][dice.roll(2) as usize], dice.roll(3) * 10, 30 + dice.roll(4)),
@@ -582,6 +593,11 @@ fn carried_out(view: &GroupView, plan: &FailoverPlan) -> (Vec<String>, BTreeMap<
     for step in &plan.steps {
         match step {
             Step::Fence { node } => living.retain(|name| name != node),
+            Step::Demote { node, to } => {
+                masters.retain(|name| name != node);
+                follows.insert(node.clone(), to.clone());
+            }
+            Step::LeaveUnfenced { node } => assert!(!living.contains(node), "one that answers can be demoted"),
             Step::Promote { node } => {
                 follows.remove(node);
                 masters.push(node.clone());
