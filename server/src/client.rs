@@ -100,7 +100,7 @@ pub struct Client {
     /// It is shown all commands.
     pub monitors: Cell<bool>,
     /// Bytes of its input that were not run yet, and how many more there is room for, when it was last its turn.
-    pub input_bytes: Cell<(usize, usize)>,
+    pub query_bytes: Cell<(usize, usize)>,
     /// It waits for a key or for replicas: its requests are not run.
     pub blocked: Cell<bool>,
     /// Its next request waits for the end of a pause.
@@ -109,6 +109,8 @@ pub struct Client {
     pub watch_broken: Cell<bool>,
     /// Bytes that wait to be sent, without its mailbox and the stream.
     pub output_bytes: Cell<usize>,
+    /// What its input buffer takes.
+    pub input_bytes: Cell<usize>,
     /// Bytes of the replication stream that wait to be sent, when they were last measured.
     pub stream_bytes: Cell<u64>,
     /// The protocol it speaks.
@@ -148,11 +150,12 @@ impl Client {
             library: Default::default(),
             queued: Cell::new(None),
             monitors: Cell::new(false),
-            input_bytes: Cell::new((0, 0)),
+            query_bytes: Cell::new((0, 0)),
             blocked: Cell::new(false),
             postponed: Cell::new(false),
             watch_broken: Cell::new(false),
             output_bytes: Cell::new(0),
+            input_bytes: Cell::new(0),
             stream_bytes: Cell::new(0),
             protocol: Cell::new(Protocol::Resp2),
             slow_since_ms: Cell::new(None),
@@ -236,7 +239,14 @@ impl Client {
         *self.waker.borrow_mut() = None;
     }
 
-    /// Bytes that wait to be sent to it.
+    /// What its buffers take, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        // What waits for a replica lies in the backlog.
+        let output = if self.kind.get() == ClientKind::Replica { 0 } else { self.pending_bytes() };
+        self.input_bytes.get() as u64 + output
+    }
+
+    /// What waits to be sent to it.
     pub fn pending_bytes(&self) -> u64 {
         (self.output_bytes.get() + self.mailbox.borrow().len()) as u64 + self.stream_bytes.get()
     }
@@ -307,8 +317,8 @@ impl Client {
             patterns,
             shards,
             self.queued.get().map_or(-1, |queued| queued as i64),
-            self.input_bytes.get().0,
-            self.input_bytes.get().1,
+            self.query_bytes.get().0,
+            self.query_bytes.get().1,
             self.pending_bytes(),
             self.pending_bytes() + size_of::<Client>() as u64,
             self.last_command.get(),
@@ -408,6 +418,11 @@ impl Session {
             admission: Admission::default(),
             feed: None,
         }
+    }
+
+    /// Whether its commands count as uses of keys: not after `CLIENT NO-TOUCH on`.
+    pub fn touches(&self) -> bool {
+        !self.client.no_touch.get()
     }
 
     /// The selected database.

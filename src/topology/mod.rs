@@ -20,6 +20,7 @@ pub use address::{Address, Login};
 pub use diagnostic::{Diagnostic, Position, TopologyError};
 pub use directive::is_secret;
 pub use preset::{PRESETS, Preset};
+pub use raw::bytes_of;
 
 /// The file that `up` looks for in the current directory, and `init` writes.
 pub const FILE_NAME: &str = "replctl.toml";

@@ -2,7 +2,7 @@
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext};
 use crate::client::{ClientKind, Subscriptions};
-use crate::pubsub::{Published, Topic};
+use crate::pubsub::Topic;
 use crate::resp::{Protocol, Reply};
 
 fn count(context: &ServerContext, topic: Topic, added: isize) -> usize {
@@ -82,25 +82,24 @@ pub(super) fn sunsubscribe(context: &mut ServerContext, args: Args) -> Result<Fl
 
 /// Messages travel down the replication stream too.
 pub(super) fn publish(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let limit = context.instance.output_limit(ClientKind::Subscriber);
-    let published = context.instance.pubsub.publish(args.get(1), args.get(2), limit.hard_bytes);
-    finish(context, args, published, b"PUBLISH")
+    let receivers = context.instance.publish(args.get(1), args.get(2));
+    finish(context, args, receivers, b"PUBLISH")
 }
 
 /// There is one shard: this server and its replicas.
 pub(super) fn spublish(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let limit = context.instance.output_limit(ClientKind::Subscriber);
     let published = context.instance.pubsub.publish_to_shard(args.get(1), args.get(2), limit.hard_bytes);
-    finish(context, args, published, b"SPUBLISH")
-}
-
-fn finish(context: &mut ServerContext, args: Args, published: Published, name: &[u8]) -> Result<Flow> {
     for client in published.too_slow {
         context.instance.enforce_output_limit(&client, client.pending_bytes());
     }
+    finish(context, args, published.receivers, b"SPUBLISH")
+}
+
+fn finish(context: &mut ServerContext, args: Args, receivers: usize, name: &[u8]) -> Result<Flow> {
     let db = context.session.db();
     context.instance.propagate_request(db, &[name, args.get(1), args.get(2)]);
-    context.reply().integer(published.receivers as i64);
+    context.reply().integer(receivers as i64);
     Ok(Flow::Continue)
 }
 

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 
 use super::{
     Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, client, connection, debug, geo, hash,
-    introspection, key, list, monitor, object, pubsub, quotable, replication, server, set, slowlog, sort, sorted_set,
-    stream, string, tracking, transaction,
+    hyperloglog, introspection, key, lcs, list, memory, monitor, object, pubsub, quotable, replication, server, set,
+    slowlog, sort, sorted_set, stream, string, tracking, transaction,
 };
 use crate::number::parse_i64;
 
@@ -43,7 +43,7 @@ pub const SKIP_MONITOR: Flags = 1 << 12;
 /// Is not kept by `SLOWLOG`: it may be slow for other reasons.
 pub const SKIP_SLOWLOG: Flags = 1 << 13;
 
-/// May wait, but changes nothing.
+/// May wait or note something, but changes nothing.
 pub const READS: Flags = 1 << 30;
 /// Takes about as long each time, though it is not called fast.
 pub const QUICK: Flags = 1 << 29;
@@ -208,8 +208,7 @@ impl Command {
     #[inline]
     pub fn is_write(&self) -> bool {
         match self.handler {
-            Handler::Write(_) => true,
-            Handler::Blocking(_) => !self.is(READS),
+            Handler::Write(_) | Handler::Blocking(_) => !self.is(READS),
             Handler::Read(_) | Handler::Server(_) => false,
         }
     }
@@ -229,8 +228,8 @@ impl Command {
     pub fn is_readonly(&self) -> bool {
         match self.handler {
             Handler::Read(_) => true,
-            Handler::Blocking(_) => self.is(READS),
-            Handler::Write(_) | Handler::Server(_) => false,
+            Handler::Write(_) | Handler::Blocking(_) => self.is(READS),
+            Handler::Server(_) => false,
         }
     }
 
@@ -281,6 +280,7 @@ pub static COMMANDS: &[Command] = &[
     command("incr", 2, DENY_OOM | FAST, Keys::ONE, Write(string::incr)),
     command("incrby", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrby)),
     command("incrbyfloat", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrbyfloat)),
+    command("lcs", -3, 0, Keys::TWO, Read(lcs::lcs)),
     command("mget", -2, FAST, Keys::ALL, Read(string::mget)),
     command("mset", -3, DENY_OOM, Keys::PAIRS, Write(string::mset)),
     command("msetnx", -3, DENY_OOM, Keys::PAIRS, Write(string::msetnx)),
@@ -299,6 +299,12 @@ pub static COMMANDS: &[Command] = &[
     command("bitpos", -3, 0, Keys::ONE, Read(bit::bitpos)),
     command("getbit", 3, FAST, Keys::ONE, Read(bit::getbit)),
     command("setbit", 4, DENY_OOM, Keys::ONE, Write(bit::setbit)),
+    // HyperLogLogs.
+    command("pfadd", -2, DENY_OOM | FAST, Keys::ONE, Write(hyperloglog::pfadd)),
+    command("pfcount", -2, READS | MAY_REPLICATE, Keys::ALL, Write(hyperloglog::pfcount)),
+    command("pfdebug", 3, DENY_OOM | ADMIN, Keys::SECOND, Write(hyperloglog::pfdebug)),
+    command("pfmerge", -2, DENY_OOM, Keys::ALL, Write(hyperloglog::pfmerge)),
+    command("pfselftest", 1, ADMIN, Keys::NONE, Server(hyperloglog::pfselftest)),
     // Hashes.
     command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
     command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
@@ -445,7 +451,11 @@ pub static COMMANDS: &[Command] = &[
     command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
     command("keys", 2, 0, Keys::NONE, Read(key::keys)),
     container("memory", &[
+        command("memory|doctor", 2, 0, Keys::NONE, Server(memory::doctor)),
         help("memory|help"),
+        command("memory|malloc-stats", 2, 0, Keys::NONE, Server(memory::malloc_stats)),
+        command("memory|purge", 2, 0, Keys::NONE, Server(memory::purge)),
+        command("memory|stats", 2, 0, Keys::NONE, Server(memory::stats)),
         command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
     ]),
     command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
@@ -469,7 +479,7 @@ pub static COMMANDS: &[Command] = &[
     command("sort", -2, DENY_OOM, Keys::ONE_AND_STORED, Write(sort::sort)),
     command("sort_ro", -2, 0, Keys::ONE_AND_STORED, Read(sort::sort_ro)),
     command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
-    command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
+    command("touch", -2, FAST, Keys::ALL, Read(key::touch)),
     command("ttl", 2, FAST, Keys::ONE, Read(key::ttl)),
     command("type", 2, FAST, Keys::ONE, Read(key::kind)),
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::log::log;
+use crate::notify::Classes;
 use crate::replication::{Feed, FeedState, History};
 use crate::resp::append_request;
 
@@ -32,6 +33,8 @@ impl Instance {
         self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
+        self.measure_clients();
+        self.make_room();
         self.tell_trackers();
         if self.last_second != self.now_ms / 1000 {
             self.last_second = self.now_ms / 1000;
@@ -64,6 +67,7 @@ impl Instance {
                 self.keyspace.remove(*db, key);
                 self.stats.expired_keys += 1;
                 self.forget_key(*db, name);
+                self.notify(Classes::EXPIRED, "expired", *db, name);
                 return false;
             }
             true
@@ -82,7 +86,8 @@ impl Instance {
             }
             let mut requests = Vec::new();
             let mut names: Vec<Box<[u8]>> = Vec::new();
-            let watched = !self.watchers.is_empty() || self.tracking.is_on();
+            let listens = self.config.notify_keyspace_events.has(Classes::EXPIRED);
+            let watched = !self.watchers.is_empty() || self.tracking.is_on() || listens;
             let count = self.keyspace.expire(db, self.now_ms, EXPIRE_SEGMENTS, |name| {
                 append_request(&mut requests, &[b"DEL", name]);
                 if watched {
@@ -91,7 +96,10 @@ impl Instance {
             });
             if count > 0 {
                 self.stats.expired_keys += count as u64;
-                names.iter().for_each(|name| self.forget_key(db, name));
+                for name in names {
+                    self.forget_key(db, &name);
+                    self.notify(Classes::EXPIRED, "expired", db, &name);
+                }
                 self.propagate(db, &requests, count);
             }
         }

@@ -114,6 +114,7 @@ impl Connection {
         ready!(self.stream.poll_read(context, &mut buffer))?;
         let read = buffer.filled();
         self.requests.input.extend_from_slice(read);
+        self.session.client.input_bytes.set(self.requests.input.capacity());
         let instance = server.instance.borrow();
         let arrived = self.requests.input.len();
         if arrived as u64 > instance.config.client_query_buffer_limit {
@@ -144,7 +145,7 @@ impl Connection {
             let mut instance = server.instance.borrow_mut();
             instance.begin_turn();
             let input = &self.requests.input;
-            self.session.client.input_bytes.set((input.len(), input.capacity() - input.len()));
+            self.session.client.query_bytes.set((input.len(), input.capacity() - input.len()));
             self.session.client.last_active_ms.set(instance.now_ms);
             let flow = self.requests.run(&mut instance, &mut self.session, &mut self.out);
             instance.end_turn();

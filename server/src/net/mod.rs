@@ -102,6 +102,7 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let mut instance = Instance::new(config, now_ms(), Random::from_system());
     instance.set_clock(now_us);
     instance.make_users()?;
+    instance.startup_bytes = crate::info::own_bytes();
     let is_ghost = remains.is_some();
     match (remains, instance.config.replicaof.clone()) {
         (Some(remains), _) => instance.haunt(remains).map_err(|error| format!("can't map the backlog: {error}"))?,
