@@ -176,6 +176,7 @@ pub(super) fn restore(context: &mut WriteContext, args: Args) -> Result<Effect> 
     let Some(deadline_ms) = deadline_ms.filter(|_| !options.is_absolute) else { return Ok(Effect::Verbatim) };
     let mut digits = itoa::Buffer::new();
     let deadline = digits.format(deadline_ms).as_bytes();
-    append_request(context.effect, &[b"RESTORE", key.bytes, deadline, payload, b"ABSTTL", b"REPLACE"]);
+    let request: [&[u8]; 6] = [b"RESTORE", key.bytes, deadline, payload, b"ABSTTL", b"REPLACE"];
+    append_request(context.effect, if options.replace { &request } else { &request[..5] });
     Ok(Effect::Rewritten)
 }
