@@ -4,7 +4,7 @@
 use std::fs::File;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
-use crate::instance::Instance;
+use crate::instance::{Action, Instance};
 use crate::keyspace::Deadline;
 use crate::log::log;
 use crate::rdb;
@@ -47,6 +47,17 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
         }
         (b"digest-value", _) => digest_values(context, args),
         (b"object", 3) => object(context, args),
+        (b"aof-flush-sleep", 3) => {
+            let delay_us = u64::try_from(parse_integer(args.get(2))?).map_err(|_| ErrorReply::NOT_POSITIVE)?;
+            context.instance.aof.flush_delay = std::time::Duration::from_micros(delay_us);
+            context.ok()
+        }
+        (b"loadaof", 2) => {
+            // The shell has to write what is not in the file yet.
+            context.session.client.blocked.set(true);
+            context.instance.act(Action::ReloadAof(context.session.client.id));
+            Ok(Flow::Block)
+        }
         (b"reload", _) => {
             reload(context.instance, args)?;
             context.ok()
