@@ -653,7 +653,8 @@ pub(super) async fn load(server: &Rc<Server>, remains: Option<Remains>) -> Resul
 /// The file cannot be ahead of the backlog, unless another server has appended to it: its offset means nothing then.
 fn distrust_foreign_bytes(restored: &mut Restored, remains: Option<&Remains>) {
     let (Some(point), Some(remains)) = (restored.point, remains) else { return };
-    if point.id == remains.history.replid && point.offset > remains.end {
+    let previous = remains.history.previous.map(|(id, _)| id);
+    if (point.id == remains.history.replid || Some(point.id) == previous) && point.offset > remains.end {
         log!(Warning, "The append only file was written by another server since: its replication offset is not used");
         restored.point = None;
     }
