@@ -113,11 +113,10 @@ fn start(config: Config, remains: Option<Remains>) -> Result<(), String> {
     log!(Warning, "oO0OoO0OoO0Oo repld is starting oO0OoO0OoO0Oo");
     log!(
         Warning,
-        "repld version={}, Redis version={}, PID: {}, port {}",
+        "repld version={}, Redis version={}, pid={}, just started",
         env!("CARGO_PKG_VERSION"),
         instance::REDIS_VERSION,
-        std::process::id(),
-        config.port
+        std::process::id()
     );
     config.warn_of_events();
     if let Some(Remains { history, start, end, .. }) = &remains {

@@ -133,6 +133,9 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     {
         log!(Warning, "Failed to write PID file {}: {error}", pidfile.display());
     }
+    // Redis's own tests connect as soon as they read this.
+    let (port, pid) = (server.instance.borrow().config.port, std::process::id());
+    log!(Warning, "Running mode=standalone, port={port}, PID: {pid}");
     log!(Notice, "Server initialized");
     for listener in listeners {
         spawn_local(accept(Rc::clone(&server), listener));
