@@ -24,6 +24,7 @@ pub mod keyspace;
 pub mod log;
 pub mod long_double;
 mod net;
+pub mod notify;
 pub mod number;
 pub mod pubsub;
 pub mod rdb;
@@ -118,7 +119,6 @@ fn start(config: Config, remains: Option<Remains>) -> Result<(), String> {
         instance::REDIS_VERSION,
         std::process::id()
     );
-    config.warn_of_events();
     if let Some(Remains { history, start, end, .. }) = &remains {
         log!(Warning, "Ghost master of {}: serves offsets {start} to {end} of a dead server's backlog", history.replid);
     }

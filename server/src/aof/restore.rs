@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::manifest::{Manifest, ManifestError, Part};
 use super::{Note, holds_a_request};
 use crate::config::Config;
-use crate::instance::{Instance, Met, Requests, RequestsError};
+use crate::instance::{Found, Instance, Requests, RequestsError};
 use crate::log::{log, reason};
 use crate::snapshot::{self, LoadError, Loader, Point, SLICE_BYTES};
 
@@ -248,21 +248,21 @@ impl Restore {
     }
 
     /// Follows the stream.
-    fn count(&mut self, met: &Met) {
+    fn count(&mut self, met: &Found) {
         match met {
-            Met::Request(bytes) => {
+            Found::Request(bytes) => {
                 let Some(point) = &mut self.restored.point else { return };
                 point.offset += bytes.len() as u64;
                 keep_recent(&mut self.restored.recent, bytes, self.recent_max);
             }
-            Met::Note(Note::Stream { id, offset }) => {
+            Found::Note(Note::Stream { id, offset }) => {
                 if self.restored.point.is_none_or(|point| point.offset != *offset) {
                     self.restored.recent.clear();
                 }
                 let db = self.restored.point.map_or(0, |point| point.db);
                 self.restored.point = Some(Point { id: *id, offset: *offset, db });
             }
-            Met::Note(Note::Time(_) | Note::Other) => {}
+            Found::Note(Note::Time(_) | Note::Other) => {}
         }
     }
 

@@ -8,7 +8,7 @@ use crate::resp::{Limits, Request, RequestParser};
 
 /// What was met in the file.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Met<'a> {
+pub enum Found<'a> {
     /// A request, which was applied or waits for the end of its transaction.
     Request(&'a [u8]),
     /// A line between two requests.
@@ -71,7 +71,7 @@ impl Requests {
     ///
     /// # Errors
     /// [`RequestsError`]
-    pub fn step(&mut self, instance: &mut Instance) -> Result<Option<Met<'_>>, RequestsError> {
+    pub fn step(&mut self, instance: &mut Instance) -> Result<Option<Found<'_>>, RequestsError> {
         let offset = self.start + self.taken as u64;
         let bad = |reason: &str| Err(RequestsError::Format(offset, reason.to_owned()));
         match self.buffer.get(self.taken) {
@@ -85,7 +85,7 @@ impl Requests {
                     Ok(Some(request)) => {
                         self.run(instance, &request, offset)?;
                         let bytes = &self.buffer[request.start..request.start + request.len];
-                        Ok(Some(Met::Request(bytes)))
+                        Ok(Some(Found::Request(bytes)))
                     }
                     Ok(None) => Ok(None),
                     Err(error) => bad(&error.to_string()),
@@ -95,14 +95,14 @@ impl Requests {
         }
     }
 
-    fn note(&mut self) -> Option<Met<'_>> {
+    fn note(&mut self) -> Option<Found<'_>> {
         let rest = &self.buffer[self.taken..];
         let end = memchr::memchr(b'\n', rest)?;
         let line = &rest[..end];
         let note = Note::parse(line.strip_suffix(b"\r").unwrap_or(line));
         self.taken += end + 1;
         self.note_whole();
-        Some(Met::Note(note))
+        Some(Found::Note(note))
     }
 
     fn run(&mut self, instance: &mut Instance, request: &Request, offset: u64) -> Result<(), RequestsError> {

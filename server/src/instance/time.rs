@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::log::log;
+use crate::notify::Classes;
 use crate::replication::{Feed, FeedState, History};
 use crate::resp::append_request;
 
@@ -31,6 +32,8 @@ impl Instance {
         self.save_if_due();
         self.rewrite_if_due();
         self.shed_unwritten();
+        self.measure_clients();
+        self.make_room();
         if self.last_second != self.now_ms / 1000 {
             self.last_second = self.now_ms / 1000;
             self.every_second();
@@ -62,6 +65,7 @@ impl Instance {
                 self.keyspace.remove(*db, key);
                 self.stats.expired_keys += 1;
                 self.touch(*db, name);
+                self.notify(Classes::EXPIRED, "expired", *db, name);
                 return false;
             }
             true
@@ -80,7 +84,7 @@ impl Instance {
             }
             let mut requests = Vec::new();
             let mut names: Vec<Box<[u8]>> = Vec::new();
-            let watched = !self.watchers.is_empty();
+            let watched = !self.watchers.is_empty() || self.config.notify_keyspace_events.has(Classes::EXPIRED);
             let count = self.keyspace.expire(db, self.now_ms, EXPIRE_SEGMENTS, |name| {
                 append_request(&mut requests, &[b"DEL", name]);
                 if watched {
@@ -89,7 +93,10 @@ impl Instance {
             });
             if count > 0 {
                 self.stats.expired_keys += count as u64;
-                names.iter().for_each(|name| self.touch(db, name));
+                for name in names {
+                    self.touch(db, &name);
+                    self.notify(Classes::EXPIRED, "expired", db, &name);
+                }
                 self.propagate(db, &requests, count);
             }
         }
