@@ -2,6 +2,7 @@
 //!
 //! Every test starts its own servers in directories of their own, on ports chosen by the system, and ends them.
 
+mod acl;
 mod aof;
 mod blocking;
 mod client;
@@ -11,6 +12,7 @@ mod failover;
 mod full_sync;
 mod guards;
 mod hyperloglog;
+mod introspection;
 mod links;
 mod long_double;
 mod malformed;
@@ -22,4 +24,5 @@ mod sentinel;
 mod server;
 mod shell;
 mod streams;
+mod tracking;
 mod values;
