@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use crate::aof::State;
 use crate::client::ClientKind;
 use crate::instance::{Failover, Instance, Loading, REDIS_VERSION};
 use crate::keyspace::lazily_freed;
@@ -145,25 +146,41 @@ fn human(bytes: u64) -> String {
 }
 
 fn persistence(instance: &Instance, text: &mut String) {
-    let state = &instance.persistence;
+    let (state, aof) = (&instance.persistence, &instance.aof);
     let serves_old_data = instance.loading.is_some_and(|loading| loading.serves_old_data);
     field!(text, "loading", u8::from(instance.loading.is_some() && !serves_old_data));
     field!(text, "async_loading", u8::from(serves_old_data));
     field!(text, "current_cow_size", instance.keyspace.walk_preimage_bytes());
     field!(text, "rdb_changes_since_last_save", state.dirty);
-    field!(text, "rdb_bgsave_in_progress", u8::from(state.snapshot_since_ms.is_some()));
+    let is_snapshot = state.snapshot_since_ms.is_some() && !aof.rewrite.is_some_and(|rewrite| rewrite.is_alone);
+    field!(text, "rdb_bgsave_in_progress", u8::from(is_snapshot));
     field!(text, "rdb_last_save_time", state.last_save_s);
     field!(text, "rdb_last_bgsave_status", if state.failed { "err" } else { "ok" });
     field!(text, "rdb_last_bgsave_time_sec", state.last_duration_s.unwrap_or(-1));
-    let current_s = state.snapshot_since_ms.map_or(-1, |since| (instance.now_ms - since) / 1000);
+    let since_s = |since_ms: Option<i64>| since_ms.map_or(-1, |since_ms| (instance.now_ms - since_ms) / 1000);
+    let current_s = since_s(state.snapshot_since_ms.filter(|_| is_snapshot));
     field!(text, "rdb_current_bgsave_time_sec", current_s);
     field!(text, "rdb_saves", state.saves);
     // Nothing is copied because of a fork: these are the copies that writes have made before a snapshot's turn.
     field!(text, "rdb_last_cow_size", state.last_preimage_bytes);
     field!(text, "rdb_last_load_keys_expired", state.last_load_keys_expired);
     field!(text, "rdb_last_load_keys_loaded", state.last_load_keys_loaded);
-    field!(text, "aof_enabled", 0);
-    field!(text, "aof_rewrite_in_progress", 0);
+    field!(text, "aof_enabled", u8::from(aof.state != State::Off));
+    field!(text, "aof_rewrite_in_progress", u8::from(aof.rewrite.is_some()));
+    field!(text, "aof_rewrite_scheduled", u8::from(aof.rewrite_scheduled));
+    field!(text, "aof_last_rewrite_time_sec", aof.last_rewrite_s.unwrap_or(-1));
+    field!(text, "aof_current_rewrite_time_sec", since_s(aof.rewrite.map(|rewrite| rewrite.since_ms)));
+    field!(text, "aof_last_bgrewrite_status", if aof.failed_rewrites > 0 { "err" } else { "ok" });
+    field!(text, "aof_last_write_status", if aof.error.is_some() { "err" } else { "ok" });
+    field!(text, "aof_last_cow_size", state.last_preimage_bytes);
+    if aof.state != State::Off {
+        field!(text, "aof_current_size", aof.current_bytes);
+        field!(text, "aof_base_size", aof.base_bytes);
+        field!(text, "aof_pending_rewrite", 0);
+        field!(text, "aof_buffer_length", aof.unwritten().len());
+        field!(text, "aof_pending_bio_fsync", u8::from(aof.is_syncing));
+        field!(text, "aof_delayed_fsync", aof.delayed_fsyncs);
+    }
     if let Some(loading) = &instance.loading {
         progress(loading, instance.now_ms, text);
     }

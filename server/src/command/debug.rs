@@ -7,7 +7,7 @@ use std::fs::File;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::config::parse_memory;
-use crate::instance::Instance;
+use crate::instance::{Action, Instance};
 use crate::keyspace::Deadline;
 use crate::log::log;
 use crate::replication::History;
@@ -51,6 +51,17 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
             Ok(Flow::Continue)
         }
         (b"digest-value", _) => digest_values(context, args),
+        (b"aof-flush-sleep", 3) => {
+            let delay_us = u64::try_from(parse_integer(args.get(2))?).map_err(|_| ErrorReply::NOT_POSITIVE)?;
+            context.instance.aof.flush_delay = std::time::Duration::from_micros(delay_us);
+            context.ok()
+        }
+        (b"loadaof", 2) => {
+            // The shell has to write what is not in the file yet.
+            context.session.client.blocked.set(true);
+            context.instance.act(Action::ReloadAof(context.session.client.id));
+            Ok(Flow::Block)
+        }
         (b"object", 3..=4) => inspect::object(context, args),
         (b"listpack", 3) => inspect::listpack(context, args),
         (b"quicklist", 3..=4) => inspect::quicklist(context, args),

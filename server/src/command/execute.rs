@@ -351,6 +351,11 @@ impl Instance {
                  Redis logs for details about the RDB error.",
             ));
         }
+        if let Some(error) = &self.aof.error
+            && self.replication.is_master()
+        {
+            return Err(ErrorReply::owned(format!("MISCONF Errors writing to the AOF file: {error}")));
+        }
         if self.replication.is_master() {
             let wanted = self.config.min_replicas_to_write as usize;
             let lag_ms = self.config.min_replicas_max_lag.as_millis() as i64;
@@ -615,7 +620,7 @@ impl Instance {
             self.note_own_deadlines(caller, call);
         }
         // A replica forwards its upstream's very bytes.
-        if caller.is_upstream || self.replication.backlog.is_none() {
+        if caller.is_upstream || self.replication.backlog.is_none() && !self.aof.is_open() {
             return;
         }
         match (effect, call.canonical) {

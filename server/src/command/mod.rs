@@ -44,6 +44,11 @@ pub use acl::{LogEntry, User, Users};
 pub use execute::{Flow, Planned};
 pub use table::Command;
 
+/// Whether there is a command of this name.
+pub fn is_known(name: &[u8]) -> bool {
+    table::find(name).is_some()
+}
+
 use crate::client::Session;
 use crate::config::Config;
 use crate::instance::{Instance, Stats};
@@ -196,6 +201,11 @@ impl<'a> Args<'a> {
     #[inline]
     fn first_key(&self) -> Key<'a> {
         Key { bytes: self.get(1), hash: self.first_key_hash }
+    }
+
+    /// What is asked for, as it was written.
+    pub fn name(&self) -> &'a [u8] {
+        self.get(0)
     }
 
     /// Whether this asks a replica to say how far it has come.

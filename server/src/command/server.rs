@@ -57,6 +57,19 @@ pub(super) fn bgsave(context: &mut ServerContext, args: Args) -> Result<Flow> {
     Ok(Flow::Continue)
 }
 
+pub(super) fn bgrewriteaof(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    if context.instance.aof.rewrite.is_some() {
+        return Err(ErrorReply::new("ERR Background append only file rewriting already in progress"));
+    }
+    let is_busy = context.instance.persistence.snapshot_since_ms.is_some();
+    context.instance.schedule_rewrite();
+    context.reply().simple(match is_busy {
+        true => "Background append only file rewriting scheduled",
+        false => "Background append only file rewriting started",
+    });
+    Ok(Flow::Continue)
+}
+
 pub(super) fn lastsave(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     let at = context.instance.persistence.last_save_s;
     context.reply().integer(at);
@@ -163,6 +176,9 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
                 Some(upstream) => instance.follow(upstream),
                 None => instance.unfollow(),
             },
+            "appendonly" if instance.config.appendonly => instance.begin_aof(),
+            "appendonly" => instance.act(Action::StopAof),
+            "aof-disable-auto-gc" => instance.act(Action::TidyAof),
             "maxmemory-policy" | "lfu-log-factor" | "lfu-decay-time" => instance.track_uses(),
             // In a transaction what has to go does so after its end.
             "maxmemory" if instance.transaction_stream.is_none() => _ = instance.make_room(),

@@ -550,6 +550,7 @@ pub static COMMANDS: &[Command] = &[
         command("acl|users", 2, OPERATOR, Keys::NONE, Server(acl::users)),
         command("acl|whoami", 2, PERSONAL, Keys::NONE, Server(acl::whoami)),
     ]),
+    command("bgrewriteaof", 1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgrewriteaof)),
     command("bgsave", -1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgsave)),
     Command { arity: -1, flags: LOADING | STALE, handler: Server(introspection::command), ..container("command", &[
         command("command|count", 2, LOADING | STALE, Keys::NONE, Server(introspection::count)),
@@ -603,6 +604,7 @@ pub static COMMANDS: &[Command] = &[
     command("slaveof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),
     command("sync", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::sync)),
     command("wait", 3, NO_SCRIPT, Keys::NONE, Server(replication::wait)),
+    command("waitaof", 4, NO_SCRIPT, Keys::NONE, Server(replication::waitaof)),
 ];
 
 /// All commands, and what they are divided into.

@@ -237,6 +237,31 @@ directives! {
     rdb_key_save_delay: i32 = 0, ["rdb-key-save-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
     /// The same for each key of a load.
     key_load_delay: i32 = 0, ["key-load-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
+
+    // The append-only file.
+    /// Keep every write in an append-only file, and load that at the start.
+    appendonly: bool = false, ["appendonly"], YesNo, Live;
+    /// The name that those of all its parts begin with, in [`appenddirname`](Config::appenddirname).
+    appendfilename: String = "appendonly.aof".into(), ["appendfilename"], FileName, AtStart;
+    /// Its directory, in [`dir`](Config::dir).
+    appenddirname: String = "appendonlydir".into(), ["appenddirname"], FileName, AtStart;
+    /// When what was written to it is forced onto the disk.
+    appendfsync: Fsync = Fsync::EverySecond, ["appendfsync"], Choice(FSYNC), Live;
+    /// Not while it is rewritten.
+    no_appendfsync_on_rewrite: bool = false, ["no-appendfsync-on-rewrite"], YesNo, Live;
+    /// Rewrite it when it has grown by so many percent since the last time; 0: never by itself.
+    auto_aof_rewrite_percentage: u32 = 100, ["auto-aof-rewrite-percentage"], Integer(0, MAX_I32), Live;
+    /// Nor before it has so many bytes.
+    auto_aof_rewrite_min_size: u64 = 64 << 20, ["auto-aof-rewrite-min-size"], Memory(0, MAX_MEMORY), Live;
+    /// Cut off a last request that is not whole, and start; otherwise refuse to start.
+    aof_load_truncated: bool = true, ["aof-load-truncated"], YesNo, Live;
+    /// Write its base as an image, and not as requests.
+    aof_use_rdb_preamble: bool = true, ["aof-use-rdb-preamble"], YesNo, Live;
+    /// Note the time in it, each second in which something is written.
+    aof_timestamp_enabled: bool = false, ["aof-timestamp-enabled"], YesNo, Live;
+    /// Keep parts that a rewrite has made superfluous. For tests.
+    aof_disable_auto_gc: bool = false, ["aof-disable-auto-gc"], YesNo, Live;
+
     // Replication.
     /// The master to replicate; `None` on a master. `REPLICAOF` keeps it up to date, for `CONFIG REWRITE`.
     replicaof: Option<Upstream> = None, ["replicaof", "slaveof"], MasterAddress, Live;
@@ -345,12 +370,6 @@ static KEPT: &[Directive] = &[
     kept(&["tls-port"], Check::Only(&Check::Integer(0, 65535), "0", "repld speaks no TLS"), "0", AtStart),
     kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", AtStart),
     kept(
-        &["appendonly"],
-        Check::Only(&Check::YesNo, "no", "repld writes no append-only file: see 'save' for snapshots"),
-        "no",
-        Live,
-    ),
-    kept(
         &["maxmemory-clients"],
         Check::Only(&Check::Memory, "0", "repld limits each client's memory, but not their sum"),
         "0",
@@ -383,15 +402,6 @@ static KEPT: &[Directive] = &[
     kept(&["rdb-save-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["aof-rewrite-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["rdb-del-sync-files"], Check::YesNo, "no", Live),
-    kept(&["appendfsync"], Check::OneOf(&["everysec", "always", "no"]), "everysec", Live),
-    kept(&["appendfilename"], Check::Text, "appendonly.aof", AtStart),
-    kept(&["appenddirname"], Check::Text, "appendonlydir", AtStart),
-    kept(&["no-appendfsync-on-rewrite"], Check::YesNo, "no", Live),
-    kept(&["auto-aof-rewrite-percentage"], Check::Integer(0, MAX_I32), "100", Live),
-    kept(&["auto-aof-rewrite-min-size"], Check::Memory, "67108864", Live),
-    kept(&["aof-load-truncated"], Check::YesNo, "yes", Live),
-    kept(&["aof-use-rdb-preamble"], Check::YesNo, "yes", Live),
-    kept(&["aof-timestamp-enabled"], Check::YesNo, "no", Live),
     kept(&["sanitize-dump-payload"], Check::OneOf(&["no", "yes", "clients"]), "no", Live),
     kept(&["propagation-error-behavior"], Check::OneOf(&["ignore", "panic", "panic-on-replicas"]), "ignore", Live),
     kept(&["replica-ignore-disk-write-errors"], Check::YesNo, "no", Live),
@@ -422,6 +432,7 @@ const LEVELS: &[(&str, Level)] =
 
 const ALLOWED: &[(&str, Allowed)] = &[("no", Allowed::No), ("yes", Allowed::Yes), ("local", Allowed::Local)];
 
+const FSYNC: &[(&str, Fsync)] = &[("everysec", Fsync::EverySecond), ("always", Fsync::Always), ("no", Fsync::Never)];
 const CHANNELS: &[(&str, bool)] = &[("allchannels", true), ("resetchannels", false)];
 
 const DISKLESS_LOAD: &[(&str, DisklessLoad)] =

@@ -4,6 +4,7 @@
 //! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
 //! backlog, which is memory that happens to have a name.
 
+mod aof;
 mod blocking;
 mod eviction;
 mod failover;
@@ -15,6 +16,7 @@ mod notify;
 mod pause;
 mod random;
 mod replay;
+mod requests;
 mod role;
 mod stream;
 mod time;
@@ -32,8 +34,10 @@ pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
 pub use pause::{Pause, PausedBy};
 pub use random::Random;
 pub use replay::{Replay, ReplayError};
+pub use requests::{Found, Requests, RequestsError};
 pub use timing::{Histogram, Timing};
 
+use crate::aof::Aof;
 use crate::client::{Client, ClientKind, Session};
 use crate::command::{Command, Met, Users};
 use crate::config::{Config, Secret, ShutdownOptions};
@@ -63,6 +67,16 @@ pub enum Action {
     Save,
     /// A replica waits for a snapshot.
     Sync,
+    /// Rewrite the append-only file in the background.
+    RewriteAof,
+    /// Write what is appended, and close the append-only file.
+    StopAof,
+    /// Load what is in the append-only file in place of the data, and answer the client of this id.
+    ReloadAof(u64),
+    /// Delete what a rewrite has made superfluous.
+    TidyAof,
+    /// Somebody waits for what was appended to be on the disk.
+    SyncAof,
     /// End the server.
     Shutdown(ShutdownOptions),
 }
@@ -243,6 +257,8 @@ pub struct Instance {
     pub clients: BTreeMap<u64, Rc<Client>>,
     /// What became of snapshots.
     pub persistence: Persistence,
+    /// Every write.
+    pub aof: Aof,
     /// What happened so far.
     pub stats: Stats,
     /// Names this run of the server.
@@ -309,6 +325,7 @@ impl Instance {
             delays: Delays::default(),
             clients: BTreeMap::new(),
             persistence: Persistence { last_save_s: now_ms / 1000, ..Persistence::default() },
+            aof: Aof::default(),
             stats: Stats::default(),
             run_id: random.id(),
             started_ms: now_ms,

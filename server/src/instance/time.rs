@@ -33,6 +33,8 @@ impl Instance {
         self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
+        self.rewrite_if_due();
+        self.shed_unwritten();
         self.measure_clients();
         self.make_room();
         self.tell_trackers();
@@ -187,7 +189,10 @@ impl Instance {
     fn forget_unused_backlog(&mut self) {
         let ttl_ms = self.config.repl_backlog_ttl.as_millis() as i64;
         let replication = &self.replication;
-        let unused = ttl_ms > 0 && replication.feeds.is_empty() && self.now_ms - replication.unfed_since_ms > ttl_ms;
+        let unused = ttl_ms > 0
+            && !self.aof.is_open()
+            && replication.feeds.is_empty()
+            && self.now_ms - replication.unfed_since_ms > ttl_ms;
         if replication.backlog.is_some() && replication.is_master() && unused {
             self.remove_backlog();
             self.replication.history = History { replid: self.random.id(), previous: None };

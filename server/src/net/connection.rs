@@ -83,14 +83,25 @@ impl Connection {
         // What it waited for comes before what it asked for since.
         self.session.client.collect(&mut self.out);
         self.closing |= self.session.client.is_dismissed();
-        if !self.closing && self.is_due() && self.run(server) == Flow::Feed {
-            return Poll::Ready(End::Feed);
+        if !self.closing && self.is_due() {
+            if self.run(server) == Flow::Feed {
+                return Poll::Ready(End::Feed);
+            }
+            if server.has_unwritten() {
+                // One write serves everyone whose turn comes first.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
         if self.session.client.is_killed() {
             // Too much would wait for it: it gets nothing of that.
             return Poll::Ready(End::Closed);
         }
         self.session.client.collect(&mut self.out);
+        if !server.write_aof() {
+            // The server ends, and nobody is told what is not on the disk.
+            return Poll::Pending;
+        }
         match self.poll_flush(context) {
             Poll::Ready(Err(_)) => return Poll::Ready(End::Closed),
             Poll::Ready(Ok(())) if self.closing => return Poll::Ready(End::Closed),

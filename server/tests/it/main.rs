@@ -3,6 +3,7 @@
 //! Every test starts its own servers in directories of their own, on ports chosen by the system, and ends them.
 
 mod acl;
+mod aof;
 mod blocking;
 mod client;
 mod differential;
