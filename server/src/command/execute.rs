@@ -207,7 +207,7 @@ impl Instance {
             && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission {
-            reads: unhindered && serves,
+            reads: unhindered && serves && self.has_room(),
             writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write(session).is_ok(),
         }
     }
