@@ -6,12 +6,14 @@
 //!                                                     FailoverPlan::new --promote--> FailoverReport
 //! ```
 //!
-//! [`diagnose`], [`FailoverPlan::new`] and [`FailoverPlan::switchover`] are pure; [`up`], [`promote`], [`switchover`],
+//! [`diagnose`], [`FailoverPlan::new`], [`FailoverPlan::switchover`], [`Failover`] and [`HandOver`] are pure; [`up`], [`promote`], [`switchover`],
 //! [`kill_master`] and [`down`] are where things
 //! happen. Nothing here prints: what happens goes out as [`Event`]s.
 
 mod bring_up;
 mod diagnosis;
+mod failover;
+mod hand_over;
 mod history;
 mod hook;
 mod journal;
@@ -35,6 +37,8 @@ use crate::wire::{Endpoint, WireError, split_words};
 
 pub use bring_up::{Action, LaunchPlan, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
+pub use failover::{Failover, Next, StepOutcome};
+pub use hand_over::{HandOver, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, read_end};
 pub use kill::{KillPlan, KillReport, kill_master};

@@ -1,4 +1,5 @@
-//! `promote`: executes a [`FailoverPlan`], step by step, each written to the journal before and after.
+//! `promote` and `switchover`: carry out what a [`Failover`] decides, step by step, each written to the journal before and
+//! after.
 //!
 //! The order of things after a crash of this program, wherever it comes: the plan is decided anew from what is seen, and every
 //! step is one that can be done twice. Before `promote` nothing has changed; after it the candidate is seen as a master and
@@ -12,6 +13,8 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::diagnosis::{Diagnosis, diagnose};
+use super::failover::{Failover, Next, StepOutcome};
+use super::hand_over::{self, HandOver, HandOverOrder, Word};
 use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
 use super::plan::{FailoverPlan, LossEstimate, Policy, Step};
@@ -29,12 +32,8 @@ use crate::wire::{NodeClient, NodeReport, WireError};
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a promoted node may take to accept its first write.
 const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(5);
-/// How long the exchange of roles may take after the replica has caught up.
-const HAND_OVER_GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at a node that is about to be where it should.
 const POLL_EVERY: Duration = Duration::from_millis(1);
-/// How often a plan that no longer fits what is seen is made anew.
-const PLANS_MAX: usize = 3;
 /// A write that changes nothing: this key does not exist, and deleting it is refused by a replica and accepted by a master.
 const PROBE: [&str; 2] = ["DEL", "replctl:write-probe:00c0ffee-no-such-key"];
 
@@ -100,19 +99,6 @@ pub enum Resync {
     Unknown,
 }
 
-/// Why a plan was not carried to its end.
-enum Stop {
-    /// What is seen no longer fits the plan; nothing has been promoted yet.
-    Stale,
-    Failed(GroupError),
-}
-
-impl<E: Into<GroupError>> From<E> for Stop {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
 /// Replaces a lost master: observes, decides, executes, observes again. `began` is when the command started; `limit` bounds
 /// the wait for links.
 ///
@@ -125,25 +111,10 @@ pub async fn promote(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
-    let (mut view, mut clients) = observe(group).await?;
-    FailoverPlan::new(&view, policy)?;
-    recorder.record(Event::Began { command: "promote".to_owned() })?;
-    for _ in 0..PLANS_MAX {
-        let plan = FailoverPlan::new(&view, policy)?;
-        recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
-        let mut promotion = Promotion::new(&plan, policy, group, clients, began, limit, recorder);
-        match promotion.execute(&view).await {
-            Ok(()) => return promotion.report("promote", plan.clone(), view).await,
-            Err(Stop::Failed(error)) => {
-                recorder.record(Event::Finished { command: "promote".to_owned(), error: Some(error.to_string()) })?;
-                return Err(error);
-            }
-            Err(Stop::Stale) => (view, clients) = observe(group).await?,
-        }
-    }
-    let reason = format!("the replicas kept changing over {PLANS_MAX} plans");
-    let step = Step::AwaitDrain { nodes: view.nodes.iter().map(|node| node.name.clone()).collect() };
-    Err(GroupError::StepFailed { step, reason })
+    let (view, clients) = observe(group).await?;
+    let failover = Failover::promote(&view, policy)?;
+    let limits = Limits { began, patience: Duration::ZERO, links: limit };
+    Promotion::new("promote", failover, group, (view, clients), limits, recorder).run().await
 }
 
 /// Exchanges the roles of a master that works and a replica: observes, decides, executes, observes again. `patience` is how
@@ -159,18 +130,9 @@ pub async fn switchover(
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
     let (view, clients) = observe(group).await?;
-    let plan = FailoverPlan::switchover(&view, policy)?;
-    recorder.record(Event::Began { command: "switchover".to_owned() })?;
-    recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
-    let mut switchover = Promotion::new(&plan, policy, group, clients, began, limit, recorder);
-    switchover.patience = patience;
-    let error = match switchover.execute(&view).await {
-        Ok(()) => return switchover.report("switchover", plan.clone(), view).await,
-        Err(Stop::Failed(error)) => error,
-        Err(Stop::Stale) => unreachable!("only a drain makes a plan stale, and a switchover has none"),
-    };
-    recorder.record(Event::Finished { command: "switchover".to_owned(), error: Some(error.to_string()) })?;
-    Err(error)
+    let failover = Failover::switchover(&view, policy)?;
+    let limits = Limits { began, patience, links: limit };
+    Promotion::new("switchover", failover, group, (view, clients), limits, recorder).run().await
 }
 
 /// The node that the last promotion made the master, if nothing replaced it since.
@@ -186,23 +148,31 @@ pub fn promoted_last(group: &Group) -> Result<Option<String>, GroupError> {
     Ok(promoted.filter(|node| *node == group.run.master().name))
 }
 
-/// The state that a promotion gathers while it is executed.
-struct Promotion<'a> {
-    plan: FailoverPlan,
-    policy: &'a Policy,
-    group: &'a mut Group,
-    clients: Clients,
+/// How long things may take.
+struct Limits {
+    /// When the command was started.
     began: Instant,
-    limit: Duration,
+    /// How long a master may hold back its writes for a replica to catch up.
+    patience: Duration,
+    /// How long replicas may take to follow.
+    links: Duration,
+}
+
+/// Drives a [`Failover`] against the real servers, and gathers what there is to report.
+struct Promotion<'a> {
+    command: &'static str,
+    failover: Failover,
+    group: &'a mut Group,
+    view: GroupView,
+    clients: Clients,
+    limits: Limits,
     recorder: &'a mut Recorder,
     steps: Vec<StepReport>,
     salvaged: Option<Salvaged>,
     /// The replicas that were told to take the rest of the old master's stream from this ghost.
     haunted: Option<(Ghost, Vec<String>)>,
-    loss: LossEstimate,
     first_write: Option<Duration>,
-    /// How long a master may hold back its writes, and since when it does.
-    patience: Duration,
+    /// Since when a master holds back its writes.
     handed_over: Option<Duration>,
     missing: Vec<String>,
     log_marks: BTreeMap<String, u64>,
@@ -213,28 +183,25 @@ struct Promotion<'a> {
 
 impl<'a> Promotion<'a> {
     fn new(
-        plan: &FailoverPlan,
-        policy: &'a Policy,
+        command: &'static str,
+        failover: Failover,
         group: &'a mut Group,
-        clients: Clients,
-        began: Instant,
-        limit: Duration,
+        (view, clients): (GroupView, Clients),
+        limits: Limits,
         recorder: &'a mut Recorder,
     ) -> Self {
         Self {
-            plan: plan.clone(),
-            policy,
+            command,
+            failover,
             group,
+            view,
             clients,
-            began,
-            limit,
+            limits,
             recorder,
             steps: Vec::new(),
             salvaged: None,
             haunted: None,
-            loss: plan.loss.clone(),
             first_write: None,
-            patience: Duration::ZERO,
             handed_over: None,
             missing: Vec::new(),
             log_marks: BTreeMap::new(),
@@ -243,30 +210,62 @@ impl<'a> Promotion<'a> {
         }
     }
 
-    async fn execute(&mut self, view: &GroupView) -> Result<(), Stop> {
-        for step in self.plan.steps.clone() {
-            self.recorder.record(Event::StepBegan { step: step.clone() })?;
-            let began = Instant::now();
-            match &step {
-                Step::Fence { node } => self.fence(view, node).await?,
-                Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
-                Step::Salvage { node, to } => self.salvage(view, &step, node, to).await?,
-                Step::Attach { node, to } => self.attach(&step, node, to).await?,
-                Step::HandOver { from, to } => self.hand_over(&step, from, to).await?,
-                Step::Promote { node } => self.promote(&step, node).await?,
-                Step::Confirm { node } => self.confirm(&step, node).await?,
-                Step::Repoint { nodes, to } => self.repoint(view, nodes, to).await?,
-                Step::ConfirmLinks { nodes } => self.confirm_links(nodes).await,
-            }
-            let took_us = micros(began.elapsed());
-            self.recorder.record(Event::StepDone { step: step.clone(), took_us })?;
-            self.steps.push(StepReport { step, took_us });
+    async fn run(mut self) -> Result<FailoverReport, GroupError> {
+        self.recorder.record(Event::Began { command: self.command.to_owned() })?;
+        if let Err(error) = self.execute().await {
+            let (command, error_words) = (self.command.to_owned(), Some(error.to_string()));
+            self.recorder.record(Event::Finished { command, error: error_words })?;
+            return Err(error);
         }
-        Ok(())
+        self.report().await
     }
 
-    async fn fence(&mut self, view: &GroupView, node: &str) -> Result<(), Stop> {
-        let process = view.node(node).and_then(|node| node.process.clone());
+    async fn execute(&mut self) -> Result<(), GroupError> {
+        self.recorder.record(Event::Planned { plan: Box::new(self.plan().clone()) })?;
+        let mut next = self.failover.first();
+        loop {
+            next = match next {
+                Next::Step(step) => self.step(step).await?,
+                Next::Observe => {
+                    (self.view, self.clients) = observe(self.group).await?;
+                    let next = self.failover.replan(&self.view)?;
+                    self.recorder.record(Event::Planned { plan: Box::new(self.plan().clone()) })?;
+                    next
+                }
+                Next::Finish => return Ok(()),
+                Next::Fail { step, reason } => return Err(GroupError::StepFailed { step, reason }),
+            }
+        }
+    }
+
+    async fn step(&mut self, step: Step) -> Result<Next, GroupError> {
+        self.recorder.record(Event::StepBegan { step: step.clone() })?;
+        let began = Instant::now();
+        let mut outcome = StepOutcome::Done;
+        match &step {
+            Step::Fence { node } => self.end(node).await?,
+            Step::AwaitDrain { nodes } => outcome = self.await_drain(nodes).await?,
+            Step::Salvage { node, to } => outcome = self.salvage(&step, node, to).await?,
+            Step::Attach { node, to } => self.attach(&step, node, to).await?,
+            Step::HandOver { from, to } => self.hand_over(&step, from, to).await?,
+            Step::Promote { node } => self.promote(&step, node).await?,
+            Step::Confirm { node } => self.confirm(&step, node).await?,
+            Step::Repoint { nodes, to } => self.repoint(nodes, to).await?,
+            Step::ConfirmLinks { nodes } => self.confirm_links(nodes).await,
+        }
+        let took_us = micros(began.elapsed());
+        self.recorder.record(Event::StepDone { step: step.clone(), took_us })?;
+        self.steps.push(StepReport { step, took_us });
+        Ok(self.failover.next(outcome))
+    }
+
+    fn plan(&self) -> &FailoverPlan {
+        self.failover.plan()
+    }
+
+    /// Ends a node's process, and nothing but it.
+    async fn end(&mut self, node: &str) -> Result<(), GroupError> {
+        let process = self.view.node(node).and_then(|node| node.process.clone());
         let Some(process) = process else { return Ok(()) };
         end_processes(vec![(node.to_owned(), process)], None).await?;
         self.recorder.show(Event::Ended { node: node.to_owned() });
@@ -274,43 +273,34 @@ impl<'a> Promotion<'a> {
     }
 
     /// The old master is gone, but what it has sent lies in its replicas' socket buffers, and they read on until they see
-    /// the link break. Only then is it known who has most: if it is not the candidate, the plan is stale.
-    async fn await_drain(&mut self, view: &GroupView, nodes: &[String]) -> Result<(), Stop> {
-        let old_port = view.node(&self.plan.old_master).map_or(0, |node| node.port);
+    /// the link break. Only then is it known who has most.
+    async fn await_drain(&mut self, nodes: &[String]) -> Result<StepOutcome, GroupError> {
+        let old_port = self.view.node(&self.plan().old_master).map_or(0, |node| node.port);
         self.draining = nodes.to_vec();
-        let was_best = self.plan.ranked.first().is_some_and(|best| best.node == self.plan.candidate);
         let mut drains = JoinSet::new();
-        for ranked in &self.plan.ranked {
-            let (client, mut offset) = (self.client(&ranked.node)?.clone(), ranked.offset);
-            let (is_candidate, is_draining) = (ranked.node == self.plan.candidate, nodes.contains(&ranked.node));
+        for ranked in self.plan().ranked.iter().filter(|ranked| nodes.contains(&ranked.node)) {
+            let (node, client) = (ranked.node.clone(), self.client(&ranked.node)?.clone());
             drains.spawn(async move {
-                if is_draining {
-                    let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
-                    // One that dies or hangs meanwhile is no rival; if it is the candidate, promoting it fails.
-                    offset = end.ok().and_then(Result::ok).unwrap_or(offset);
-                }
-                (is_candidate, offset)
+                let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
+                // One that dies or hangs meanwhile is no rival; if it is the candidate, promoting it fails.
+                Some((node, end.ok()?.ok()?))
             });
         }
-        let offsets = drains.join_all().await;
-        let of_candidate = offsets.iter().find(|(is_candidate, _)| *is_candidate).map_or(0, |(_, offset)| *offset);
-        let is_overtaken = offsets.iter().any(|(_, offset)| *offset > of_candidate);
-        if was_best && is_overtaken { Err(Stop::Stale) } else { Ok(()) }
+        Ok(StepOutcome::Drained(drains.join_all().await.into_iter().flatten().collect()))
     }
 
-    /// The old master is gone, and nobody sends any more: what its backlog has beyond the candidate is the whole loss. Where
-    /// that cannot be handed over, the promotion goes on without it, unless that loses more than is allowed.
-    async fn salvage(&mut self, view: &GroupView, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
+    /// The old master is gone, and nobody sends any more: what its backlog has beyond the candidate is the whole loss.
+    async fn salvage(&mut self, step: &Step, node: &str, to: &str) -> Result<StepOutcome, GroupError> {
         let client = self.client(to)?.clone();
-        let offset = client.replication().await.map_err(|error| failed(step, &error))?.offset;
-        self.loss.candidate_offset = offset;
-        self.loss.salvaged_bytes = 0;
+        let candidate_offset = client.replication().await.map_err(|error| failed(step, &error))?.offset;
+        let lineage = self.plan().lineage.clone();
+        let (mut master_end, mut bytes) = (None, None);
         let handed_over = match salvage::open(self.group, node).await {
             Ok(remains) => {
                 let end = remains.end;
-                let lineage = &self.plan.lineage;
-                self.loss.master_end = (remains.history.replid.as_str() == lineage.to_string()).then_some(end);
-                let handed_over = salvage::hand_over(self.group, node, remains, &client, (lineage, offset)).await;
+                master_end = (remains.history.replid.as_str() == lineage.to_string()).then_some(end);
+                let handed_over =
+                    salvage::hand_over(self.group, node, remains, &client, (&lineage, candidate_offset)).await;
                 handed_over
                     .map(|(bytes, ghost)| (Salvaged { node: node.to_owned(), to: to.to_owned(), bytes, end }, ghost))
             }
@@ -319,31 +309,31 @@ impl<'a> Promotion<'a> {
         match handed_over {
             Ok((salvaged, ghost)) => {
                 if let Some(ghost) = ghost {
-                    self.haunt(view, ghost).await;
+                    self.haunt(ghost).await;
                 }
-                self.loss.salvaged_bytes = salvaged.bytes;
+                bytes = Some(salvaged.bytes);
                 self.salvaged = Some(salvaged.clone());
                 self.recorder.record(Event::Salvaged { salvaged })?;
-                Ok(())
             }
             Err(error) => {
                 let text = format!("nothing of what {node} had not sent could be salvaged: {error}");
                 self.recorder.record(Event::Warning { text })?;
-                self.refuse_loss(step)
             }
         }
+        Ok(StepOutcome::Salvaged { candidate_offset, master_end, bytes })
     }
 
     /// Lets the others take it as well, beside what comes next: the candidate's own backlog may be too small for what they
     /// lack now.
-    async fn haunt(&mut self, view: &GroupView, ghost: Ghost) {
+    async fn haunt(&mut self, ghost: Ghost) {
         let mut haunted = Vec::new();
-        for node in &view.nodes {
-            let is_child = self.plan.upstreams.get(&node.name) == Some(&self.plan.candidate);
+        let plan = self.failover.plan();
+        for node in &self.view.nodes {
+            let is_child = plan.upstreams.get(&node.name) == Some(&plan.candidate);
             let lacks = |report: &NodeReport| {
                 let replication = &report.replication;
                 let holds_data = replication.upstream().is_some_and(|upstream| upstream.holds_data);
-                holds_data && replication.replid == self.plan.lineage && ghost.can_feed(replication.offset)
+                holds_data && replication.replid == plan.lineage && ghost.can_feed(replication.offset)
             };
             if is_child
                 && node.report().is_some_and(lacks)
@@ -356,80 +346,49 @@ impl<'a> Promotion<'a> {
         self.haunted = Some((ghost, haunted));
     }
 
-    fn refuse_loss(&self, step: &Step) -> Result<(), Stop> {
-        let Some(max_bytes) = self.policy.max_loss_bytes.filter(|_| !self.policy.force) else { return Ok(()) };
-        if self.loss.bytes_min() <= max_bytes {
-            return Ok(());
-        }
-        let reason = format!("{} would be lost, and max-loss allows {max_bytes} bytes; --force accepts it", self.loss);
-        Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason }))
-    }
-
-    async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
+    async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), GroupError> {
         let (replica, master) = (self.client(node)?.clone(), self.client(to)?.clone());
         let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
         replica.command(&["REPLICAOF", "127.0.0.1", &port]).await.map_err(|error| failed(step, &error))?;
         let display = self.recorder.display();
         let link = await_link(node, &replica, watch_replicas(master), &display);
-        let linked = tokio::time::timeout(self.limit, link).await;
-        linked.unwrap_or(Err(WireError::Silent(self.limit))).map_err(|error| failed(step, &error))?;
+        let linked = tokio::time::timeout(self.limits.links, link).await;
+        linked.unwrap_or(Err(WireError::Silent(self.limits.links))).map_err(|error| failed(step, &error))?;
         Ok(())
     }
 
-    /// Nobody writes until the replica has everything; then master and replica exchange their roles by themselves. `FAILOVER`
-    /// alone would do all of it, but Redis asks for no word of the replica while writes are paused, and the last one may be a
-    /// second old; so the replica is asked here, and the exchange is then ordered without waiting for its word. A repld asks,
-    /// and is not hurried: what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
-    /// The pause ends by itself should this program end before.
-    async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
+    /// Nobody writes until the replica has everything; then master and replica exchange their roles by themselves. The pause
+    /// ends by itself should this program end before.
+    async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<(), GroupError> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
-        self.handed_over = Some(self.began.elapsed());
-        let family = self.group.run.node(from).expect("a plan names nodes of its group").engine.family;
-        let asks = family == EngineFamily::Repld;
-        let exchanged = self.exchange_roles(&old, &new, asks).await;
-        if exchanged.is_err() {
-            // Without effect where it has not come so far, or is done.
-            let _ = old.command(&["FAILOVER", "ABORT"]).await;
+        let began = Instant::now();
+        self.handed_over = Some(self.limits.began.elapsed());
+        let mut exchange = HandOver::new(self.limits.patience, new.port());
+        loop {
+            let word = match exchange.order() {
+                HandOverOrder::Over(Ok(())) => return Ok(()),
+                HandOverOrder::Over(Err(reason)) => {
+                    let state = match old.replication().await {
+                        Ok(own) if own.is_master() => format!("{from} is the master as before"),
+                        _ => format!("{from} is no master now"),
+                    };
+                    let reason = format!("{to} {reason}; {state}");
+                    return Err(GroupError::StepFailed { step: step.clone(), reason });
+                }
+                HandOverOrder::EndOld => ended(self.end(from).await),
+                HandOverOrder::EndNew => ended(self.end(to).await),
+                order => obey(&order, &old, &new, self.engine_of(from)).await,
+            };
+            exchange = exchange.next(word, began.elapsed());
         }
-        // A replica refuses writes at once; a pause would only hold them back.
-        let _ = old.command(&["CLIENT", "UNPAUSE"]).await;
-        let Err(reason) = exchanged else { return Ok(()) };
-        let state = match old.replication().await {
-            Ok(own) if own.is_master() => format!("{from} is the master as before"),
-            _ => format!("{from} is no master now"),
-        };
-        Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason: format!("{to} {reason}; {state}") }))
     }
 
-    async fn exchange_roles(&self, old: &NodeClient, new: &NodeClient, asks: bool) -> Result<(), String> {
-        let words = |error: WireError| format!("could not take over: {error}");
-        let deadline = Instant::now() + self.patience;
-        let pause_ms = (self.patience + HAND_OVER_GRACE).as_millis().to_string();
-        old.command(&["CLIENT", "PAUSE", &pause_ms, "WRITE"]).await.map_err(words)?;
-        let end = old.replication().await.map_err(words)?;
-        while new.replication().await.map_err(words)?.offset < end.offset {
-            if Instant::now() > deadline {
-                return Err(format!("did not catch up within {} ms", self.patience.as_millis()));
-            }
-            tokio::time::sleep(POLL_EVERY).await;
-        }
-        let replica = end.replicas.iter().find(|one| one.port == new.port());
-        let (host, port) = (replica.map_or("127.0.0.1", |one| &one.host), new.port().to_string());
-        let wait_ms = if asks { (HAND_OVER_GRACE / 2).as_millis() } else { 1 }.to_string();
-        old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", &wait_ms]).await.map_err(words)?;
-        let deadline = Instant::now() + HAND_OVER_GRACE;
-        while !new.replication().await.map_err(words)?.is_master() {
-            let own = old.replication().await.map_err(words)?;
-            if Instant::now() > deadline || own.is_master() && !own.is_handing_over {
-                return Err("did not take over".to_owned());
-            }
-            tokio::time::sleep(POLL_EVERY).await;
-        }
-        Ok(())
+    fn engine_of(&self, node: &str) -> EngineFamily {
+        self.group.run.node(node).expect("a plan names nodes of its group").engine.family
     }
 
     /// One write, three answers: the order, what the node then is, and whether it takes a write.
-    async fn promote(&mut self, step: &Step, node: &str) -> Result<(), Stop> {
+    async fn promote(&mut self, step: &Step, node: &str) -> Result<(), GroupError> {
         let commands: [&[&str]; 2] = [&["REPLICAOF", "NO", "ONE"], &PROBE];
         let answers = self.client(node)?.pipeline(&commands).await.map_err(|error| failed(step, &error))?;
         let mut answers = answers.into_iter();
@@ -439,23 +398,23 @@ impl<'a> Promotion<'a> {
             None => return Err(failed(step, &WireError::Closed)),
         }
         if matches!(answers.next(), Some(Ok(_))) {
-            self.first_write = Some(self.began.elapsed());
+            self.first_write = Some(self.limits.began.elapsed());
         }
         Ok(())
     }
 
     /// Sees the node say that it is a master, and remembers it as one.
-    async fn confirm(&mut self, step: &Step, node: &str) -> Result<(), Stop> {
+    async fn confirm(&mut self, step: &Step, node: &str) -> Result<(), GroupError> {
         let client = self.client(node)?.clone();
         let replication = client.replication().await.map_err(|error| failed(step, &error))?;
         if !replication.is_master() {
             let reason = format!("{node} still follows another node");
-            return Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason }));
+            return Err(GroupError::StepFailed { step: step.clone(), reason });
         }
-        self.group.run.set_roles(node, &self.plan.upstreams);
+        self.group.run.set_roles(node, &self.failover.plan().upstreams);
         self.group.run.replid = Some(replication.replid.to_string());
         self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
-        self.recorder.record(Event::Promoted { node: node.to_owned(), old_master: self.plan.old_master.clone() })?;
+        self.recorder.record(Event::Promoted { node: node.to_owned(), old_master: self.plan().old_master.clone() })?;
         self.sync_beside()?;
         if self.first_write.is_none() {
             self.await_first_write(&client).await.map_err(|error| failed(step, &error))?;
@@ -470,7 +429,7 @@ impl<'a> Promotion<'a> {
         while Instant::now() < deadline {
             match client.command(&PROBE).await {
                 Ok(_) => {
-                    self.first_write = Some(self.began.elapsed());
+                    self.first_write = Some(self.limits.began.elapsed());
                     return Ok(());
                 }
                 Err(WireError::Server { code, .. }) if code == "NOREPLICAS" => return Ok(()),
@@ -482,7 +441,7 @@ impl<'a> Promotion<'a> {
     }
 
     /// Lets the disk have the new roles while the replicas are re-pointed.
-    fn sync_beside(&mut self) -> Result<(), Stop> {
+    fn sync_beside(&mut self) -> Result<(), GroupError> {
         let (dir, run): (GroupDir, _) = (self.group.dir.clone(), self.group.run.clone());
         let journal = self.recorder.journal().file()?;
         self.until_disk.spawn_blocking(move || {
@@ -494,9 +453,9 @@ impl<'a> Promotion<'a> {
 
     /// Tells nodes whom to follow. One that still reads what the old master sent (it could not be promoted, so nobody waited
     /// for it) is told when it is through: the less it lacks, the surer the new master's backlog has it.
-    async fn repoint(&mut self, view: &GroupView, nodes: &[String], to: &str) -> Result<(), Stop> {
+    async fn repoint(&mut self, nodes: &[String], to: &str) -> Result<(), GroupError> {
         let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
-        let old_port = view.node(&self.plan.old_master).map_or(0, |node| node.port);
+        let old_port = self.view.node(&self.plan().old_master).map_or(0, |node| node.port);
         let mut orders = JoinSet::new();
         for name in nodes {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
@@ -527,10 +486,10 @@ impl<'a> Promotion<'a> {
     /// Waits for every link, parents before children; who is not there in time is noted as missing.
     async fn confirm_links(&mut self, nodes: &[String]) {
         let mut waiting: Vec<String> = nodes.to_vec();
-        let deadline = Instant::now() + self.limit;
-        let mut parents = vec![self.plan.candidate.clone()];
+        let deadline = Instant::now() + self.limits.links;
+        let mut parents = vec![self.plan().candidate.clone()];
         while !parents.is_empty() && !waiting.is_empty() {
-            let is_child = |name: &String| self.plan.upstreams.get(name).is_some_and(|up| parents.contains(up));
+            let is_child = |name: &String| self.plan().upstreams.get(name).is_some_and(|up| parents.contains(up));
             let (children, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_child);
             waiting = rest;
             parents = self.confirm_level(&children, deadline).await;
@@ -544,7 +503,7 @@ impl<'a> Promotion<'a> {
         let mut watched = BTreeMap::new();
         let mut links = JoinSet::new();
         for name in children {
-            let upstream = &self.plan.upstreams[name];
+            let upstream = &self.plan().upstreams[name];
             let (Some(client), Some(above)) = (self.clients.get(name), self.clients.get(upstream)) else { continue };
             let replicas_of = watched.entry(upstream).or_insert_with(|| watch_replicas(above.clone())).clone();
             let (name, client, display) = (name.clone(), client.clone(), self.recorder.display());
@@ -563,13 +522,9 @@ impl<'a> Promotion<'a> {
         linked
     }
 
-    async fn report(
-        mut self,
-        command: &str,
-        plan: FailoverPlan,
-        before: GroupView,
-    ) -> Result<FailoverReport, GroupError> {
-        let took_us = micros(self.began.elapsed());
+    async fn report(mut self) -> Result<FailoverReport, GroupError> {
+        let plan = self.plan().clone();
+        let took_us = micros(self.limits.began.elapsed());
         if self.first_write.is_none()
             && let Some(client) = self.clients.get(&plan.candidate).cloned()
         {
@@ -582,17 +537,19 @@ impl<'a> Promotion<'a> {
         while let Some(synced) = self.until_disk.join_next().await {
             synced.expect("writing to disk does not panic")?;
         }
-        let hook_error = super::hook::after_promote(self.group, command, &plan.old_master, &plan.candidate).await.err();
+        let hook_error =
+            super::hook::after_promote(self.group, self.command, &plan.old_master, &plan.candidate).await.err();
         if let Some(error) = &hook_error {
             self.recorder.record(Event::Warning { text: error.clone() })?;
         }
         let (after, _) = observe(self.group).await?;
-        let resyncs = self.resyncs(&before, &after);
-        self.recorder.record(Event::Finished { command: command.to_owned(), error: None })?;
+        let resyncs = self.resyncs(&self.view, &after);
+        self.recorder.record(Event::Finished { command: self.command.to_owned(), error: None })?;
         Ok(FailoverReport {
             diagnosis_after: diagnose(&after),
             plan,
-            before,
+            loss: self.failover.loss().clone(),
+            before: self.view,
             after,
             first_write_us: self.first_write.map(micros),
             write_pause_us: self
@@ -602,7 +559,6 @@ impl<'a> Promotion<'a> {
             took_us,
             steps: self.steps,
             salvaged: self.salvaged,
-            loss: self.loss,
             resyncs,
             missing: self.missing,
             hook_error,
@@ -612,8 +568,8 @@ impl<'a> Promotion<'a> {
     /// An upstream counts the synchronizations it serves, but not to whom; where it served full ones, the replica's own log
     /// tells which kind it got.
     fn resyncs(&self, before: &GroupView, after: &GroupView) -> BTreeMap<String, Resync> {
-        let linked = self.plan.upstreams.iter().filter(|(name, _)| {
-            let follows = **name != self.plan.old_master || self.handed_over.is_some();
+        let linked = self.plan().upstreams.iter().filter(|(name, _)| {
+            let follows = **name != self.plan().old_master || self.handed_over.is_some();
             self.clients.contains_key(*name) && !self.missing.contains(name) && follows
         });
         let served_full = |upstream: &str| {
@@ -666,8 +622,44 @@ fn wire(node: &str, source: WireError) -> GroupError {
     GroupError::Wire { node: node.to_owned(), source }
 }
 
-fn failed(step: &Step, error: &WireError) -> Stop {
-    Stop::Failed(GroupError::StepFailed { step: step.clone(), reason: error.to_string() })
+fn failed(step: &Step, error: &WireError) -> GroupError {
+    GroupError::StepFailed { step: step.clone(), reason: error.to_string() }
+}
+
+/// Gives the order to the node that it is for. A repld that is to hand over asks its replica for a word, and is not hurried:
+/// what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
+async fn obey(order: &HandOverOrder, old: &NodeClient, new: &NodeClient, engine: EngineFamily) -> Word {
+    let port = new.port().to_string();
+    let answer = match order {
+        HandOverOrder::AskOld => return state(old).await,
+        HandOverOrder::AskNew { is_again } => {
+            if *is_again {
+                tokio::time::sleep(POLL_EVERY).await;
+            }
+            return state(new).await;
+        }
+        HandOverOrder::Pause(limit) => old.command(&["CLIENT", "PAUSE", &limit.as_millis().to_string(), "WRITE"]).await,
+        HandOverOrder::Exchange { host } => {
+            let wait_ms =
+                if engine == EngineFamily::Repld { (hand_over::GRACE / 2).as_millis() } else { 1 }.to_string();
+            old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", &wait_ms]).await
+        }
+        HandOverOrder::Abort => old.command(&["FAILOVER", "ABORT"]).await,
+        HandOverOrder::FollowNew => old.command(&["REPLICAOF", "127.0.0.1", &port]).await,
+        // A replica refuses writes at once; a pause would only hold them back.
+        HandOverOrder::Unpause => old.command(&["CLIENT", "UNPAUSE"]).await,
+        HandOverOrder::EndOld | HandOverOrder::EndNew | HandOverOrder::Over(_) => return Word::Done,
+    };
+    answer.map_or_else(|error| Word::Failed(error.to_string()), |_| Word::Done)
+}
+
+async fn state(node: &NodeClient) -> Word {
+    let state = node.replication().await;
+    state.map_or_else(|error| Word::Failed(error.to_string()), |state| Word::State(Box::new(state)))
+}
+
+fn ended(result: Result<(), GroupError>) -> Word {
+    result.map_or_else(|error| Word::Failed(error.to_string()), |()| Word::Done)
 }
 
 fn micros(duration: Duration) -> u64 {
