@@ -14,20 +14,27 @@
 
 use std::collections::BTreeMap;
 
+use super::diagnosis::{Diagnosis, diagnose};
 use super::plan::{FailoverPlan, LossEstimate, Policy, Refusal, Step};
 use super::view::GroupView;
+use crate::wire::Replication;
 
 /// How often a plan that no longer fits what is seen is made anew.
 const PLANS_MAX: usize = 3;
 
 /// A promotion or switchover under way: its plan, and how far it has come.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Failover {
     policy: Policy,
     plan: FailoverPlan,
     loss: LossEstimate,
-    plans_made: usize,
+    plans_dropped: usize,
     steps_done: usize,
+    /// The nodes are asked one after the other, and two of them may exchange their roles meanwhile: where that could be, only
+    /// what is seen twice counts.
+    is_confirmed: bool,
+    is_seen: bool,
+    is_disputed: bool,
 }
 
 /// What is to be done next.
@@ -56,6 +63,10 @@ pub enum StepOutcome {
     /// `await-drain`: where the nodes are that have read to the end. One that is not among them gave no word, and is where it
     /// was when the plan was made.
     Drained(BTreeMap<String, u64>),
+    /// `promote`: nothing was ordered, since the candidate is not any more what was planned with.
+    Misfit,
+    /// `hand-over`: it has begun, and did not come to its end. Whoever takes writes, or is to, is seen next.
+    Unsettled,
     /// `salvage`
     Salvaged {
         /// Where the candidate was before.
@@ -73,7 +84,11 @@ impl Failover {
     /// # Errors
     /// As [`FailoverPlan::new`].
     pub fn promote(view: &GroupView, policy: &Policy) -> Result<Self, Refusal> {
-        Ok(Self::of_plan(FailoverPlan::new(view, policy)?, policy))
+        let mut failover = Self::of_plan(FailoverPlan::new(view, policy)?, policy);
+        failover.is_confirmed = !may_be_exchanging(view);
+        failover.is_seen = true;
+        failover.is_disputed = view.is_disputed;
+        Ok(failover)
     }
 
     /// Decides to let a master that works hand over.
@@ -85,7 +100,16 @@ impl Failover {
     }
 
     fn of_plan(plan: FailoverPlan, policy: &Policy) -> Self {
-        Self { policy: policy.clone(), loss: plan.loss.clone(), plan, plans_made: 1, steps_done: 0 }
+        Self {
+            policy: policy.clone(),
+            loss: plan.loss.clone(),
+            plan,
+            plans_dropped: 0,
+            steps_done: 0,
+            is_confirmed: true,
+            is_seen: false,
+            is_disputed: false,
+        }
     }
 
     /// The plan that is carried out.
@@ -100,15 +124,24 @@ impl Failover {
 
     /// What is to be done first, or after a new plan.
     pub fn first(&self) -> Next {
+        if !self.is_confirmed {
+            return Next::Observe;
+        }
         self.plan.steps.get(self.steps_done).map_or(Next::Finish, |step| Next::Step(step.clone()))
     }
 
     /// What is to be done after a step, given what came of it.
     pub fn next(&mut self, outcome: StepOutcome) -> Next {
         match outcome {
+            // What it had asked of another node before its end, that one may read only now.
+            StepOutcome::Done if self.is_disputed && matches!(self.plan.steps[self.steps_done], Step::Fence { .. }) => {
+                self.is_seen = false;
+                return Next::Observe;
+            }
             StepOutcome::Done => {}
-            StepOutcome::Drained(offsets) if self.is_overtaken(&offsets) => return self.give_up_plan(),
+            StepOutcome::Drained(offsets) if self.is_overtaken(&offsets) => return self.drop_plan(),
             StepOutcome::Drained(_) => {}
+            StepOutcome::Misfit | StepOutcome::Unsettled => return self.drop_plan(),
             StepOutcome::Salvaged { candidate_offset, master_end, bytes } => {
                 self.loss.candidate_offset = candidate_offset;
                 self.loss.master_end = master_end.or(self.loss.master_end);
@@ -124,15 +157,29 @@ impl Failover {
         self.first()
     }
 
-    /// Decides anew, from what is seen now.
+    /// Whether the candidate, as it is just before it is made the master, still holds what it was chosen for. Who follows a port
+    /// on which somebody starts an empty master loses all that it has in milliseconds.
+    pub fn fits(&self, candidate: &Replication) -> bool {
+        let planned = self.plan.ranked.iter().find(|one| one.node == self.plan.candidate).map_or(0, |one| one.offset);
+        let holds_data =
+            candidate.upstream().is_none_or(|upstream| upstream.holds_data) || planted!(NeverSyncedPromoted);
+        let former = candidate.former.as_ref().map(|former| &former.replid);
+        let continues =
+            candidate.replid == self.plan.lineage || former == Some(&self.plan.lineage) || planted!(HistoryIgnored);
+        holds_data && continues && candidate.offset >= planned
+    }
+
+    /// Decides anew, from what is seen now: what began as a switchover goes on as a promotion.
     ///
     /// # Errors
     /// As [`FailoverPlan::new`].
     pub fn replan(&mut self, view: &GroupView) -> Result<Next, Refusal> {
         self.plan = FailoverPlan::new(view, &self.policy)?;
         self.loss = self.plan.loss.clone();
-        self.plans_made += 1;
         self.steps_done = 0;
+        self.is_confirmed = self.is_seen || !may_be_exchanging(view);
+        self.is_seen = true;
+        self.is_disputed = view.is_disputed;
         Ok(self.first())
     }
 
@@ -144,14 +191,18 @@ impl Failover {
         let was_best = plan.ranked.first().is_some_and(|best| best.node == plan.candidate);
         let of_candidate =
             plan.ranked.iter().find(|one| one.node == plan.candidate).map(|one| now(&one.node, one.offset));
-        was_best && plan.ranked.iter().any(|one| Some(now(&one.node, one.offset)) > of_candidate)
+        was_best
+            && !planted!(OvertakenIgnored)
+            && plan.ranked.iter().any(|one| Some(now(&one.node, one.offset)) > of_candidate)
     }
 
-    fn give_up_plan(&self) -> Next {
-        if self.plans_made < PLANS_MAX {
+    fn drop_plan(&mut self) -> Next {
+        self.plans_dropped += 1;
+        self.is_seen = false;
+        if self.plans_dropped < PLANS_MAX {
             return Next::Observe;
         }
-        self.fail(format!("the replicas kept changing over {PLANS_MAX} plans"))
+        self.fail(format!("the group kept changing over {PLANS_MAX} plans"))
     }
 
     /// What could not be salvaged is lost; the promotion goes on without it, unless that is more than is allowed.
@@ -166,4 +217,10 @@ impl Failover {
     fn fail(&self, reason: String) -> Next {
         Next::Fail { step: self.plan.steps[self.steps_done].clone(), reason }
     }
+}
+
+/// Whether a node may become a master by itself: one was told to hand over, and nobody saw the end of that; or nobody has died,
+/// and nobody takes writes.
+fn may_be_exchanging(view: &GroupView) -> bool {
+    !planted!(LooksOnce) && (view.is_disputed || matches!(diagnose(view), Diagnosis::NoMaster { .. }))
 }

@@ -3,16 +3,18 @@
 //!
 //! ```text
 //! pause writes -> ask the master where it is -> ask the replica until it is there -> FAILOVER TO … -> ask until it is a master
-//!      |                    |                          | not in time                     |             | not in time
-//!      +--------------------+--------------------------+-> unpause                       +-------------+-> FAILOVER ABORT
+//!      |                    |                          | not in time                     |                | not in time
+//!      +--------------------+--------------------------+-> unpause: restored <-----------+                +-> unsettled
 //! ```
 //!
 //! `FAILOVER` alone would do all of it, but Redis asks for no word of the replica while writes are paused, and the last one
 //! may be a second old; so the replica is asked directly, and the exchange is then ordered without waiting for its word.
-//! A master that has demoted itself is a master again by `FAILOVER ABORT`, while its request to take over may still lie in the
-//! replica's socket (<https://redis.io/docs/latest/commands/failover/> warns of several masters). Therefore writes stay paused
-//! until the replica was seen to be none after that, or to be the master: then the old one follows it. A replica that does not
-//! answer then is ended.
+//!
+//! A master that has demoted itself would be a master again by `FAILOVER ABORT`, while its request to take over may still lie in
+//! the replica's socket, or was granted unheard: then there are two, or writes are lost
+//! (<https://redis.io/docs/latest/commands/failover/>). So that is never ordered here: an exchange that has come so far and does
+//! not come to its end is a lost master, and replaced as one. An old master whose request was granted and who never heard of it
+//! asks again, is refused, and is a master again: so it is asked, too, before it is let loose.
 
 use std::time::Duration;
 
@@ -22,19 +24,20 @@ use crate::wire::Replication;
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// An exchange of roles under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HandOver {
     patience: Duration,
     new_port: u16,
     stage: Stage,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Stage {
     Pausing,
     Measuring,
     CatchingUp {
-        end: Box<Replication>,
+        end: u64,
+        host: String,
         is_again: bool,
     },
     Ordering {
@@ -46,25 +49,43 @@ enum Stage {
         asks_new: bool,
         is_again: bool,
     },
-    Aborting {
+    /// The replica is the master: the old one is asked until it follows.
+    Settling {
+        until: Duration,
+        is_again: bool,
+    },
+    /// It did not work: how far has it come?
+    Doubting {
         reason: String,
     },
-    /// After the abort: the replica answers, and by its second answer it has read what the master sent before.
+    /// The master still tries: has the replica taken over?
+    Judging {
+        reason: String,
+    },
+    /// The master is the master: is the replica none? By its second answer it has read what the master had sent before.
     Looking {
         reason: String,
         is_again: bool,
     },
-    EndingNew {
-        reason: String,
-    },
     Following,
-    EndingOld,
     Unpausing {
-        result: Result<(), String>,
+        end: HandOverEnd,
     },
     Over {
-        result: Result<(), String>,
+        end: HandOverEnd,
     },
+}
+
+/// How an exchange of roles ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HandOverEnd {
+    /// The replica is the master, and the old one is none.
+    TakenOver,
+    /// All is as it was before; why.
+    Restored(String),
+    /// Nobody may take writes, or one does not say whether it does; why it did not go on. The old master still holds back
+    /// writes, should it be one: what is seen next decides.
+    Unsettled(String),
 }
 
 /// What is to be done next.
@@ -72,8 +93,11 @@ enum Stage {
 pub enum HandOverOrder {
     /// Let the master hold back writes for so long.
     Pause(Duration),
-    /// Ask the master for its state.
-    AskOld,
+    /// Ask the master for its state; again, a moment later.
+    AskOld {
+        /// It was just asked.
+        is_again: bool,
+    },
     /// Ask the replica for its state; again, a moment later.
     AskNew {
         /// It was just asked.
@@ -84,18 +108,12 @@ pub enum HandOverOrder {
         /// The address by which the master knows it.
         host: String,
     },
-    /// `FAILOVER ABORT`
-    Abort,
-    /// End the replica's process.
-    EndNew,
     /// Let the old master follow the replica, which is the master.
     FollowNew,
-    /// End the old master's process.
-    EndOld,
     /// Let the master take writes again.
     Unpause,
-    /// Nothing: the replica is the master, or why it is not.
-    Over(Result<(), String>),
+    /// Nothing.
+    Over(HandOverEnd),
 }
 
 /// What came of an order.
@@ -119,18 +137,18 @@ impl HandOver {
     pub fn order(&self) -> HandOverOrder {
         match &self.stage {
             Stage::Pausing => HandOverOrder::Pause(self.patience + 2 * GRACE),
-            Stage::Measuring => HandOverOrder::AskOld,
+            Stage::Measuring => HandOverOrder::AskOld { is_again: false },
             Stage::CatchingUp { is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
             Stage::Ordering { host } => HandOverOrder::Exchange { host: host.clone() },
             Stage::Exchanging { asks_new: true, is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
-            Stage::Exchanging { .. } => HandOverOrder::AskOld,
-            Stage::Aborting { .. } => HandOverOrder::Abort,
+            Stage::Exchanging { .. } => HandOverOrder::AskOld { is_again: false },
+            Stage::Settling { is_again, .. } => HandOverOrder::AskOld { is_again: *is_again },
+            Stage::Doubting { .. } => HandOverOrder::AskOld { is_again: false },
+            Stage::Judging { .. } => HandOverOrder::AskNew { is_again: false },
             Stage::Looking { is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
-            Stage::EndingNew { .. } => HandOverOrder::EndNew,
             Stage::Following => HandOverOrder::FollowNew,
-            Stage::EndingOld => HandOverOrder::EndOld,
             Stage::Unpausing { .. } => HandOverOrder::Unpause,
-            Stage::Over { result } => HandOverOrder::Over(result.clone()),
+            Stage::Over { end } => HandOverOrder::Over(end.clone()),
         }
     }
 
@@ -140,47 +158,80 @@ impl HandOver {
         let Self { patience, new_port, stage } = self;
         let stage = match (stage, word) {
             (Stage::Pausing, Word::Done) => Stage::Measuring,
-            (Stage::Measuring, Word::State(end)) => Stage::CatchingUp { end, is_again: false },
-            (Stage::CatchingUp { end, .. }, Word::State(own)) if own.offset >= end.offset => {
-                let replica = end.replicas.into_iter().find(|one| one.port == new_port);
-                Stage::Ordering { host: replica.map_or_else(|| "127.0.0.1".to_owned(), |one| one.host) }
+            (Stage::Measuring, Word::State(old)) => {
+                let replica = old.replicas.into_iter().find(|one| one.port == new_port);
+                let host = replica.map_or_else(|| "127.0.0.1".to_owned(), |one| one.host);
+                Stage::CatchingUp { end: old.offset, host, is_again: false }
             }
-            (Stage::CatchingUp { end, .. }, Word::State(_)) if now <= patience => {
-                Stage::CatchingUp { end, is_again: true }
+            (Stage::CatchingUp { end, host, .. }, Word::State(new))
+                if new.offset >= end || planted!(CatchUpSkipped) =>
+            {
+                Stage::Ordering { host }
+            }
+            (Stage::CatchingUp { end, host, .. }, Word::State(_)) if now <= patience => {
+                Stage::CatchingUp { end, host, is_again: true }
             }
             (Stage::CatchingUp { .. }, Word::State(_)) => {
-                unpause(Err(format!("did not catch up within {} ms", patience.as_millis())))
+                unpause(HandOverEnd::Restored(format!("did not catch up within {} ms", patience.as_millis())))
             }
-            (Stage::Pausing | Stage::Measuring | Stage::CatchingUp { .. }, word) => unpause(Err(failure(word))),
+            (Stage::Pausing | Stage::Measuring | Stage::CatchingUp { .. }, word) => {
+                unpause(HandOverEnd::Restored(failure(word)))
+            }
             (Stage::Ordering { .. }, Word::Done) => {
                 Stage::Exchanging { until: now + GRACE, asks_new: true, is_again: false }
             }
-            (Stage::Exchanging { asks_new: true, .. }, Word::State(new)) if new.is_master() => unpause(Ok(())),
+            (Stage::Exchanging { until, asks_new: true, .. }, Word::State(new)) if new.is_master() => {
+                Stage::Settling { until, is_again: false }
+            }
             (Stage::Exchanging { until, asks_new: true, .. }, Word::State(_)) => {
                 Stage::Exchanging { until, asks_new: false, is_again: true }
             }
             (Stage::Exchanging { until, .. }, Word::State(old)) if now <= until && is_trying(&old) => {
                 Stage::Exchanging { until, asks_new: true, is_again: true }
             }
-            (Stage::Exchanging { .. }, Word::State(_)) => Stage::Aborting { reason: "did not take over".to_owned() },
-            (Stage::Ordering { .. } | Stage::Exchanging { .. }, word) => Stage::Aborting { reason: failure(word) },
-            // Refused where there is nothing to abort any more.
-            (Stage::Aborting { reason }, _) => Stage::Looking { reason, is_again: false },
+            (Stage::Exchanging { .. }, Word::State(_)) => doubt("did not take over".to_owned()),
+            (Stage::Ordering { .. } | Stage::Exchanging { .. }, word) => doubt(failure(word)),
+            (Stage::Settling { .. }, Word::State(old)) if old.is_master() && !old.is_handing_over => Stage::Following,
+            (Stage::Settling { .. }, Word::State(old)) if !old.is_handing_over => unpause(HandOverEnd::TakenOver),
+            (Stage::Settling { until, .. }, Word::State(_)) if now <= until => {
+                Stage::Settling { until, is_again: true }
+            }
+            (Stage::Settling { .. }, _) => unsettled("took over, and the old master does not follow it".to_owned()),
+            (Stage::Doubting { reason }, Word::State(old)) => match (old.is_handing_over, old.is_master()) {
+                (false, true) => Stage::Looking { reason, is_again: false },
+                (false, false) => unsettled(reason),
+                (true, _) => Stage::Judging { reason },
+            },
+            (Stage::Judging { .. }, Word::State(new)) if new.is_master() => {
+                Stage::Settling { until: now + GRACE, is_again: false }
+            }
             (Stage::Looking { .. }, Word::State(new)) if new.is_master() => Stage::Following,
             (Stage::Looking { reason, is_again: false }, Word::State(_)) => Stage::Looking { reason, is_again: true },
-            (Stage::Looking { reason, .. }, Word::State(_)) => unpause(Err(reason)),
-            (Stage::Looking { reason, .. }, _) => Stage::EndingNew { reason },
-            (Stage::EndingNew { reason }, _) => unpause(Err(format!("{reason}, and was ended"))),
-            (Stage::Following, Word::Failed(_)) => Stage::EndingOld,
-            (Stage::Following | Stage::EndingOld, _) => unpause(Ok(())),
-            (Stage::Unpausing { result } | Stage::Over { result }, _) => Stage::Over { result },
+            (Stage::Looking { reason, .. }, Word::State(_)) => unpause(HandOverEnd::Restored(reason)),
+            (Stage::Doubting { reason } | Stage::Judging { reason } | Stage::Looking { reason, .. }, _) => {
+                unsettled(reason)
+            }
+            (Stage::Following, Word::Failed(error)) => {
+                unsettled(format!("took over, and the old master did not: {error}"))
+            }
+            (Stage::Following, _) => unpause(HandOverEnd::TakenOver),
+            (Stage::Unpausing { end } | Stage::Over { end }, _) => Stage::Over { end },
         };
         Self { patience, new_port, stage }
     }
 }
 
-fn unpause(result: Result<(), String>) -> Stage {
-    Stage::Unpausing { result }
+fn doubt(reason: String) -> Stage {
+    Stage::Doubting { reason }
+}
+
+fn unpause(end: HandOverEnd) -> Stage {
+    if planted!(UnpauseForgotten) { Stage::Over { end } } else { Stage::Unpausing { end } }
+}
+
+/// Its writes stay paused: where it came to be a master again, the other one may be one, too.
+fn unsettled(reason: String) -> Stage {
+    Stage::Over { end: HandOverEnd::Unsettled(reason) }
 }
 
 /// Whether a master that was told to hand over is still at it.

@@ -35,10 +35,10 @@ use crate::event::Event;
 use crate::process::{EngineError, GroupDir, RunNode, RunState, StateError, Stranger};
 use crate::wire::{Endpoint, WireError, split_words};
 
-pub use bring_up::{Action, LaunchPlan, up};
+pub use bring_up::{Action, LaunchPlan, refuse_if_unsafe, refuse_older_master, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use failover::{Failover, Next, StepOutcome};
-pub use hand_over::{HandOver, HandOverOrder, Word};
+pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, read_end};
 pub use kill::{KillPlan, KillReport, kill_master};

@@ -24,7 +24,7 @@ use super::view::{Answer, GroupView, NodeView};
 use crate::wire::{Link, Replication, ReplicationId};
 
 /// What a promotion may do.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// Promote this node and no other.
     pub wanted: Option<String>,
@@ -35,7 +35,7 @@ pub struct Policy {
 }
 
 /// A promotion, decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FailoverPlan {
     /// The group.
     pub group: String,
@@ -61,7 +61,7 @@ pub struct FailoverPlan {
 }
 
 /// A node that could be promoted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ranked {
     /// Its name.
     pub node: String,
@@ -72,7 +72,7 @@ pub struct Ranked {
 }
 
 /// A node that cannot be promoted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rejected {
     /// Its name.
     pub node: String,
@@ -81,7 +81,7 @@ pub struct Rejected {
 }
 
 /// Why a node cannot be promoted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum Ineligible {
     /// It does not run or does not answer.
@@ -116,7 +116,7 @@ impl Ineligible {
 }
 
 /// Why what the old master had not sent stays where it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum NoSalvage {
     /// It is gone.
@@ -143,7 +143,7 @@ pub enum NoSalvage {
 }
 
 /// What a promotion loses, in bytes of the replication stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LossEstimate {
     /// The last offset at which the old master was seen; it may have written more after that. `None`: never seen.
     pub master_offset: Option<u64>,
@@ -187,7 +187,7 @@ impl fmt::Display for LossEstimate {
 }
 
 /// One step of a promotion.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Step {
     /// End the old master's process, and nothing but it, so that it can take no further write.
@@ -283,6 +283,12 @@ pub enum Refusal {
         /// All that do.
         masters: Vec<String>,
     },
+    /// Who takes writes is about to change.
+    #[error("{node} is exchanging its role with another node")]
+    Exchanging {
+        /// The node.
+        node: String,
+    },
     /// There is nothing to promote.
     #[error("nothing of the group runs")]
     Down,
@@ -346,6 +352,7 @@ impl Refusal {
             Self::TwoMasters { masters } => {
                 Diagnosis::TwoMasters { masters: masters.clone() }.hint().expect("two masters have a hint")
             }
+            Self::Exchanging { node } => format!("wait until that is over; replctl cli {node} FAILOVER ABORT ends it"),
             Self::Down => "replctl up".to_owned(),
             Self::NoCandidate { rejected } if rejected.iter().any(|one| one.reason.is_history()) => {
                 "--force promotes the best of the history that most replicas have".to_owned()
@@ -513,6 +520,9 @@ impl FailoverPlan {
 fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, Refusal> {
     let node = |name: &str| view.node(name).expect("a diagnosis names nodes of its view");
     let old = view.meant_master();
+    if let Some(node) = view.exchanging() {
+        return Err(Refusal::Exchanging { node: node.name.clone() });
+    }
     match diagnose(view) {
         Diagnosis::Down => Err(Refusal::Down),
         Diagnosis::TwoMasters { masters } => Err(Refusal::TwoMasters { masters }),
@@ -567,6 +577,9 @@ fn rank<'a>(
     }
     // The sort is stable: equals stay in topology order.
     ranked.sort_by_key(|one| (std::cmp::Reverse(one.offset), one.priority));
+    if planted!(PriorityFirst) {
+        ranked.sort_by_key(|one| one.priority);
+    }
     (ranked, rejected)
 }
 
@@ -587,10 +600,10 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
     if report.is_loading {
         return Err(Ineligible::Loading);
     }
-    if !replication.upstream().is_some_and(|upstream| upstream.holds_data) {
+    if !(replication.upstream().is_some_and(|upstream| upstream.holds_data) || planted!(NeverSyncedPromoted)) {
         return Err(Ineligible::NeverSynced);
     }
-    if let Some(lineage) = lineage.filter(|lineage| **lineage != replication.replid) {
+    if let Some(lineage) = lineage.filter(|lineage| **lineage != replication.replid && !planted!(HistoryIgnored)) {
         return Err(Ineligible::OtherHistory { replid: replication.replid.clone(), lineage: lineage.clone() });
     }
     if replication.priority == 0 {
@@ -632,16 +645,12 @@ fn estimate_loss(view: &GroupView, old: &NodeView, lineage: &ReplicationId, cand
     let reported = old.report().map(|report| report.replication.offset);
     let seen = reported.or(view.offset_before_kill);
     let (master_end, salvaged_bytes) = match &old.kept_stream {
-        KeptStream::Dead { replid, start, end } if is_of(lineage, replid) => {
+        kept @ KeptStream::Dead { start, end, .. } if kept.continues(lineage, candidate_offset) => {
             (Some(*end), if candidate_offset >= *start { end.saturating_sub(candidate_offset) } else { 0 })
         }
         _ => (None, 0),
     };
     LossEstimate { master_offset: seen, survivor_offset, candidate_offset, master_end, salvaged_bytes }
-}
-
-fn is_of(lineage: &ReplicationId, replid: &str) -> bool {
-    lineage.to_string() == replid
 }
 
 /// Whether the candidate can be handed what the old master had not sent; the file of one that is still to be ended is
@@ -656,7 +665,7 @@ fn salvage(old: &NodeView, candidate: &NodeView, lineage: &ReplicationId) -> Res
     match &old.kept_stream {
         KeptStream::Nothing => Err(NoSalvage::InMemory),
         KeptStream::Unusable { why } => Err(NoSalvage::Unusable { why: why.clone() }),
-        KeptStream::Dead { replid, .. } if !is_of(lineage, replid) => {
+        kept @ KeptStream::Dead { replid, .. } if !kept.continues(lineage, offset_of(candidate)) => {
             Err(NoSalvage::OtherHistory { replid: replid.clone() })
         }
         KeptStream::Dead { .. } | KeptStream::StillWritten => Ok(()),
@@ -670,7 +679,7 @@ fn upstreams_after(view: &GroupView, old: &NodeView, candidate: &NodeView) -> BT
     let keeps = |upstream: &&String| {
         **upstream != old.name && view.node(upstream).is_some_and(|upstream| upstream.report().is_some())
     };
-    let others = view.nodes.iter().filter(|node| node.name != candidate.name);
+    let others = view.nodes.iter().filter(|node| node.name != candidate.name || planted!(CandidateRepointed));
     others
         .map(|node| (node.name.clone(), node.meant_upstream.as_ref().filter(keeps).unwrap_or(&candidate.name).clone()))
         .collect()
@@ -685,18 +694,21 @@ fn steps(
 ) -> Vec<Step> {
     let mut steps = Vec::new();
     let is_fenced = old.name != candidate.name && old.is_alive() && !is_replica(old);
-    if is_fenced {
+    if is_fenced && !planted!(FenceSkipped) {
         steps.push(Step::Fence { node: old.name.clone() });
     }
     // A dead master's stream ends; one that somebody demoted goes on feeding its replicas.
     let ends = old.name != candidate.name && !is_replica(old);
-    let is_linked_to_old =
-        |node: &NodeView| ends && node.report().is_some_and(|report| report.replication.is_linked_to(old.port));
-    let draining = names(view, is_linked_to_old);
-    if !draining.is_empty() {
+    // As long as the old master lives, a link that is down may come up.
+    let may_read_on = |own: &Replication| match own.upstream() {
+        Some(upstream) if is_fenced => upstream.port == old.port,
+        _ => own.is_linked_to(old.port),
+    };
+    let draining = names(view, |node| ends && node.report().is_some_and(|report| may_read_on(&report.replication)));
+    if !draining.is_empty() && !planted!(DrainSkipped) {
         steps.push(Step::AwaitDrain { nodes: draining });
     }
-    if salvages {
+    if salvages && !planted!(SalvageSkipped) {
         steps.push(Step::Salvage { node: old.name.clone(), to: candidate.name.clone() });
     }
     steps.push(Step::Promote { node: candidate.name.clone() });
@@ -746,13 +758,17 @@ fn repoints(
     };
     let moved = targets.map(|to| (names(view, |node| is_follower(node) && moves_to(node, to)), to));
     moved
-        .filter(|(nodes, _)| !nodes.is_empty())
+        .filter(|(nodes, _)| !nodes.is_empty() && !planted!(RepointForgotten))
         .map(|(nodes, to)| Step::Repoint { nodes, to: to.name.clone() })
         .collect()
 }
 
 fn is_linked(node: &NodeView) -> bool {
     node.report().and_then(|report| report.replication.upstream()).is_none_or(|upstream| upstream.link == Link::Up)
+}
+
+fn offset_of(node: &NodeView) -> u64 {
+    node.report().map_or(0, |report| report.replication.offset)
 }
 
 fn is_replica(node: &NodeView) -> bool {

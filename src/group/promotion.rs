@@ -14,17 +14,17 @@ use tokio::task::JoinSet;
 
 use super::diagnosis::{Diagnosis, diagnose};
 use super::failover::{Failover, Next, StepOutcome};
-use super::hand_over::{self, HandOver, HandOverOrder, Word};
+use super::hand_over::{self, HandOver, HandOverEnd, HandOverOrder, Word};
 use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
 use super::plan::{FailoverPlan, LossEstimate, Policy, Step};
 use super::salvage::{self, Ghost, Salvaged};
 use super::stop::end_processes;
-use super::view::{Clients, GroupView, observe};
+use super::view::{Clients, GroupView, NodeView, observe};
 use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
-use crate::process::{Durability, GroupDir, render_config};
+use crate::process::{Durability, GroupDir, Promoting, render_config};
 use crate::topology::EngineFamily;
 use crate::wire::{NodeClient, NodeReport, WireError};
 
@@ -111,7 +111,7 @@ pub async fn promote(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
-    let (view, clients) = observe(group).await?;
+    let (view, clients) = observe_calm(group).await?;
     let failover = Failover::promote(&view, policy)?;
     let limits = Limits { began, patience: Duration::ZERO, links: limit };
     Promotion::new("promote", failover, group, (view, clients), limits, recorder).run().await
@@ -133,6 +133,19 @@ pub async fn switchover(
     let failover = Failover::switchover(&view, policy)?;
     let limits = Limits { began, patience, links: limit };
     Promotion::new("switchover", failover, group, (view, clients), limits, recorder).run().await
+}
+
+/// Looks at the group, and again as long as two of its nodes exchange their roles: a hand-over that broke off may still come
+/// to its end by itself.
+async fn observe_calm(group: &Group) -> Result<(GroupView, Clients), GroupError> {
+    let give_up = Instant::now() + hand_over::GRACE;
+    loop {
+        let (view, clients) = observe(group).await?;
+        if view.exchanging().is_none() || Instant::now() > give_up {
+            return Ok((view, clients));
+        }
+        tokio::time::sleep(POLL_EVERY).await;
+    }
 }
 
 /// The node that the last promotion made the master, if nothing replaced it since.
@@ -227,7 +240,7 @@ impl<'a> Promotion<'a> {
             next = match next {
                 Next::Step(step) => self.step(step).await?,
                 Next::Observe => {
-                    (self.view, self.clients) = observe(self.group).await?;
+                    (self.view, self.clients) = observe_calm(self.group).await?;
                     let next = self.failover.replan(&self.view)?;
                     self.recorder.record(Event::Planned { plan: Box::new(self.plan().clone()) })?;
                     next
@@ -247,8 +260,8 @@ impl<'a> Promotion<'a> {
             Step::AwaitDrain { nodes } => outcome = self.await_drain(nodes).await?,
             Step::Salvage { node, to } => outcome = self.salvage(&step, node, to).await?,
             Step::Attach { node, to } => self.attach(&step, node, to).await?,
-            Step::HandOver { from, to } => self.hand_over(&step, from, to).await?,
-            Step::Promote { node } => self.promote(&step, node).await?,
+            Step::HandOver { from, to } => outcome = self.hand_over(&step, from, to).await?,
+            Step::Promote { node } => outcome = self.promote(&step, node).await?,
             Step::Confirm { node } => self.confirm(&step, node).await?,
             Step::Repoint { nodes, to } => self.repoint(nodes, to).await?,
             Step::ConfirmLinks { nodes } => self.confirm_links(nodes).await,
@@ -298,7 +311,8 @@ impl<'a> Promotion<'a> {
         let handed_over = match salvage::open(self.group, node).await {
             Ok(remains) => {
                 let end = remains.end;
-                master_end = (remains.history.replid.as_str() == lineage.to_string()).then_some(end);
+                let continues = remains.history.includes(lineage.to_string().as_bytes(), candidate_offset).is_ok();
+                master_end = continues.then_some(end);
                 let handed_over =
                     salvage::hand_over(self.group, node, remains, &client, (&lineage, candidate_offset)).await;
                 handed_over
@@ -359,27 +373,37 @@ impl<'a> Promotion<'a> {
 
     /// Nobody writes until the replica has everything; then master and replica exchange their roles by themselves. The pause
     /// ends by itself should this program end before.
-    async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<(), GroupError> {
+    async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<StepOutcome, GroupError> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
+        self.intend(true)?;
         let began = Instant::now();
         self.handed_over = Some(self.limits.began.elapsed());
         let mut exchange = HandOver::new(self.limits.patience, new.port());
-        loop {
-            let word = match exchange.order() {
-                HandOverOrder::Over(Ok(())) => return Ok(()),
-                HandOverOrder::Over(Err(reason)) => {
-                    let state = match old.replication().await {
-                        Ok(own) if own.is_master() => format!("{from} is the master as before"),
-                        _ => format!("{from} is no master now"),
-                    };
-                    let reason = format!("{to} {reason}; {state}");
-                    return Err(GroupError::StepFailed { step: step.clone(), reason });
+        let end = loop {
+            match exchange.order() {
+                HandOverOrder::Over(end) => break end,
+                order => {
+                    let word = obey(&order, &old, &new, self.engine_of(from)).await;
+                    exchange = exchange.next(word, began.elapsed());
                 }
-                HandOverOrder::EndOld => ended(self.end(from).await),
-                HandOverOrder::EndNew => ended(self.end(to).await),
-                order => obey(&order, &old, &new, self.engine_of(from)).await,
-            };
-            exchange = exchange.next(word, began.elapsed());
+            }
+        };
+        match end {
+            HandOverEnd::TakenOver => {
+                // An earlier hand-over that broke off may have left its pause.
+                let _ = new.command(&["CLIENT", "UNPAUSE"]).await;
+                Ok(StepOutcome::Done)
+            }
+            HandOverEnd::Restored(reason) => {
+                self.intend(false)?;
+                let reason = format!("{to} {reason}; {from} is the master as before");
+                Err(GroupError::StepFailed { step: step.clone(), reason })
+            }
+            HandOverEnd::Unsettled(reason) => {
+                let text = format!("{to} {reason}; who is the master is decided anew");
+                self.recorder.record(Event::Warning { text })?;
+                Ok(StepOutcome::Unsettled)
+            }
         }
     }
 
@@ -387,20 +411,42 @@ impl<'a> Promotion<'a> {
         self.group.run.node(node).expect("a plan names nodes of its group").engine.family
     }
 
-    /// One write, three answers: the order, what the node then is, and whether it takes a write.
-    async fn promote(&mut self, step: &Step, node: &str) -> Result<(), GroupError> {
-        let commands: [&[&str]; 2] = [&["REPLICAOF", "NO", "ONE"], &PROBE];
-        let answers = self.client(node)?.pipeline(&commands).await.map_err(|error| failed(step, &error))?;
+    /// One write, three answers: the order, what the node then is, and whether it takes a write. One that was left in the
+    /// middle of a hand-over obeys only when that is called off.
+    async fn promote(&mut self, step: &Step, node: &str) -> Result<StepOutcome, GroupError> {
+        let client = self.client(node)?.clone();
+        self.intend(true)?;
+        let now = client.replication().await.map_err(|error| failed(step, &error))?;
+        if !self.failover.fits(&now) {
+            self.intend(false)?;
+            return Ok(StepOutcome::Misfit);
+        }
+        if now.is_handing_over {
+            // Refused where it has come to its end meanwhile.
+            let _ = client.command(&["FAILOVER", "ABORT"]).await;
+        }
+        // A hand-over that broke off has left its pause, and one on a master is nobody's wish.
+        let commands: [&[&str]; 3] = [&["REPLICAOF", "NO", "ONE"], &["CLIENT", "UNPAUSE"], &PROBE];
+        let answers = client.pipeline(&commands).await.map_err(|error| failed(step, &error))?;
         let mut answers = answers.into_iter();
         match answers.next() {
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(failed(step, &error)),
             None => return Err(failed(step, &WireError::Closed)),
         }
-        if matches!(answers.next(), Some(Ok(_))) {
+        if matches!(answers.nth(1), Some(Ok(_))) {
             self.first_write = Some(self.limits.began.elapsed());
         }
-        Ok(())
+        Ok(StepOutcome::Done)
+    }
+
+    /// Writes down who is about to be the master: should this program end before it sees what came of that, and that node not
+    /// say what it is by then, it may take writes.
+    fn intend(&mut self, is_about_to: bool) -> Result<(), GroupError> {
+        let plan = self.failover.plan();
+        let promoting = Promoting { node: plan.candidate.clone(), upstreams: plan.upstreams.clone() };
+        self.group.run.promoting = is_about_to.then_some(promoting);
+        Ok(self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?)
     }
 
     /// Sees the node say that it is a master, and remembers it as one.
@@ -461,6 +507,8 @@ impl<'a> Promotion<'a> {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
             let (name, client, port) = (name.clone(), self.client(name)?.clone(), port.clone());
             let is_draining = self.draining.contains(&name);
+            let report = self.view.node(&name).and_then(NodeView::report);
+            let is_handing_over = report.is_some_and(|report| report.replication.is_handing_over);
             let end = self.haunted.as_ref().filter(|(_, nodes)| nodes.contains(&name)).map(|(ghost, _)| ghost.end());
             orders.spawn(async move {
                 if let Some(end) = end {
@@ -471,7 +519,13 @@ impl<'a> Promotion<'a> {
                     // Whatever comes of it: the order that follows is what counts.
                     let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
                 }
-                (name, client.command(&["REPLICAOF", "127.0.0.1", &port]).await)
+                let follow = ["REPLICAOF", "127.0.0.1", &port];
+                if !is_handing_over {
+                    return (name, client.command(&follow).await.map(drop));
+                }
+                // Called off alone, it would be a master for a moment.
+                let commands: [&[&str]; 4] = [&["MULTI"], &["FAILOVER", "ABORT"], &follow, &["EXEC"]];
+                (name, client.pipeline(&commands).await.map(drop))
             });
         }
         while let Some(order) = orders.join_next().await {
@@ -631,35 +685,28 @@ fn failed(step: &Step, error: &WireError) -> GroupError {
 async fn obey(order: &HandOverOrder, old: &NodeClient, new: &NodeClient, engine: EngineFamily) -> Word {
     let port = new.port().to_string();
     let answer = match order {
-        HandOverOrder::AskOld => return state(old).await,
-        HandOverOrder::AskNew { is_again } => {
-            if *is_again {
-                tokio::time::sleep(POLL_EVERY).await;
-            }
-            return state(new).await;
-        }
+        HandOverOrder::AskOld { is_again } => return state(old, *is_again).await,
+        HandOverOrder::AskNew { is_again } => return state(new, *is_again).await,
         HandOverOrder::Pause(limit) => old.command(&["CLIENT", "PAUSE", &limit.as_millis().to_string(), "WRITE"]).await,
         HandOverOrder::Exchange { host } => {
             let wait_ms =
                 if engine == EngineFamily::Repld { (hand_over::GRACE / 2).as_millis() } else { 1 }.to_string();
             old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", &wait_ms]).await
         }
-        HandOverOrder::Abort => old.command(&["FAILOVER", "ABORT"]).await,
         HandOverOrder::FollowNew => old.command(&["REPLICAOF", "127.0.0.1", &port]).await,
         // A replica refuses writes at once; a pause would only hold them back.
         HandOverOrder::Unpause => old.command(&["CLIENT", "UNPAUSE"]).await,
-        HandOverOrder::EndOld | HandOverOrder::EndNew | HandOverOrder::Over(_) => return Word::Done,
+        HandOverOrder::Over(_) => return Word::Done,
     };
     answer.map_or_else(|error| Word::Failed(error.to_string()), |_| Word::Done)
 }
 
-async fn state(node: &NodeClient) -> Word {
+async fn state(node: &NodeClient, is_again: bool) -> Word {
+    if is_again {
+        tokio::time::sleep(POLL_EVERY).await;
+    }
     let state = node.replication().await;
     state.map_or_else(|error| Word::Failed(error.to_string()), |state| Word::State(Box::new(state)))
-}
-
-fn ended(result: Result<(), GroupError>) -> Word {
-    result.map_or_else(|error| Word::Failed(error.to_string()), |()| Word::Done)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::salvage::KeptStream;
 use super::{Group, GroupError, endpoint};
-use crate::process::{Condition, ProcessIdentity};
+use crate::process::{Condition, ProcessIdentity, Promoting};
 use crate::wire::{Endpoint, NodeClient, NodeReport, ReplicationId, WireError};
 
 /// How long a node may take to answer before it counts as silent. A command that blocks a server for longer than this
@@ -30,6 +30,9 @@ pub struct GroupView {
     pub recorded_replid: Option<ReplicationId>,
     /// The offset at which the master was seen last before `kill-master` ended it.
     pub offset_before_kill: Option<u64>,
+    /// A change of masters broke off before anybody saw what came of it: a node may be about to become a master by itself.
+    #[serde(skip)]
+    pub is_disputed: bool,
     /// All nodes, in topology order.
     pub nodes: Vec<NodeView>,
 }
@@ -49,7 +52,8 @@ pub struct NodeView {
     pub condition: Condition,
     /// What came back over the wire.
     pub answer: Answer,
-    /// What its engine leaves of the replication stream; only looked at for the node that is meant to be the master.
+    /// What its engine leaves of the replication stream; only looked at for the node that is, or may
+    /// be, the master.
     #[serde(skip)]
     pub kept_stream: KeptStream,
 }
@@ -113,6 +117,33 @@ impl GroupView {
         self.nodes.iter().find(|node| node.meant_upstream.is_none()).expect("a group has one root")
     }
 
+    /// A node that is exchanging its role with another one that answers: who takes writes is about to change by itself.
+    pub fn exchanging(&self) -> Option<&NodeView> {
+        let goes_on = |node: &&NodeView| match node.report().map(|report| &report.replication) {
+            Some(own) if own.is_handing_over => {
+                own.is_master() || self.followed_by(node).is_some_and(|to| to.report().is_some())
+            }
+            _ => false,
+        };
+        self.nodes.iter().find(goes_on)
+    }
+
+    /// Counts a node as the master that was about to be made one when replctl ended, and that does not say what it is: it may
+    /// take writes, or have taken some. One whose backlog file shows that it still was of the recorded history was not.
+    pub fn assume(&mut self, promoting: &Promoting) {
+        let Some(node) = self.node(&promoting.node) else { return };
+        let is_promoted = match &node.kept_stream {
+            KeptStream::Dead { replid, .. } => self.recorded_replid.as_ref().is_none_or(|id| id.to_string() != *replid),
+            _ => true,
+        };
+        if node.report().is_some() || !is_promoted || planted!(RecordTrusted) {
+            return;
+        }
+        for node in &mut self.nodes {
+            node.meant_upstream = promoting.upstreams.get(&node.name).cloned();
+        }
+    }
+
     /// The node that the report of `node` says it follows, if it is one of the group.
     pub fn followed_by(&self, node: &NodeView) -> Option<&NodeView> {
         self.node_at(node.report()?.replication.upstream()?.port)
@@ -133,10 +164,8 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
             let (endpoint, pid) = (endpoint(node), process.as_ref().map(|process| process.pid));
             asking.spawn(async move { (index, ask(&endpoint, pid).await) });
         }
-        let kept_stream = match node.upstream {
-            None => KeptStream::of(&group.dir, node, condition),
-            Some(_) => KeptStream::Nothing,
-        };
+        let may_be_master = node.upstream.is_none() || group.run.is_promoting(&node.name);
+        let kept_stream = if may_be_master { KeptStream::of(&group.dir, node, condition) } else { KeptStream::Nothing };
         nodes.push(NodeView {
             name: node.name.clone(),
             port: node.port,
@@ -153,12 +182,16 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
         clients.extend(client.map(|client| (nodes[index].name.clone(), client)));
         nodes[index].answer = answer;
     }
-    let view = GroupView {
+    let mut view = GroupView {
         group: group.run.group.clone(),
         recorded_replid: group.run.replid.as_deref().and_then(ReplicationId::parse),
         offset_before_kill: group.offset_before_kill()?,
+        is_disputed: group.run.promoting.is_some(),
         nodes,
     };
+    if let Some(promoting) = &group.run.promoting {
+        view.assume(promoting);
+    }
     Ok((view, clients))
 }
 

@@ -13,4 +13,4 @@ pub use engine::{EngineError, Program};
 pub use identity::{Condition, LiveProcess, ProcessIdentity};
 pub use launch::{Started, launched, log_tail, render_config, spawn};
 pub use port::{Listeners, Stranger, free_ports};
-pub use state::{Durability, GroupDir, GroupLock, RunNode, RunProcess, RunState, StateDir, StateError};
+pub use state::{Durability, GroupDir, GroupLock, Promoting, RunNode, RunProcess, RunState, StateDir, StateError};

@@ -79,7 +79,13 @@ fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
 }
 
 pub fn view(nodes: Vec<NodeView>) -> GroupView {
-    GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), offset_before_kill: None, nodes }
+    GroupView {
+        group: "test".to_owned(),
+        recorded_replid: Some(id('a')),
+        offset_before_kill: None,
+        is_disputed: false,
+        nodes,
+    }
 }
 
 fn plan(nodes: Vec<NodeView>) -> Result<FailoverPlan, Refusal> {
@@ -327,7 +333,7 @@ fn every_diagnosis_has_its_signs() {
 }
 
 fn kept(history: char, start: u64, end: u64) -> KeptStream {
-    KeptStream::Dead { replid: id(history).to_string(), start, end }
+    KeptStream::Dead { replid: id(history).to_string(), former: None, start, end }
 }
 
 #[test]
