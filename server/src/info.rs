@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use crate::client::ClientKind;
 use crate::instance::{Failover, Instance, Loading, REDIS_VERSION};
+use crate::keyspace::lazily_freed;
 use crate::replication::{Backlog, FeedState, Link, Role};
 
 type Render = fn(&Instance, &mut String);
@@ -84,14 +85,29 @@ fn clients(instance: &Instance, text: &mut String) {
 fn memory(instance: &Instance, text: &mut String) {
     let data = instance.keyspace.memory_bytes();
     let backlog = instance.replication.backlog.as_ref().map_or(0, Backlog::capacity);
-    let used = data as u64 + backlog;
+    let used = instance.used_memory();
     field!(text, "used_memory", used);
     field!(text, "used_memory_human", human(used));
     field!(text, "used_memory_rss", resident_bytes());
+    let peak = instance.peak_memory();
+    field!(text, "used_memory_peak", peak);
+    field!(text, "used_memory_peak_human", human(peak));
+    field!(text, "used_memory_peak_perc", format_args!("{:.2}%", used as f64 * 100.0 / peak.max(1) as f64));
+    field!(text, "used_memory_overhead", used - data as u64);
+    field!(text, "used_memory_startup", instance.startup_bytes);
     field!(text, "used_memory_dataset", data);
-    field!(text, "mem_replication_backlog", backlog);
+    field!(text, "mem_fragmentation_ratio", format_args!("{:.2}", resident_bytes() as f64 / used.max(1) as f64));
+    field!(text, "mem_not_counted_for_evict", backlog);
+    field!(text, "mem_clients_normal", instance.client_bytes);
+    // What the backlog has grown by for a replica that is slow.
+    field!(text, "mem_clients_slaves", backlog.saturating_sub(instance.config.repl_backlog_size));
+    field!(text, "mem_aof_buffer", 0);
+    field!(text, "mem_replication_backlog", backlog.min(instance.config.repl_backlog_size));
     field!(text, "mem_total_replication_buffers", backlog);
     field!(text, "mem_allocator", "mimalloc");
+    let (pending, freed) = lazily_freed();
+    field!(text, "lazyfree_pending_objects", pending);
+    field!(text, "lazyfreed_objects", freed.saturating_sub(instance.stats.lazyfreed_before));
     field!(text, "maxmemory", instance.config.maxmemory);
     field!(text, "maxmemory_human", human(instance.config.maxmemory));
     field!(text, "maxmemory_policy", String::from_utf8_lossy(&maxmemory_policy(instance)));
@@ -102,10 +118,18 @@ fn maxmemory_policy(instance: &Instance) -> Vec<u8> {
 }
 
 /// What the process occupies, as the kernel counts it; 0 if it does not say.
-fn resident_bytes() -> u64 {
+pub fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * rustix::param::page_size() as u64
+}
+
+/// What the process has of memory that is no file's, as the kernel counts it; 0 if it does not say.
+pub fn own_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+    kib * 1024
 }
 
 fn human(bytes: u64) -> String {
@@ -167,6 +191,10 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "sync_partial_ok", stats.sync_partial_ok);
     field!(text, "sync_partial_err", stats.sync_partial_err);
     field!(text, "expired_keys", stats.expired_keys);
+    field!(text, "evicted_keys", stats.evicted_keys);
+    field!(text, "evicted_clients", 0);
+    field!(text, "keyspace_hits", stats.keyspace_hits.get());
+    field!(text, "keyspace_misses", stats.keyspace_misses.get());
     field!(text, "pubsub_channels", channels);
     field!(text, "pubsub_patterns", patterns);
     field!(text, "total_error_replies", stats.total_error_replies);

@@ -22,6 +22,7 @@ pub mod keyspace;
 pub mod log;
 pub mod long_double;
 mod net;
+pub mod notify;
 pub mod number;
 pub mod pubsub;
 pub mod rdb;
@@ -117,7 +118,6 @@ fn start(config: Config, remains: Option<Remains>) -> Result<(), String> {
         std::process::id(),
         config.port
     );
-    config.warn_of_events();
     if let Some(Remains { history, start, end, .. }) = &remains {
         log!(Warning, "Ghost master of {}: serves offsets {start} to {end} of a dead server's backlog", history.replid);
     }

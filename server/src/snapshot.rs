@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::instance::{Instance, REDIS_VERSION};
-use crate::keyspace::{Chunk, DatabaseSize, Deadline, Key, Keyspace, WalkInProgress};
+use crate::keyspace::{AccessClock, Chunk, DatabaseSize, Deadline, Key, Keyspace, Use, WalkInProgress};
 use crate::log::log;
 use crate::rdb::{self, Decoder, Encoder, Item, RdbError};
 use crate::replication::ReplicationId;
@@ -41,6 +41,8 @@ pub struct Image {
     used_memory_bytes: u64,
     options: rdb::Options,
     delay: KeyDelay,
+    /// What makes something of the notes about the use of keys, if these are saved.
+    uses: Option<AccessClock>,
 }
 
 impl Image {
@@ -67,6 +69,7 @@ impl Image {
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
             options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
             delay: KeyDelay::fixed(instance.config.rdb_key_save_delay),
+            uses: instance.config.saves_uses().then(|| instance.keyspace.clock().clone()),
         })
     }
 
@@ -84,6 +87,7 @@ impl Image {
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
             options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
             delay: KeyDelay::fixed(0),
+            uses: None,
         }
     }
 
@@ -101,6 +105,7 @@ impl Image {
             ..rdb::Header::default()
         };
         let mut encoder = Encoder::new(&header, self.options);
+        encoder.keep_uses(self.uses.clone());
         for size in self.sizes.iter().filter(|size| size.keys > 0) {
             encoder.resize_db(size.db as u32, size.keys as u64, size.with_deadline as u64);
         }
@@ -120,6 +125,7 @@ pub fn encode(
     mut emit: impl FnMut(Vec<u8>) -> io::Result<()>,
 ) -> io::Result<()> {
     for (number, frame) in (1..).zip(chunk.iter()) {
+        encoder.last_use(frame.access);
         encoder.entry(frame.db as u32, frame.key, frame.value, frame.deadline_ms, &mut emit)?;
         if delay.is_set() {
             delay.pause(number);
@@ -307,6 +313,7 @@ struct Decoded {
     key_end: usize,
     end: usize,
     deadline_ms: Option<i64>,
+    last_use: Option<Use>,
 }
 
 /// Entries of a batch.
@@ -316,11 +323,11 @@ const BATCH_ENTRIES: usize = 32;
 const BATCHED_BYTES_MAX: usize = 1024;
 
 impl Batch {
-    fn push(&mut self, hash: u64, key: &[u8], value: &[u8], deadline_ms: Option<i64>) {
+    fn push(&mut self, hash: u64, key: &[u8], value: &[u8], (deadline_ms, last_use): (Option<i64>, Option<Use>)) {
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
         self.bytes.extend_from_slice(value);
-        self.entries.push(Decoded { hash, key_end, end: self.bytes.len(), deadline_ms });
+        self.entries.push(Decoded { hash, key_end, end: self.bytes.len(), deadline_ms, last_use });
     }
 
     fn insert_into(&mut self, keyspace: &mut Keyspace, db: usize) {
@@ -329,6 +336,9 @@ impl Batch {
             let key = Key { bytes: &self.bytes[start..entry.key_end], hash: entry.hash };
             let deadline = entry.deadline_ms.map_or(Deadline::Clear, Deadline::At);
             keyspace.set_str(db, key, &self.bytes[entry.key_end..entry.end], deadline);
+            if let Some(last_use) = entry.last_use {
+                keyspace.set_last_use(db, key, last_use);
+            }
             start = entry.end;
         }
         self.bytes.clear();
@@ -454,9 +464,12 @@ impl KeyCounter {
 impl Loader {
     /// A loader for data like those of `instance`.
     pub fn new(instance: &Instance) -> Loader {
+        let mut keyspace = Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed());
+        keyspace.set_tracking(instance.config.tracking());
+        keyspace.set_access_time(instance.now_ms);
         Loader {
             decoder: Decoder::new(instance.config.small_forms()),
-            keyspace: Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed()),
+            keyspace,
             db: 0,
             now_ms: instance.now_ms,
             drops_expired: instance.replication.is_master(),
@@ -504,12 +517,12 @@ impl Loader {
                         self.dropped.push((self.db, key.into()));
                     }
                 }
-                Item::Entry { key, value, deadline_ms } => {
+                Item::Entry { key, value, deadline_ms, last_use } => {
                     let key = self.keyspace.key(key);
                     match value {
                         rdb::Value::Str(value) if value.len() <= BATCHED_BYTES_MAX => {
                             self.keyspace.prefetch_slot(self.db, key.hash);
-                            self.batch.push(key.hash, key.bytes, value, deadline_ms);
+                            self.batch.push(key.hash, key.bytes, value, (deadline_ms, last_use));
                         }
                         rdb::Value::Str(value) => {
                             let deadline = deadline_ms.map_or(Deadline::Clear, Deadline::At);
@@ -518,6 +531,9 @@ impl Loader {
                         rdb::Value::Aggregate(value) => {
                             self.keyspace.insert(self.db, key, value, deadline_ms);
                         }
+                    }
+                    if let Some(last_use) = last_use {
+                        self.keyspace.set_last_use(self.db, key, last_use);
                     }
                     self.loaded += 1;
                     if self.batch.entries.len() == BATCH_ENTRIES {

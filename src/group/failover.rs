@@ -122,6 +122,16 @@ impl Failover {
         &self.loss
     }
 
+    /// The same, for what only the driver can find out.
+    pub fn loss_mut(&mut self) -> &mut LossEstimate {
+        &mut self.loss
+    }
+
+    /// What it may do.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// What is to be done first, or after a new plan.
     pub fn first(&self) -> Next {
         if !self.is_confirmed {
@@ -140,7 +150,12 @@ impl Failover {
             }
             StepOutcome::Done => {}
             StepOutcome::Drained(offsets) if self.is_overtaken(&offsets) => return self.drop_plan(),
-            StepOutcome::Drained(_) => {}
+            // What is lost now is counted from where they got by reading on.
+            StepOutcome::Drained(offsets) => {
+                let of_candidate = offsets.get(&self.plan.candidate).copied().unwrap_or(0);
+                self.loss.candidate_offset = self.loss.candidate_offset.max(of_candidate);
+                self.loss.survivor_offset = self.loss.survivor_offset.max(of_candidate);
+            }
             StepOutcome::Misfit | StepOutcome::Unsettled => return self.drop_plan(),
             StepOutcome::Salvaged { candidate_offset, master_end, bytes } => {
                 self.loss.candidate_offset = candidate_offset;

@@ -18,7 +18,8 @@
 
 use std::time::Duration;
 
-use crate::wire::Replication;
+use crate::topology::Address;
+use crate::wire::{AttachedReplica, Replication};
 
 /// How long the exchange of roles may take after the replica has caught up, and how long the undoing of one.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -27,7 +28,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HandOver {
     patience: Duration,
-    new_port: u16,
+    new: Address,
     stage: Stage,
 }
 
@@ -37,11 +38,11 @@ enum Stage {
     Measuring,
     CatchingUp {
         end: u64,
-        host: String,
+        known: Address,
         is_again: bool,
     },
     Ordering {
-        host: String,
+        known: Address,
     },
     /// The replica is asked whether it is the master, then the master whether it still tries.
     Exchanging {
@@ -106,7 +107,7 @@ pub enum HandOverOrder {
     /// `FAILOVER TO` the replica.
     Exchange {
         /// The address by which the master knows it.
-        host: String,
+        to: Address,
     },
     /// Let the old master follow the replica, which is the master.
     FollowNew,
@@ -128,9 +129,10 @@ pub enum Word {
 }
 
 impl HandOver {
-    /// `patience` is how long the master may hold back writes for the replica, on `new_port`, to catch up.
-    pub fn new(patience: Duration, new_port: u16) -> Self {
-        Self { patience, new_port, stage: Stage::Pausing }
+    /// `patience` is how long the master may hold back writes for the replica to catch up; the others reach
+    /// it at `new`.
+    pub fn new(patience: Duration, new: Address) -> Self {
+        Self { patience, new, stage: Stage::Pausing }
     }
 
     /// What is to be done now; then [`HandOver::next`].
@@ -139,7 +141,7 @@ impl HandOver {
             Stage::Pausing => HandOverOrder::Pause(self.patience + 2 * GRACE),
             Stage::Measuring => HandOverOrder::AskOld { is_again: false },
             Stage::CatchingUp { is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
-            Stage::Ordering { host } => HandOverOrder::Exchange { host: host.clone() },
+            Stage::Ordering { known } => HandOverOrder::Exchange { to: known.clone() },
             Stage::Exchanging { asks_new: true, is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
             Stage::Exchanging { .. } => HandOverOrder::AskOld { is_again: false },
             Stage::Settling { is_again, .. } => HandOverOrder::AskOld { is_again: *is_again },
@@ -155,21 +157,23 @@ impl HandOver {
     /// Goes on with what came of the order; `now` is the time since the first one.
     #[must_use]
     pub fn next(self, word: Word, now: Duration) -> Self {
-        let Self { patience, new_port, stage } = self;
+        let Self { patience, new: address, stage } = self;
         let stage = match (stage, word) {
             (Stage::Pausing, Word::Done) => Stage::Measuring,
             (Stage::Measuring, Word::State(old)) => {
-                let replica = old.replicas.into_iter().find(|one| one.port == new_port);
-                let host = replica.map_or_else(|| "127.0.0.1".to_owned(), |one| one.host);
-                Stage::CatchingUp { end: old.offset, host, is_again: false }
+                // By the name that the master has for it; several hosts may have replicas on the same port.
+                let by_address = old.replicas.iter().find(|one| one.address().is_same(&address));
+                let by_port = || old.replicas.iter().find(|one| one.port == address.port);
+                let known = by_address.or_else(by_port).map_or(address.clone(), AttachedReplica::address);
+                Stage::CatchingUp { end: old.offset, known, is_again: false }
             }
-            (Stage::CatchingUp { end, host, .. }, Word::State(new))
+            (Stage::CatchingUp { end, known, .. }, Word::State(new))
                 if new.offset >= end || planted!(CatchUpSkipped) =>
             {
-                Stage::Ordering { host }
+                Stage::Ordering { known }
             }
-            (Stage::CatchingUp { end, host, .. }, Word::State(_)) if now <= patience => {
-                Stage::CatchingUp { end, host, is_again: true }
+            (Stage::CatchingUp { end, known, .. }, Word::State(_)) if now <= patience => {
+                Stage::CatchingUp { end, known, is_again: true }
             }
             (Stage::CatchingUp { .. }, Word::State(_)) => {
                 unpause(HandOverEnd::Restored(format!("did not catch up within {} ms", patience.as_millis())))
@@ -217,7 +221,7 @@ impl HandOver {
             (Stage::Following, _) => unpause(HandOverEnd::TakenOver),
             (Stage::Unpausing { end } | Stage::Over { end }, _) => Stage::Over { end },
         };
-        Self { patience, new_port, stage }
+        Self { patience, new: address, stage }
     }
 }
 

@@ -17,21 +17,25 @@ use super::failover::{Failover, Next, StepOutcome};
 use super::hand_over::{self, HandOver, HandOverEnd, HandOverOrder, Word};
 use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
-use super::plan::{FailoverPlan, LossEstimate, Policy, Step};
+use super::plan::{FailoverPlan, LossEstimate, LostRange, Policy, Step};
 use super::salvage::{self, Ghost, Salvaged};
 use super::stop::end_processes;
+use super::tail::{self, Tail, TailError, TailReport};
+use super::unmanaged::{self, Diverged};
 use super::view::{Clients, GroupView, NodeView, observe};
-use super::{Group, GroupError};
+use super::{Group, GroupError, endpoint, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
-use crate::process::{Durability, GroupDir, Promoting, render_config};
-use crate::topology::EngineFamily;
-use crate::wire::{NodeClient, NodeReport, WireError};
+use crate::process::{Durability, GroupDir, Promoting, RunNode, Unfenced};
+use crate::topology::{Address, EngineFamily};
+use crate::wire::{NodeClient, NodeReport, Replication, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a promoted node may take to accept its first write.
 const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// For how long a master that is about to become a replica takes no writes, should this program end in between.
+const KEEP_PAUSE_MS: &str = "10000";
 /// Between two looks at a node that is about to be where it should.
 const POLL_EVERY: Duration = Duration::from_millis(1);
 /// A write that changes nothing: this key does not exist, and deleting it is refused by a replica and accepted by a master.
@@ -62,6 +66,12 @@ pub struct FailoverReport {
     pub salvaged: Option<Salvaged>,
     /// What is lost, as far as it is known afterwards.
     pub loss: LossEstimate,
+    /// What of that is known: a part of a history that no node of the group has any more.
+    pub gone: Option<LostRange>,
+    /// The ends of streams that were written down as commands, and those that could not be.
+    pub tails: Vec<TailReport>,
+    /// What masters had that were demoted, and the new master has not.
+    pub diverged: Vec<Diverged>,
     /// How every replica came to follow the new master.
     pub resyncs: BTreeMap<String, Resync>,
     /// Replicas that should follow and did not in time.
@@ -71,9 +81,13 @@ pub struct FailoverReport {
 }
 
 impl FailoverReport {
-    /// Whether there is a master that takes writes, everybody follows it, and the user's hook has run.
+    /// Whether there is a master that takes writes, everybody follows it, what was to be kept is kept, and the user's hook has
+    /// run.
     pub fn is_complete(&self) -> bool {
-        self.missing.is_empty() && self.first_write_us.is_some() && self.hook_error.is_none()
+        self.missing.is_empty()
+            && self.first_write_us.is_some()
+            && self.hook_error.is_none()
+            && !self.tails.iter().any(TailReport::is_gone)
     }
 }
 
@@ -184,6 +198,8 @@ struct Promotion<'a> {
     salvaged: Option<Salvaged>,
     /// The replicas that were told to take the rest of the old master's stream from this ghost.
     haunted: Option<(Ghost, Vec<String>)>,
+    tails: Vec<TailReport>,
+    diverged: Vec<Diverged>,
     first_write: Option<Duration>,
     /// Since when a master holds back its writes.
     handed_over: Option<Duration>,
@@ -214,6 +230,8 @@ impl<'a> Promotion<'a> {
             steps: Vec::new(),
             salvaged: None,
             haunted: None,
+            tails: Vec::new(),
+            diverged: Vec::new(),
             first_write: None,
             handed_over: None,
             missing: Vec::new(),
@@ -257,6 +275,9 @@ impl<'a> Promotion<'a> {
         let mut outcome = StepOutcome::Done;
         match &step {
             Step::Fence { node } => self.end(node).await?,
+            Step::Demote { node, to } => self.demote(&step, node, to).await?,
+            Step::LeaveUnfenced { node } => self.leave_unfenced(node)?,
+            Step::KeepTail { node } => self.keep_tail(&step, node).await?,
             Step::AwaitDrain { nodes } => outcome = self.await_drain(nodes).await?,
             Step::Salvage { node, to } => outcome = self.salvage(&step, node, to).await?,
             Step::Attach { node, to } => self.attach(&step, node, to).await?,
@@ -278,23 +299,60 @@ impl<'a> Promotion<'a> {
 
     /// Ends a node's process, and nothing but it.
     async fn end(&mut self, node: &str) -> Result<(), GroupError> {
-        let process = self.view.node(node).and_then(|node| node.process.clone());
+        let process = self.view.node(node).and_then(|node| node.process().cloned());
         let Some(process) = process else { return Ok(()) };
         end_processes(vec![(node.to_owned(), process)], None).await?;
         self.recorder.show(Event::Ended { node: node.to_owned() });
         Ok(())
     }
 
+    /// The fence for a master that replctl did not start. Where it fails, nothing has been promoted by this plan.
+    async fn demote(&mut self, step: &Step, node: &str, to: &str) -> Result<(), GroupError> {
+        let (old, new) = (self.client(node)?.clone(), self.client(to)?.clone());
+        let unfenced = self.view.node(node).and_then(|node| node.unfenced());
+        let demoted = unmanaged::demote(&self.group.dir, node, unfenced, &old, &new).await;
+        let (diverged, tails) = demoted.map_err(|error| failed(step, &error))?;
+        for tail in tails {
+            self.recorder.record(Event::Tail { tail: tail.clone() })?;
+            self.tails.push(tail);
+        }
+        if node == self.plan().old_master {
+            let shared = diverged.bytes.map(|bytes| diverged.end - bytes);
+            let loss = self.failover.loss_mut();
+            loss.master_end = diverged.bytes.map(|_| diverged.end);
+            loss.candidate_offset = shared.unwrap_or(loss.candidate_offset);
+        }
+        self.recorder.record(Event::Demoted { diverged: diverged.clone(), to: to.to_owned() })?;
+        self.diverged.push(diverged);
+        Ok(())
+    }
+
+    /// Noted before anybody takes its place, so that whatever happens next it is known when it returns.
+    fn leave_unfenced(&mut self, node: &str) -> Result<(), GroupError> {
+        let replid = self.plan().lineage.to_string();
+        let shared_up_to = self.failover.loss().candidate_offset;
+        let server = self.group.run.node_mut(node).and_then(RunNode::unmanaged_mut);
+        if let Some(server) = server.filter(|server| server.unfenced.is_none()) {
+            server.unfenced = Some(Unfenced { replid, shared_up_to });
+        }
+        self.group.dir.save_run_state(&self.group.run, Durability::Disk)?;
+        let text = format!(
+            "{node} is not fenced: it may still take writes, and they would be lost; status names it when it returns"
+        );
+        self.recorder.record(Event::Warning { text })?;
+        Ok(())
+    }
+
     /// The old master is gone, but what it has sent lies in its replicas' socket buffers, and they read on until they see
     /// the link break. Only then is it known who has most.
     async fn await_drain(&mut self, nodes: &[String]) -> Result<StepOutcome, GroupError> {
-        let old_port = self.view.node(&self.plan().old_master).map_or(0, |node| node.port);
         self.draining = nodes.to_vec();
         let mut drains = JoinSet::new();
         for ranked in self.plan().ranked.iter().filter(|ranked| nodes.contains(&ranked.node)) {
             let (node, client) = (ranked.node.clone(), self.client(&ranked.node)?.clone());
+            let Some(upstream) = upstream_of(&self.view, &node) else { continue };
             drains.spawn(async move {
-                let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
+                let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &upstream)).await;
                 // One that dies or hangs meanwhile is no rival; if it is the candidate, promoting it fails.
                 Some((node, end.ok()?.ok()?))
             });
@@ -313,10 +371,11 @@ impl<'a> Promotion<'a> {
                 let end = remains.end;
                 let continues = remains.history.includes(lineage.to_string().as_bytes(), candidate_offset).is_ok();
                 master_end = continues.then_some(end);
+                let replid = remains.history.replid.to_string();
                 let handed_over =
                     salvage::hand_over(self.group, node, remains, &client, (&lineage, candidate_offset)).await;
-                handed_over
-                    .map(|(bytes, ghost)| (Salvaged { node: node.to_owned(), to: to.to_owned(), bytes, end }, ghost))
+                let (node, to) = (node.to_owned(), to.to_owned());
+                handed_over.map(|(bytes, ghost)| (Salvaged { node, to, replid, from: end - bytes, bytes, end }, ghost))
             }
             Err(error) => Err(error),
         };
@@ -328,13 +387,86 @@ impl<'a> Promotion<'a> {
                 bytes = Some(salvaged.bytes);
                 self.salvaged = Some(salvaged.clone());
                 self.recorder.record(Event::Salvaged { salvaged })?;
+                if self.failover.policy().keeps_salvaged {
+                    self.keep_dead_tail(node)?
+                }
             }
             Err(error) => {
                 let text = format!("nothing of what {node} had not sent could be salvaged: {error}");
                 self.recorder.record(Event::Warning { text })?;
+                let loss = self.failover.loss_mut();
+                (loss.candidate_offset, loss.salvaged_bytes) = (candidate_offset, 0);
+                loss.master_end = master_end.or(loss.master_end);
+                if self.failover.loss().gone().is_some() {
+                    self.keep_dead_tail(node)?
+                }
             }
         }
         Ok(StepOutcome::Salvaged { candidate_offset, master_end, bytes })
+    }
+
+    /// Writes down what a node alone has, before it follows another one and throws it away.
+    async fn keep_tail(&mut self, step: &Step, node: &str) -> Result<(), GroupError> {
+        let Some(client) = self.clients.get(node).cloned() else { return self.keep_dead_tail(node) };
+        // It takes no more writes from here until it is a replica.
+        let paused = client.command(&["CLIENT", "PAUSE", KEEP_PAUSE_MS, "WRITE"]).await;
+        paused.map_err(|error| failed(step, &error))?;
+        let own = client.replication().await.map_err(|error| failed(step, &error))?;
+        let taken = self.caught_up(client.announced(), own.offset).await.map_err(|error| failed(step, &error))?;
+        if own.replid == self.failover.loss().replid {
+            self.failover.loss_mut().master_offset = Some(own.offset);
+        }
+        let (from, to) = match own.shared_with(&taken) {
+            Some(shared) => (shared, own.offset),
+            // Where their histories part is unknown, so whatever is left may be its alone.
+            None => (own.backlog.as_ref().map_or(own.offset, |backlog| backlog.start), own.offset),
+        };
+        if from < to {
+            let endpoint = endpoint(self.group.run.node(node).expect("a plan names nodes of its group"));
+            let tail = Tail::fetch(&endpoint, &own.replid, own.backlog, (from, to)).await;
+            self.record_tail(node, &own.replid.to_string(), from..to, tail)?;
+        }
+        Ok(())
+    }
+
+    /// How far the candidate is, when it has everything up to `end` or if it is not fed from there anyway.
+    async fn caught_up(&self, master: &Address, end: u64) -> Result<Replication, WireError> {
+        let candidate = self.clients.get(&self.plan().candidate).ok_or(WireError::Closed)?;
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        loop {
+            let replication = candidate.replication().await?;
+            if !replication.is_linked_to(master) || replication.offset >= end || Instant::now() > deadline {
+                return Ok(replication);
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+
+    /// Writes down what a dead node's backlog has beyond what the candidate got.
+    fn keep_dead_tail(&mut self, node: &str) -> Result<(), GroupError> {
+        let (from, to) = (
+            self.failover.loss().candidate_offset,
+            self.failover.loss().master_end.unwrap_or(self.failover.loss().candidate_offset),
+        );
+        if from < to {
+            let tail = salvage::dead_tail(&self.group.dir, node, from);
+            self.record_tail(node, &self.failover.loss().replid.to_string(), from..to, tail)?;
+        }
+        Ok(())
+    }
+
+    fn record_tail(
+        &mut self,
+        node: &str,
+        replid: &str,
+        wished: std::ops::Range<u64>,
+        tail: Result<Tail, TailError>,
+    ) -> Result<(), GroupError> {
+        for tail in tail::keep(&self.group.dir, node, replid, wished, tail)? {
+            self.recorder.record(Event::Tail { tail: tail.clone() })?;
+            self.tails.push(tail);
+        }
+        Ok(())
     }
 
     /// Lets the others take it as well, beside what comes next: the candidate's own backlog may be too small for what they
@@ -350,6 +482,7 @@ impl<'a> Promotion<'a> {
                 holds_data && replication.replid == plan.lineage && ghost.can_feed(replication.offset)
             };
             if is_child
+                && node.address.is_loopback()
                 && node.report().is_some_and(lacks)
                 && let Some(client) = self.clients.get(&node.name)
                 && ghost.feed(client).await.is_ok()
@@ -362,8 +495,7 @@ impl<'a> Promotion<'a> {
 
     async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), GroupError> {
         let (replica, master) = (self.client(node)?.clone(), self.client(to)?.clone());
-        let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
-        replica.command(&["REPLICAOF", "127.0.0.1", &port]).await.map_err(|error| failed(step, &error))?;
+        replica.follow(master.announced()).await.map_err(|error| failed(step, &error))?;
         let display = self.recorder.display();
         let link = await_link(node, &replica, watch_replicas(master), &display);
         let linked = tokio::time::timeout(self.limits.links, link).await;
@@ -378,7 +510,7 @@ impl<'a> Promotion<'a> {
         self.intend(true)?;
         let began = Instant::now();
         self.handed_over = Some(self.limits.began.elapsed());
-        let mut exchange = HandOver::new(self.limits.patience, new.port());
+        let mut exchange = HandOver::new(self.limits.patience, new.announced().clone());
         let end = loop {
             match exchange.order() {
                 HandOverOrder::Over(end) => break end,
@@ -407,8 +539,8 @@ impl<'a> Promotion<'a> {
         }
     }
 
-    fn engine_of(&self, node: &str) -> EngineFamily {
-        self.group.run.node(node).expect("a plan names nodes of its group").engine.family
+    fn engine_of(&self, node: &str) -> Option<EngineFamily> {
+        self.view.node(node).and_then(NodeView::report).map(|report| report.family)
     }
 
     /// One write, three answers: the order, what the node then is, and whether it takes a write. One that was left in the
@@ -459,13 +591,25 @@ impl<'a> Promotion<'a> {
         }
         self.group.run.set_roles(node, &self.failover.plan().upstreams);
         self.group.run.replid = Some(replication.replid.to_string());
+        self.note_what_is_shared(&replication);
         self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
-        self.recorder.record(Event::Promoted { node: node.to_owned(), old_master: self.plan().old_master.clone() })?;
+        let (node, old_master) = (node.to_owned(), self.plan().old_master.clone());
+        self.recorder.record(Event::Promoted { node, old_master, former: replication.former })?;
         self.sync_beside()?;
         if self.first_write.is_none() {
             self.await_first_write(&client).await.map_err(|error| failed(step, &error))?;
         }
         Ok(())
+    }
+
+    /// How much of an unfenced old master's history the new one has is known for certain only now.
+    fn note_what_is_shared(&mut self, new: &Replication) {
+        let server = self.group.run.node_mut(&self.failover.plan().old_master).and_then(RunNode::unmanaged_mut);
+        if let (Some(unfenced), Some(former)) = (server.and_then(|server| server.unfenced.as_mut()), &new.former)
+            && unfenced.replid == former.replid.to_string()
+        {
+            unfenced.shared_up_to = former.shared_up_to;
+        }
     }
 
     /// Asks until a write is accepted. A master that waits for enough replicas accepts none before they are re-pointed, so
@@ -500,13 +644,12 @@ impl<'a> Promotion<'a> {
     /// Tells nodes whom to follow. One that still reads what the old master sent (it could not be promoted, so nobody waited
     /// for it) is told when it is through: the less it lacks, the surer the new master's backlog has it.
     async fn repoint(&mut self, nodes: &[String], to: &str) -> Result<(), GroupError> {
-        let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
-        let old_port = self.view.node(&self.plan().old_master).map_or(0, |node| node.port);
+        let upstream = self.client(to)?.announced().clone();
         let mut orders = JoinSet::new();
         for name in nodes {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
-            let (name, client, port) = (name.clone(), self.client(name)?.clone(), port.clone());
-            let is_draining = self.draining.contains(&name);
+            let (name, client, upstream) = (name.clone(), self.client(name)?.clone(), upstream.clone());
+            let drained = upstream_of(&self.view, &name).filter(|_| self.draining.contains(&name));
             let report = self.view.node(&name).and_then(NodeView::report);
             let is_handing_over = report.is_some_and(|report| report.replication.is_handing_over);
             let end = self.haunted.as_ref().filter(|(_, nodes)| nodes.contains(&name)).map(|(ghost, _)| ghost.end());
@@ -515,15 +658,16 @@ impl<'a> Promotion<'a> {
                     // One that does not get there comes to the new master with what it has.
                     let _ = salvage::await_offset(&client, end).await;
                 }
-                if is_draining && end.is_none() {
+                if let (Some(drained), None) = (drained, end) {
                     // Whatever comes of it: the order that follows is what counts.
-                    let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
+                    let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &drained)).await;
                 }
-                let follow = ["REPLICAOF", "127.0.0.1", &port];
                 if !is_handing_over {
-                    return (name, client.command(&follow).await.map(drop));
+                    return (name, client.follow(&upstream).await);
                 }
                 // Called off alone, it would be a master for a moment.
+                let (host, port) = upstream.into_words();
+                let follow: [&str; 3] = ["REPLICAOF", &host, &port];
                 let commands: [&[&str]; 4] = [&["MULTI"], &["FAILOVER", "ABORT"], &follow, &["EXEC"]];
                 (name, client.pipeline(&commands).await.map(drop))
             });
@@ -586,17 +730,23 @@ impl<'a> Promotion<'a> {
             let _ = self.await_first_write(&client).await;
         }
         for node in &self.group.run.nodes {
-            self.group.dir.save_config(&node.name, &render_config(&self.group.run, node))?;
+            save_config(&self.group.dir, &self.group.run, node)?;
         }
+        self.keep_roles().await;
         while let Some(synced) = self.until_disk.join_next().await {
             synced.expect("writing to disk does not panic")?;
         }
-        let hook_error =
-            super::hook::after_promote(self.group, self.command, &plan.old_master, &plan.candidate).await.err();
+        let hook_error = match plan.makes_another_master() {
+            true => super::hook::after_promote(self.group, self.command, &plan.old_master, &plan.candidate).await.err(),
+            false => None,
+        };
         if let Some(error) = &hook_error {
             self.recorder.record(Event::Warning { text: error.clone() })?;
         }
         let (after, _) = observe(self.group).await?;
+        if unmanaged::recognise(&mut self.group.run, &after) {
+            self.group.dir.save_run_state(&self.group.run, Durability::Disk)?;
+        }
         let resyncs = self.resyncs(&self.view, &after);
         self.recorder.record(Event::Finished { command: self.command.to_owned(), error: None })?;
         Ok(FailoverReport {
@@ -613,6 +763,9 @@ impl<'a> Promotion<'a> {
             took_us,
             steps: self.steps,
             salvaged: self.salvaged,
+            gone: self.failover.loss().gone(),
+            tails: self.tails,
+            diverged: self.diverged,
             resyncs,
             missing: self.missing,
             hook_error,
@@ -623,7 +776,8 @@ impl<'a> Promotion<'a> {
     /// tells which kind it got.
     fn resyncs(&self, before: &GroupView, after: &GroupView) -> BTreeMap<String, Resync> {
         let linked = self.plan().upstreams.iter().filter(|(name, _)| {
-            let follows = **name != self.plan().old_master || self.handed_over.is_some();
+            let is_demoted = self.diverged.iter().any(|one| one.node == **name);
+            let follows = **name != self.plan().old_master || self.handed_over.is_some() || is_demoted;
             self.clients.contains_key(*name) && !self.missing.contains(name) && follows
         });
         let served_full = |upstream: &str| {
@@ -644,6 +798,15 @@ impl<'a> Promotion<'a> {
             .collect()
     }
 
+    /// Lets servers that replctl did not start come back in their new roles, should somebody restart them.
+    async fn keep_roles(&self) {
+        for node in self.group.run.nodes.iter().filter(|node| node.unmanaged().is_some()) {
+            if let Some(client) = self.clients.get(&node.name) {
+                unmanaged::keep_role(client).await;
+            }
+        }
+    }
+
     fn client(&self, node: &str) -> Result<&NodeClient, GroupError> {
         self.clients.get(node).ok_or_else(|| wire(node, WireError::Closed))
     }
@@ -661,11 +824,16 @@ pub fn resync_by_log(log: &Path, mark: u64) -> Resync {
     }
 }
 
-/// Waits until a replica's link to `port` is gone; returns what it has applied by then.
-async fn await_end_of_link(replica: &NodeClient, port: u16) -> Result<u64, WireError> {
+/// The upstream's address, as the node itself told it.
+fn upstream_of(view: &GroupView, node: &str) -> Option<Address> {
+    Some(view.node(node)?.report()?.replication.upstream()?.address())
+}
+
+/// Waits until a replica's link to `upstream` is gone; returns what it has applied by then.
+async fn await_end_of_link(replica: &NodeClient, upstream: &Address) -> Result<u64, WireError> {
     loop {
         let replication = replica.replication().await?;
-        if !replication.is_linked_to(port) {
+        if !replication.is_linked_to(upstream) {
             return Ok(replication.offset);
         }
         tokio::time::sleep(POLL_EVERY).await;
@@ -682,18 +850,23 @@ fn failed(step: &Step, error: &WireError) -> GroupError {
 
 /// Gives the order to the node that it is for. A repld that is to hand over asks its replica for a word, and is not hurried:
 /// what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
-async fn obey(order: &HandOverOrder, old: &NodeClient, new: &NodeClient, engine: EngineFamily) -> Word {
-    let port = new.port().to_string();
+async fn obey(order: &HandOverOrder, old: &NodeClient, new: &NodeClient, engine: Option<EngineFamily>) -> Word {
     let answer = match order {
         HandOverOrder::AskOld { is_again } => return state(old, *is_again).await,
         HandOverOrder::AskNew { is_again } => return state(new, *is_again).await,
         HandOverOrder::Pause(limit) => old.command(&["CLIENT", "PAUSE", &limit.as_millis().to_string(), "WRITE"]).await,
-        HandOverOrder::Exchange { host } => {
+        HandOverOrder::Exchange { to } => {
+            let (host, port) = to.clone().into_words();
             let wait_ms =
-                if engine == EngineFamily::Repld { (hand_over::GRACE / 2).as_millis() } else { 1 }.to_string();
-            old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", &wait_ms]).await
+                if engine == Some(EngineFamily::Repld) { (hand_over::GRACE / 2).as_millis() } else { 1 }.to_string();
+            old.command(&["FAILOVER", "TO", &host, &port, "FORCE", "TIMEOUT", &wait_ms]).await
         }
-        HandOverOrder::FollowNew => old.command(&["REPLICAOF", "127.0.0.1", &port]).await,
+        HandOverOrder::FollowNew => {
+            return old
+                .follow(new.announced())
+                .await
+                .map_or_else(|error| Word::Failed(error.to_string()), |()| Word::Done);
+        }
         // A replica refuses writes at once; a pause would only hold them back.
         HandOverOrder::Unpause => old.command(&["CLIENT", "UNPAUSE"]).await,
         HandOverOrder::Over(_) => return Word::Done,

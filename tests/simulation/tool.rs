@@ -11,7 +11,7 @@ use replctl::group::{
 
 use crate::check;
 use crate::node::{HandingOver, Node, Place, Process, Upstream};
-use crate::view::{self, name, place, port, view};
+use crate::view::{self, address, name, place, view};
 use crate::world::{Checked, World};
 
 /// Longer than anything is waited for.
@@ -258,7 +258,12 @@ impl Tool {
             }
             return Ok(());
         }
-        let policy = |wanted: Option<Place>, force| Policy { wanted: wanted.map(name), force, max_loss_bytes: None };
+        let policy = |wanted: Option<Place>, force| Policy {
+            wanted: wanted.map(name),
+            force,
+            max_loss_bytes: None,
+            keeps_salvaged: false,
+        };
         let failover = match self.command {
             Command::Promote { wanted, force } => Failover::promote(seen, &policy(wanted, force)),
             Command::Switchover { wanted } => Failover::switchover(seen, &policy(wanted, false)),
@@ -408,7 +413,7 @@ impl Tool {
             }
             (Step::HandOver { to, .. }, Part::Beginning) => {
                 intend(world, &failover);
-                self.stage = again(Part::Exchanging(HandOver::new(Duration::from_secs(5), port(place(to)))));
+                self.stage = again(Part::Exchanging(HandOver::new(Duration::from_secs(5), address(place(to)))));
                 Ok(())
             }
             (Step::HandOver { from, to }, Part::Exchanging(exchange)) => {
@@ -497,8 +502,16 @@ impl Tool {
                 self.stage = again(Part::Repointing { left });
                 Ok(())
             }
+            (Step::Demote { node, to }, _) => {
+                if self.reaches(world, place(node)) {
+                    world.follow(place(node), Upstream::Node(place(to)));
+                }
+                self.step_done(world, failover, StepOutcome::Done)
+            }
             // Who is not there in time is only told of.
-            (Step::ConfirmLinks { .. }, _) => self.step_done(world, failover, StepOutcome::Done),
+            (Step::ConfirmLinks { .. } | Step::KeepTail { .. } | Step::LeaveUnfenced { .. }, _) => {
+                self.step_done(world, failover, StepOutcome::Done)
+            }
             (step, part) => unreachable!("{part:?} is no part of {step}"),
         }
     }

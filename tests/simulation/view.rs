@@ -2,8 +2,9 @@
 
 use std::sync::OnceLock;
 
-use replctl::group::{Answer, GroupView, KeptStream, NodeView};
+use replctl::group::{Answer, GroupView, KeptStream, KillNote, NodeView, ServerView};
 use replctl::process::{Condition, ProcessIdentity, Promoting};
+use replctl::topology::{Address, EngineFamily};
 use replctl::wire::{FormerHistory, Link, NodeReport, Replication, ReplicationId, Role, Upstream as ReportedUpstream};
 
 use crate::node::{self, Node, Place, Process, Upstream};
@@ -21,7 +22,7 @@ pub fn place(name: &str) -> Place {
     name[1..].parse::<usize>().expect("nodes are n1, n2 and so on") - 1
 }
 
-pub fn port(place: Place) -> u16 {
+fn port(place: Place) -> u16 {
     BASE_PORT + place as u16
 }
 
@@ -33,6 +34,11 @@ pub fn id(replid: u8) -> ReplicationId {
             .collect()
     });
     all[usize::from(replid)].clone()
+}
+
+/// Where everybody reaches a node.
+pub fn address(place: Place) -> Address {
+    Address { host: "127.0.0.1".to_owned(), port: port(place) }
 }
 
 fn pid(place: Place, start: u8) -> u32 {
@@ -54,6 +60,7 @@ pub fn replication(node: &Node) -> Replication {
                 node::Link::Syncing => Link::Syncing { received_bytes: 0, total_bytes: None },
                 node::Link::Down => Link::Down { seconds: node.was_up.then_some(0) },
             },
+            silent_seconds: Some(0),
             holds_data: node.has_data,
         }),
     };
@@ -65,6 +72,7 @@ pub fn replication(node: &Node) -> Replication {
         priority: u32::from(node.priority),
         is_handing_over: node.handing_over.is_some(),
         replicas: Vec::new(),
+        backlog: Some(node.backlog_start as u64..node.offset() as u64),
     }
 }
 
@@ -77,7 +85,7 @@ pub fn view(record: &Record, processes: &[Node], answering: &[Node]) -> GroupVie
         group: "model".to_owned(),
         recorded_replid: record.replid.map(id),
         is_disputed: record.promoting.is_some(),
-        offset_before_kill: before_kill.map(|(.., offset)| offset as u64),
+        kill_note: before_kill.map(|(.., offset)| KillNote { offset: Some(offset as u64), seconds_ago: 0 }),
         nodes: (0..processes.len())
             .map(|place| node_view(record, place, &processes[place], &answering[place]))
             .collect(),
@@ -108,10 +116,10 @@ fn node_view(record: &Record, place: Place, process: &Node, answering: &Node) ->
     };
     NodeView {
         name: name(place),
-        port: port(place),
+        address: address(place),
+        announced: address(place),
         meant_upstream,
-        process: launched.map(identity),
-        condition,
+        server: ServerView::Managed { process: launched.map(identity), condition },
         answer: if condition == Condition::Stopped { Answer::Silent } else { answer(place, answering, launched) },
         kept_stream,
     }
@@ -122,19 +130,22 @@ fn answer(place: Place, node: &Node, launched: Option<u8>) -> Answer {
         Process::Dead => Answer::NotListening,
         Process::Stopped => Answer::Silent,
         Process::Running if node.is_loading => Answer::Loading,
-        Process::Running if launched != Some(node.start) => {
-            Answer::Stranger { process_id: pid(place, node.start), run_id: String::new() }
-        }
-        Process::Running => Answer::Report(Box::new(NodeReport {
-            version: String::new(),
-            run_id: String::new(),
-            process_id: pid(place, node.start),
-            is_loading: false,
-            keys: 0,
-            sync_full: 0,
-            sync_partial_ok: 0,
-            replication: replication(node),
-        })),
+        Process::Running if launched != Some(node.start) => Answer::Stranger { report: Box::new(report(place, node)) },
+        Process::Running => Answer::Report(Box::new(report(place, node))),
+    }
+}
+
+fn report(place: Place, node: &Node) -> NodeReport {
+    NodeReport {
+        family: if node.keeps_data { EngineFamily::Repld } else { EngineFamily::Redis },
+        version: String::new(),
+        run_id: String::new(),
+        process_id: pid(place, node.start),
+        is_loading: false,
+        keys: 0,
+        sync_full: 0,
+        sync_partial_ok: 0,
+        replication: replication(node),
     }
 }
 

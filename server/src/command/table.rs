@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, key, list, object, pubsub,
-    quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, hyperloglog, key, lcs, list,
+    memory, object, pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -38,7 +38,7 @@ pub const DENY_OOM: Flags = 1 << 10;
 /// Concerns channels.
 pub const PUBSUB: Flags = 1 << 11;
 
-/// May wait, but changes nothing.
+/// May wait or note something, but changes nothing.
 pub const READS: Flags = 1 << 30;
 /// Runs while data come from an upstream, though not while the server's own are being loaded.
 pub const DURING_TRANSFER: Flags = 1 << 31;
@@ -183,8 +183,7 @@ impl Command {
     #[inline]
     pub fn is_write(&self) -> bool {
         match self.handler {
-            Handler::Write(_) => true,
-            Handler::Blocking(_) => !self.is(READS),
+            Handler::Write(_) | Handler::Blocking(_) => !self.is(READS),
             Handler::Read(_) | Handler::Server(_) => false,
         }
     }
@@ -204,7 +203,7 @@ impl Command {
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
         let kind = match self.handler {
             Handler::Read(_) => Some("readonly"),
-            Handler::Blocking(_) if self.is(READS) => Some("readonly"),
+            Handler::Write(_) | Handler::Blocking(_) if self.is(READS) => Some("readonly"),
             Handler::Write(_) | Handler::Blocking(_) => Some("write"),
             Handler::Server(_) => None,
         };
@@ -247,6 +246,7 @@ pub static COMMANDS: &[Command] = &[
     command("incr", 2, DENY_OOM | FAST, Keys::ONE, Write(string::incr)),
     command("incrby", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrby)),
     command("incrbyfloat", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrbyfloat)),
+    command("lcs", -3, 0, Keys::TWO, Read(lcs::lcs)),
     command("mget", -2, FAST, Keys::ALL, Read(string::mget)),
     command("mset", -3, DENY_OOM, Keys::PAIRS, Write(string::mset)),
     command("msetnx", -3, DENY_OOM, Keys::PAIRS, Write(string::msetnx)),
@@ -265,6 +265,12 @@ pub static COMMANDS: &[Command] = &[
     command("bitpos", -3, 0, Keys::ONE, Read(bit::bitpos)),
     command("getbit", 3, FAST, Keys::ONE, Read(bit::getbit)),
     command("setbit", 4, DENY_OOM, Keys::ONE, Write(bit::setbit)),
+    // HyperLogLogs.
+    command("pfadd", -2, DENY_OOM | FAST, Keys::ONE, Write(hyperloglog::pfadd)),
+    command("pfcount", -2, READS | MAY_REPLICATE, Keys::ALL, Write(hyperloglog::pfcount)),
+    command("pfdebug", 3, DENY_OOM | ADMIN, Keys::SECOND, Write(hyperloglog::pfdebug)),
+    command("pfmerge", -2, DENY_OOM, Keys::ALL, Write(hyperloglog::pfmerge)),
+    command("pfselftest", 1, ADMIN, Keys::NONE, Server(hyperloglog::pfselftest)),
     // Hashes.
     command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
     command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
@@ -409,6 +415,10 @@ pub static COMMANDS: &[Command] = &[
     command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
     command("keys", 2, 0, Keys::NONE, Read(key::keys)),
     container("memory", &[
+        command("memory|doctor", 2, 0, Keys::NONE, Server(memory::doctor)),
+        command("memory|malloc-stats", 2, 0, Keys::NONE, Server(memory::malloc_stats)),
+        command("memory|purge", 2, 0, Keys::NONE, Server(memory::purge)),
+        command("memory|stats", 2, 0, Keys::NONE, Server(memory::stats)),
         command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
     ]),
     command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
@@ -431,7 +441,7 @@ pub static COMMANDS: &[Command] = &[
     command("sort", -2, DENY_OOM, Keys::ONE_AND_STORED, Write(sort::sort)),
     command("sort_ro", -2, 0, Keys::ONE_AND_STORED, Read(sort::sort_ro)),
     command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
-    command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
+    command("touch", -2, FAST, Keys::ALL, Read(key::touch)),
     command("ttl", 2, FAST, Keys::ONE, Read(key::ttl)),
     command("type", 2, FAST, Keys::ONE, Read(key::kind)),
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),

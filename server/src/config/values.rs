@@ -146,3 +146,27 @@ pub struct ShutdownOptions {
     /// Exit even if saving fails.
     pub force: bool,
 }
+
+/// What goes when memory runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryPolicy {
+    /// Nothing: what needs memory is refused.
+    NoEviction,
+    /// Any key.
+    AllKeys(Order),
+    /// Keys that would expire some time.
+    Volatile(Order),
+}
+
+/// Which of them goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The one that was not used for longest.
+    Lru,
+    /// The one that is used least.
+    Lfu,
+    /// Any.
+    Random,
+    /// The one that would expire first.
+    Ttl,
+}

@@ -147,6 +147,8 @@ impl Instance {
     /// Tries those who wait for a key that is ready.
     pub(crate) fn serve_ready(&mut self) {
         while let Some(place) = self.waiters.ready.pop_front() {
+            // Who is tried for a key whose time has come waits on, but the key goes.
+            self.expire_if_due(place.0, &place.1);
             let mut last = 0;
             // Whoever was served may have taken everything.
             while let Some(ticket) = self.waiters.after(&place, last) {

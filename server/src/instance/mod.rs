@@ -5,11 +5,13 @@
 //! backlog, which is memory that happens to have a name.
 
 mod blocking;
+mod eviction;
 mod failover;
 mod feed;
 mod guard;
 mod limits;
 mod link;
+mod notify;
 mod pause;
 mod random;
 mod replay;
@@ -17,6 +19,7 @@ mod role;
 mod stream;
 mod time;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
@@ -30,10 +33,11 @@ pub use random::Random;
 pub use replay::{Replay, ReplayError};
 
 use crate::client::{Client, ClientKind, Session};
-use crate::command::Command;
+use crate::command::{Command, Met};
 use crate::config::{Config, ShutdownOptions};
 use crate::keyspace::Keyspace;
 use crate::log::log;
+use crate::notify::Event;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, History, Replication, ReplicationId};
 use crate::snapshot::{KeyDelay, Point};
@@ -124,8 +128,10 @@ pub struct Stats {
     pub sync_partial_ok: u64,
     pub sync_partial_err: u64,
     pub expired_keys: u64,
-    pub keyspace_hits: u64,
-    pub keyspace_misses: u64,
+    pub evicted_keys: u64,
+    pub lazyfreed_before: u64,
+    pub keyspace_hits: Cell<u64>,
+    pub keyspace_misses: Cell<u64>,
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
     pub commands: CommandCounts,
@@ -210,12 +216,22 @@ pub struct Instance {
     pauses: [Option<Pause>; 3],
     /// Replicas that are synced in full again and again, by address and port.
     troubled: HashMap<(String, u16), limits::Troubled>,
+    eviction_pool: eviction::Pool,
+    /// What clients' buffers took when they were looked at last.
+    pub(crate) client_bytes: u64,
+    /// The most that was ever used, in bytes.
+    peak_bytes: u64,
+    /// What the process occupied before there were any data.
+    pub startup_bytes: u64,
     actions: Vec<Action>,
     pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
     /// Keys with a deadline that clients have written on a writable replica: no upstream will say that they have expired.
     pub(crate) own_deadlines: HashSet<Place>,
     pub(crate) effect: Vec<u8>,
+    /// What has happened to keys and is not published yet.
+    pub(crate) events: Vec<Event>,
+    pub(crate) met: Met,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
     random: Random,
@@ -229,7 +245,9 @@ impl Instance {
     /// An empty master. Whatever it leaves to chance comes from `random`.
     pub fn new(config: Config, now_ms: i64, mut random: Random) -> Self {
         let seed = [random.next_u64(), random.next_u64()];
-        let keyspace = Keyspace::new(config.databases as usize, seed);
+        let mut keyspace = Keyspace::new(config.databases as usize, seed);
+        keyspace.set_tracking(config.tracking());
+        keyspace.set_access_time(now_ms);
         Instance {
             keyspace,
             replication: Replication::new(random.id()),
@@ -248,11 +266,17 @@ impl Instance {
             denied_commands: BTreeSet::new(),
             pauses: [None; 3],
             troubled: HashMap::new(),
+            eviction_pool: eviction::Pool::default(),
+            client_bytes: 0,
+            peak_bytes: 0,
+            startup_bytes: 0,
             actions: Vec::new(),
             waiters: Waiters::default(),
             watchers: HashMap::new(),
             own_deadlines: HashSet::new(),
             effect: Vec::new(),
+            events: Vec::new(),
+            met: Met::default(),
             transaction_stream: None,
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),
@@ -266,6 +290,7 @@ impl Instance {
     /// Lets time go on; it never goes back.
     pub fn set_now(&mut self, now_ms: i64) {
         self.now_ms = self.now_ms.max(now_ms);
+        self.keyspace.set_access_time(self.now_ms);
     }
 
     /// Asks the shell for something.
@@ -295,7 +320,9 @@ impl Instance {
         self.persistence.last_load_keys_loaded = keys_loaded;
         self.persistence.last_load_keys_expired = keys_expired;
         self.touch_database(None);
-        std::mem::replace(&mut self.keyspace, keyspace)
+        let old = std::mem::replace(&mut self.keyspace, keyspace);
+        self.track_uses();
+        old
     }
 
     /// What was loaded is a point of a known history, and those who know it may continue.
@@ -332,6 +359,7 @@ impl Instance {
     pub fn disconnect(&mut self, session: &mut Session) {
         self.unwatch(session);
         let client = &session.client;
+        self.client_bytes = self.client_bytes.saturating_sub(client.memory_bytes());
         client.clear_waker();
         self.clients.remove(&client.id);
         self.forget_waiter(client);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::log::log;
+use crate::notify::Classes;
 use crate::replication::{Feed, FeedState, History};
 use crate::resp::append_request;
 
@@ -29,6 +30,8 @@ impl Instance {
         self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
+        self.measure_clients();
+        self.make_room();
         if self.last_second != self.now_ms / 1000 {
             self.last_second = self.now_ms / 1000;
             self.every_second();
@@ -60,6 +63,7 @@ impl Instance {
                 self.keyspace.remove(*db, key);
                 self.stats.expired_keys += 1;
                 self.touch(*db, name);
+                self.notify(Classes::EXPIRED, "expired", *db, name);
                 return false;
             }
             true
@@ -78,7 +82,7 @@ impl Instance {
             }
             let mut requests = Vec::new();
             let mut names: Vec<Box<[u8]>> = Vec::new();
-            let watched = !self.watchers.is_empty();
+            let watched = !self.watchers.is_empty() || self.config.notify_keyspace_events.has(Classes::EXPIRED);
             let count = self.keyspace.expire(db, self.now_ms, EXPIRE_SEGMENTS, |name| {
                 append_request(&mut requests, &[b"DEL", name]);
                 if watched {
@@ -87,7 +91,10 @@ impl Instance {
             });
             if count > 0 {
                 self.stats.expired_keys += count as u64;
-                names.iter().for_each(|name| self.touch(db, name));
+                for name in names {
+                    self.touch(db, &name);
+                    self.notify(Classes::EXPIRED, "expired", db, &name);
+                }
                 self.propagate(db, &requests, count);
             }
         }

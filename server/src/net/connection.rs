@@ -114,6 +114,7 @@ impl Connection {
         ready!(self.stream.poll_read(context, &mut buffer))?;
         let read = buffer.filled();
         self.requests.input.extend_from_slice(read);
+        self.session.client.input_bytes.set(self.requests.input.capacity());
         let instance = server.instance.borrow();
         let arrived = self.requests.input.len();
         if arrived as u64 > instance.config.client_query_buffer_limit {

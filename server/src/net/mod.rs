@@ -96,6 +96,7 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
     let mut instance = Instance::new(config, now_ms(), Random::from_system());
+    instance.startup_bytes = crate::info::own_bytes();
     let is_ghost = remains.is_some();
     match (remains, instance.config.replicaof.clone()) {
         (Some(remains), _) => instance.haunt(remains).map_err(|error| format!("can't map the backlog: {error}"))?,
