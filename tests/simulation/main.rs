@@ -88,10 +88,14 @@ fn all_orders(faults: usize) -> Bounds {
 #[test]
 fn every_order_of_events_in_small_worlds() {
     let faults = number("FAULTS").map(|faults| faults as usize);
+    let is_first = |keeps_data, upstreams: &[_; 3]| keeps_data && upstreams[2] == Some(0);
     for keeps_data in [true, false] {
         for upstreams in [[None, Some(0), Some(0)], [None, Some(0), Some(1)]] {
             // A hand-over has more steps, in which more can come between.
             for (command, by_default) in [(PROMOTE, 2), (SWITCHOVER, 1)] {
+                if faults.is_none() && command == SWITCHOVER && !is_first(keeps_data, &upstreams) {
+                    continue;
+                }
                 let started = std::time::Instant::now();
                 let bounds = all_orders(faults.unwrap_or(by_default));
                 let found = search(&small_world(&upstreams, keeps_data), &[command], bounds);

@@ -214,7 +214,11 @@ impl World {
             Happening::TakeRequest(place) => self.take_request(*place),
             Happening::TakeReply(place) => self.take_reply(*place),
             Happening::PauseEnds(place) => self.nodes[*place].is_paused = false,
-            Happening::Begin(command) => self.tool = Some(Tool::new(*command, self)),
+            Happening::Begin(command) => {
+                // Force gives up what only a node has that is away.
+                self.is_lossy |= matches!(command, Command::Promote { force: true, .. });
+                self.tool = Some(Tool::new(*command, self));
+            }
             Happening::Tool { late } => self.tool_step(*late)?,
             Happening::Fault(fault) => self.fault(*fault),
         }
