@@ -36,6 +36,8 @@ pub struct Point {
 pub struct Image {
     /// Where in the history it was taken, if there is one.
     pub point: Option<Point>,
+    /// It is made for an append-only file.
+    pub is_aof_base: bool,
     sizes: Vec<DatabaseSize>,
     created_s: u64,
     used_memory_bytes: u64,
@@ -64,6 +66,7 @@ impl Image {
         });
         Ok(Image {
             point,
+            is_aof_base: false,
             sizes,
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
@@ -82,6 +85,7 @@ impl Image {
     pub fn empty(instance: &Instance, point: Point) -> Image {
         Image {
             point: Some(point),
+            is_aof_base: false,
             sizes: Vec::new(),
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
@@ -102,6 +106,7 @@ impl Image {
                 replid: point.id.as_str(),
                 offset: point.offset,
             }),
+            aof_base: self.is_aof_base,
             ..rdb::Header::default()
         };
         let mut encoder = Encoder::new(&header, self.options);
@@ -207,7 +212,6 @@ impl Drop for DumpFile {
 pub fn save(instance: &mut Instance) -> io::Result<()> {
     let image = Image::begin(instance).map_err(io::Error::other)?;
     let result = write_all(instance, &image);
-    instance.keyspace.abort_walk();
     instance.persistence.last_try_ms = instance.now_ms;
     instance.persistence.failed = result.is_err();
     result?;
@@ -221,12 +225,29 @@ pub fn save(instance: &mut Instance) -> io::Result<()> {
 fn write_all(instance: &mut Instance, image: &Image) -> io::Result<()> {
     let mut encoder = image.encoder();
     let mut file = DumpFile::create(&dump_path(instance))?;
-    while let Some(chunk) = instance.keyspace.walk_slice(SLICE_BYTES) {
-        encode(&mut encoder, &chunk, image.delay(), |slice| file.write(&slice))?;
-    }
+    walk_now(instance, |chunk| encode(&mut encoder, chunk, image.delay(), |slice| file.write(&slice)))?;
     file.write(&encoder.finish())?;
     file.commit()?;
     Ok(())
+}
+
+/// Takes the walk that was begun to its end while everything else waits, and hands on each chunk.
+///
+/// # Errors
+/// Those of `take`.
+pub fn walk_now(instance: &mut Instance, mut take: impl FnMut(&Chunk) -> io::Result<()>) -> io::Result<()> {
+    let result = loop {
+        match instance.keyspace.walk_slice(SLICE_BYTES) {
+            None => break Ok(()),
+            Some(chunk) => {
+                if let Err(error) = take(&chunk) {
+                    break Err(error);
+                }
+            }
+        }
+    };
+    instance.keyspace.abort_walk();
+    result
 }
 
 /// Where the dump file lies.
@@ -261,7 +282,7 @@ impl KeyDelay {
         self.0.store(delay, Ordering::Relaxed);
     }
 
-    /// A pause of its own, which does not follow later changes.
+    /// A pause of its own, which does not follow the directive's later changes.
     pub fn fixed(delay: i32) -> KeyDelay {
         KeyDelay(Arc::new(AtomicI32::new(delay)))
     }
@@ -275,8 +296,16 @@ impl KeyDelay {
     pub fn pause(&self, key: u64) {
         let delay = self.0.load(Ordering::Relaxed);
         let due = delay > 0 || delay < 0 && key.is_multiple_of(u64::from(delay.unsigned_abs()));
-        if due {
-            std::thread::sleep(Duration::from_micros(delay.max(1) as u64));
+        if !due {
+            return;
+        }
+        // Whoever changes it does not want to wait for the end of a long one.
+        const STEP: Duration = Duration::from_millis(5);
+        let mut left = Duration::from_micros(delay.max(1) as u64);
+        while !left.is_zero() && self.0.load(Ordering::Relaxed) == delay {
+            let step = left.min(STEP);
+            std::thread::sleep(step);
+            left -= step;
         }
     }
 }
@@ -291,6 +320,7 @@ pub struct Loader {
     drops_expired: bool,
     facts: Facts,
     batch: Batch,
+    fed: u64,
     loaded: u64,
     expired: u64,
     /// What was dropped of a history that others may continue: they have to be told.
@@ -475,6 +505,7 @@ impl Loader {
             drops_expired: instance.replication.is_master(),
             facts: Facts::default(),
             batch: Batch::default(),
+            fed: 0,
             loaded: 0,
             expired: 0,
             dropped: Vec::new(),
@@ -493,6 +524,7 @@ impl Loader {
     /// The image is not what it should be.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<bool, LoadError> {
         self.decoder.feed(bytes);
+        self.fed += bytes.len() as u64;
         while let Some(item) = self.decoder.next_item()? {
             match item {
                 Item::Aux(name, value) => self.facts.learn(name, value, self.now_ms),
@@ -558,6 +590,11 @@ impl Loader {
     /// Bytes behind the image that came with it.
     pub fn unread(&self) -> &[u8] {
         self.decoder.unread()
+    }
+
+    /// How many of the bytes that it was given are the image's.
+    pub fn image_bytes(&self) -> u64 {
+        self.fed - self.unread().len() as u64
     }
 
     /// What was loaded.

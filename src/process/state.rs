@@ -358,7 +358,7 @@ pub enum Server {
 /// A server as it was launched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedServer {
-    /// The port that its topology gives it; `None`: one that the system chooses.
+    /// The port that its topology gives it; `None`: a free one.
     pub wished_port: Option<u16>,
     /// Its port on 127.0.0.1, kept for the life of the group.
     pub port: u16,

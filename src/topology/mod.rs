@@ -75,7 +75,7 @@ pub struct UnmanagedNode {
 /// A server that replctl starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagedNode {
-    /// `None`: a free one, chosen by the system at `up` and kept from then on.
+    /// `None`: a free one, chosen at `up` and kept from then on.
     pub port: Option<u16>,
     /// The program that serves it.
     pub engine: Engine,

@@ -7,7 +7,7 @@ use std::fs::File;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::config::parse_memory;
-use crate::instance::Instance;
+use crate::instance::{Action, Instance};
 use crate::keyspace::Deadline;
 use crate::log::log;
 use crate::replication::History;
@@ -51,6 +51,17 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
             Ok(Flow::Continue)
         }
         (b"digest-value", _) => digest_values(context, args),
+        (b"aof-flush-sleep", 3) => {
+            let delay_us = u64::try_from(parse_integer(args.get(2))?).map_err(|_| ErrorReply::NOT_POSITIVE)?;
+            context.instance.aof.flush_delay = std::time::Duration::from_micros(delay_us);
+            context.ok()
+        }
+        (b"loadaof", 2) => {
+            // The shell has to write what is not in the file yet.
+            context.session.client.blocked.set(true);
+            context.instance.act(Action::ReloadAof(context.session.client.id));
+            Ok(Flow::Block)
+        }
         (b"object", 3..=4) => inspect::object(context, args),
         (b"listpack", 3) => inspect::listpack(context, args),
         (b"quicklist", 3..=4) => inspect::quicklist(context, args),
@@ -63,8 +74,18 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
         }
         (b"replicate", 3..) => replicate(context, args),
         (b"protocol", 3) => protocol(context, args),
+        (b"help", 2) => help(context),
         _ => Err(ErrorReply::subcommand_arguments(args)),
     }
+}
+
+fn help(context: &mut ServerContext) -> Result<Flow> {
+    const LINES: [&str; 2] =
+        ["DEBUG <subcommand> [<arg> [value] [opt] ...]. The subcommands are those that tests need,", "and may change."];
+    let mut reply = context.reply();
+    reply.array(LINES.len());
+    LINES.iter().for_each(|line| reply.simple(line));
+    Ok(Flow::Continue)
 }
 
 /// `QUICKLIST-PACKED-THRESHOLD size`: looked at, and without an effect.

@@ -4,36 +4,50 @@
 //! return the [`Effect`] that replicas are told. What concerns the connection or the server as a whole is a
 //! [`Handler::Server`].
 
+mod about;
 mod acl;
 mod bit;
+mod category;
+mod client;
 mod connection;
 mod debug;
 mod execute;
 mod geo;
 mod hash;
 mod hyperloglog;
+mod introspection;
 mod key;
+mod keyspec;
 mod lcs;
 mod list;
 mod memory;
+mod monitor;
 mod object;
 mod pubsub;
 mod replication;
 mod server;
 mod set;
+mod slowlog;
 mod sort;
 mod sorted_set;
 mod stream;
 mod string;
 mod table;
+mod tracking;
 mod transaction;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
+pub use acl::{LogEntry, User, Users};
 pub use execute::{Flow, Planned};
 pub use table::Command;
+
+/// Whether there is a command of this name.
+pub fn is_known(name: &[u8]) -> bool {
+    table::find(name).is_some()
+}
 
 use crate::client::Session;
 use crate::config::Config;
@@ -170,6 +184,11 @@ impl<'a> Args<'a> {
         &self.request[span.start as usize..][..span.len as usize]
     }
 
+    /// The request that begins with argument `first`.
+    fn inner(self, first: usize) -> Args<'a> {
+        Args { request: self.request, spans: &self.spans[first..], first_key_hash: 0 }
+    }
+
     fn maybe(&self, index: usize) -> Option<&'a [u8]> {
         (index < self.len()).then(|| self.get(index))
     }
@@ -182,6 +201,11 @@ impl<'a> Args<'a> {
     #[inline]
     fn first_key(&self) -> Key<'a> {
         Key { bytes: self.get(1), hash: self.first_key_hash }
+    }
+
+    /// What is asked for, as it was written.
+    pub fn name(&self) -> &'a [u8] {
+        self.get(0)
     }
 
     /// Whether this asks a replica to say how far it has come.

@@ -98,6 +98,17 @@ impl OutputLimit {
     }
 }
 
+/// When what was written to the append-only file is forced onto the disk (`appendfsync`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// Once a second, by another thread.
+    EverySecond,
+    /// Before the replies to what was written.
+    Always,
+    /// When the operating system likes.
+    Never,
+}
+
 /// How a replica loads a full resynchronization (`repl-diskless-load`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisklessLoad {

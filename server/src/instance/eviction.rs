@@ -141,7 +141,7 @@ impl Instance {
         let key = self.keyspace.key(name);
         self.keyspace.remove(db, key);
         self.stats.evicted_keys += 1;
-        self.touch(db, name);
+        self.forget_key(db, name);
         self.notify(Classes::EVICTED, "evicted", db, name);
         let request: &[u8] = if self.config.lazyfree_lazy_eviction { b"UNLINK" } else { b"DEL" };
         self.propagate_request(db, &[request, name]);

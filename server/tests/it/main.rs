@@ -2,6 +2,8 @@
 //!
 //! Every test starts its own servers in directories of their own, on ports chosen by the system, and ends them.
 
+mod acl;
+mod aof;
 mod blocking;
 mod client;
 mod differential;
@@ -10,6 +12,7 @@ mod failover;
 mod full_sync;
 mod guards;
 mod hyperloglog;
+mod introspection;
 mod links;
 mod long_double;
 mod malformed;
@@ -21,4 +24,5 @@ mod sentinel;
 mod server;
 mod shell;
 mod streams;
+mod tracking;
 mod values;
