@@ -169,6 +169,11 @@ impl World {
         }
     }
 
+    /// Whether a replica has not read yet that the stream of its dead upstream has ended.
+    pub fn reads_the_dead(&self, place: Place) -> bool {
+        self.nodes[place].is_linked() && self.feeder(place).is_some_and(|above| !self.nodes[above].is_alive())
+    }
+
     /// Whether a server answers PSYNC: a replica without a link turns everybody away.
     fn can_feed(&self, above: Place) -> bool {
         let node = &self.nodes[above];
