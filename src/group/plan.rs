@@ -564,6 +564,9 @@ impl FailoverPlan {
         if let Some(unknown) = policy.wanted.as_ref().filter(|wanted| view.node(wanted).is_none()) {
             return Err(Refusal::NoSuchNode(unknown.clone()));
         }
+        if let Some(node) = view.exchanging() {
+            return Err(Refusal::Exchanging { node: node.name.clone() });
+        }
         let old = view.meant_master();
         let diagnosis = diagnose(view);
         let only_replicas_suffer = matches!(

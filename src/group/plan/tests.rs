@@ -221,6 +221,14 @@ fn where_the_old_and_the_new_master_of_a_broken_change_are_both_silent_both_are_
 }
 
 #[test]
+fn a_master_that_hands_over_already_is_not_told_to_again() {
+    let trying = with(master(1, 5), |report| report.replication.is_handing_over = true);
+    let linked = with(replica(2, 1, 5), |report| upstream_of(report).link = Link::Up);
+    let refused = FailoverPlan::switchover(&view(vec![trying, linked]), &Policy::default()).err();
+    assert_eq!(refused, Some(Refusal::Exchanging { node: "n1".to_owned() }));
+}
+
+#[test]
 fn a_living_master_is_replaced_by_force_only() {
     let nodes = vec![master(1, 10), with(replica(2, 1, 10), |report| upstream_of(report).link = Link::Up)];
     assert_eq!(plan(nodes.clone()).err(), Some(Refusal::MasterAlive { master: "n1".to_owned() }));
