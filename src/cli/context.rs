@@ -1,10 +1,11 @@
 //! What subcommands that work on a group share: which group it is, its lock, its journal, the runtime.
 
 use std::future::Future;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use replctl::event::{Event, Recorder};
-use replctl::group::{Group, Journal, living};
+use replctl::group::{Group, Journal, end_strays, living};
 use replctl::process::{GroupDir, GroupLock, RunState, StateDir};
 use tokio::sync::mpsc;
 
@@ -73,6 +74,14 @@ impl<'a> Context<'a> {
         let Group { dir, .. } = self.group()?;
         let lock = dir.lock(command)?;
         Ok((Group::open(dir)?, lock))
+    }
+
+    /// Ends the processes of a group that nobody has written down, before others are started beside them.
+    pub fn end_strays(&self, dir: &GroupDir, patience: Duration) -> anyhow::Result<()> {
+        for node in self.block_on(async { Ok(end_strays(dir, patience).await?) })? {
+            self.printer.note(format_args!("{node} was left over by a replctl that was interrupted, and was ended"));
+        }
+        Ok(())
     }
 
     /// Runs asynchronous work on this thread.

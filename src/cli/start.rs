@@ -40,6 +40,9 @@ impl StartArgs {
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let (group, _lock) = context.locked_group("start")?;
         let dir = group.dir.clone();
+        if !self.dry_run {
+            context.end_strays(&dir, self.timeout)?;
+        }
         let plan = context.block_on(async { Ok(LaunchPlan::start(group, &self.nodes, self.force).await?) })?;
         if self.dry_run {
             super::up::show_plan(&plan, context);
@@ -98,6 +101,10 @@ impl RestartArgs {
     /// Restarts one node after the other; at the end the group is shown.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let (mut group, _lock) = context.locked_group("restart")?;
+        if !self.dry_run {
+            context.end_strays(&group.dir, self.timeout)?;
+            group = self.settle(context, group)?;
+        }
         let master = group.run.master().name.clone();
         let replicas = if self.all { group::restart_order(&group) } else { self.nodes.clone() };
         let all: Vec<String> = group.run.nodes.iter().map(|node| node.name.clone()).collect();
@@ -123,6 +130,16 @@ impl RestartArgs {
         }
         let (view, _) = context.block_on(async { Ok(group::observe(&group).await?) })?;
         Status::new(group, view).show(context)
+    }
+
+    fn settle(&self, context: &Context<'_>, mut group: Group) -> anyhow::Result<Group> {
+        let dir = group.dir.clone();
+        context.record(
+            &dir,
+            |event| context.narrate(event),
+            async |recorder| Ok(group::settle(&mut group, self.timeout, recorder).await?),
+        )?;
+        Ok(group)
     }
 
     fn show_order(&self, context: &Context<'_>, replicas: &[String], master: &str) -> ExitCode {

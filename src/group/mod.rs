@@ -20,6 +20,7 @@ mod hook;
 mod journal;
 mod kill;
 mod links;
+mod pause;
 mod plan;
 mod promotion;
 mod repoint;
@@ -52,7 +53,7 @@ pub use plan::{
 };
 pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
 pub use repoint::{RepointPlan, RepointReport, repoint};
-pub use restart::{end_nodes, restart_order};
+pub use restart::{end_nodes, restart_order, settle};
 pub use salvage::{KeptStream, Salvaged};
 pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_strays, living, unmanaged};
