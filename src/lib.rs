@@ -4,6 +4,7 @@
 pub mod planted;
 
 pub mod event;
+pub mod failpoint;
 pub mod group;
 pub mod process;
 pub mod topology;

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
+use crate::failpoint;
 use crate::process::{Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, RunNode, launched};
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
@@ -100,6 +101,7 @@ pub async fn down(
     group.dir.save_run_state(&group.run, Durability::Disk)?;
     recorder.record(Event::Finished { command: "down".to_owned(), error: None })?;
     let (left_alone, is_forgotten) = (unmanaged(&group), group.run.is_adopted());
+    failpoint::pass(|| "removing".to_owned());
     match (wipe, is_forgotten) {
         (true, _) => group.dir.wipe(lock)?,
         (false, true) => group.dir.forget(lock)?,
@@ -130,8 +132,10 @@ pub async fn end_processes(
 
 async fn end_process(identity: &ProcessIdentity, patience: Option<Duration>) -> Result<bool, GroupError> {
     let Some(process) = LiveProcess::open(identity)? else { return Ok(true) };
+    failpoint::pass(|| "signalling".to_owned());
     if let Some(patience) = patience {
         process.signal(Signal::TERM)?;
+        failpoint::pass(|| "terminated".to_owned());
         // A stopped process takes no signal but these two.
         process.signal(Signal::CONT)?;
         if process.dies_within(patience).await? {
@@ -139,5 +143,6 @@ async fn end_process(identity: &ProcessIdentity, patience: Option<Duration>) -> 
         }
     }
     process.signal(Signal::KILL)?;
+    failpoint::pass(|| "killed".to_owned());
     Ok(process.dies_within(KILL_LIMIT).await?)
 }

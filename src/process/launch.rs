@@ -22,6 +22,7 @@ use std::process::{Child, Command, Stdio};
 use super::engine::Program;
 use super::identity::ProcessIdentity;
 use super::state::{GroupDir, ManagedServer, RunNode, RunState, Server};
+use crate::failpoint;
 use crate::topology::{Address, EngineFamily};
 
 /// The processes that were started as nodes of a group, recorded or not, by the node's name: each works in a node's
@@ -158,7 +159,9 @@ pub fn spawn(program: &Program, group: &GroupDir, node: &str) -> io::Result<Star
     unsafe {
         command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
     }
+    failpoint::pass(|| "spawning".to_owned());
     let child = command.spawn()?;
+    failpoint::pass(|| "spawned".to_owned());
     // Unreaped, the child keeps its pid even if it has died already, so this reads no stranger's entry.
     let identity = ProcessIdentity::of_child(child.id())?;
     Ok(Started { child, identity })

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::identity::ProcessIdentity;
+use crate::failpoint;
 use crate::topology::{Address, Engine, EngineFamily, Login};
 
 /// The version of `run.json` that this program writes and reads.
@@ -213,6 +214,8 @@ impl GroupDir {
                 .and_then(|()| file.rewind())
                 .and_then(|()| file.write_all(text.as_bytes()))
                 .map_err(io_error)?;
+            self.remove_unfinished();
+            failpoint::pass(|| "locked".to_owned());
             return Ok(GroupLock { _file: file });
         }
     }
@@ -288,9 +291,37 @@ impl GroupDir {
     /// # Errors
     /// Something in it cannot be removed.
     pub fn wipe(&self, _lock: &GroupLock) -> Result<(), StateError> {
-        fs::remove_dir_all(&self.path).map_err(|source| StateError::Io { path: self.path.clone(), source })
+        // What makes it a group goes last: a wipe that breaks off is done again.
+        for part in ["nodes", "tails"] {
+            remove_dir(&self.path.join(part))?;
+            failpoint::pass(|| format!("removed {part}"));
+        }
+        remove_dir(&self.path)
+    }
+
+    /// Removes what was being written when a replctl was killed. Nobody else writes: the lock is ours.
+    fn remove_unfinished(&self) {
+        let nodes = fs::read_dir(self.path.join("nodes")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let dirs = nodes.chain([self.path.clone(), self.path.join("tails")]);
+        let files = dirs.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+        for file in files.filter(|file| file.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+            // It does no harm where it stays.
+            let _ = fs::remove_file(file.path());
+        }
     }
 }
+
+fn remove_dir(path: &Path) -> Result<(), StateError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StateError::Io { path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How the name of a file begins that is written beside the one that it is to replace.
+const UNFINISHED: &str = ".unfinished-";
 
 /// What a replaced file outlives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -547,13 +578,17 @@ fn create_private_dir(path: &Path) -> Result<(), StateError> {
 /// Writes a file beside `path` (mode 0600) and renames it over it.
 fn replace_file(path: &Path, contents: &[u8], durability: Durability) -> Result<(), StateError> {
     let dir = path.parent().expect("a file of the state directory has a parent");
+    let point = |when: &str| format!("{when} {}", path.file_name().unwrap_or_default().to_string_lossy());
     let write = || -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        failpoint::pass(|| point("saving"));
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
         file.write_all(contents)?;
         if durability == Durability::Disk {
             file.as_file().sync_all()?;
         }
+        failpoint::pass(|| point("replacing"));
         file.persist(path)?;
+        failpoint::pass(|| point("replaced"));
         if durability == Durability::Disk {
             File::open(dir)?.sync_all()?;
         }
