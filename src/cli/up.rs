@@ -49,7 +49,8 @@ impl UpArgs {
             show_plan(&plan, context);
             return Ok(ExitCode::Done);
         }
-        let _lock = dir.lock("up")?;
+        let lock = dir.lock("up")?;
+        context.recover(&dir, &lock)?;
         context.end_strays(&dir, self.timeout)?;
         let plan = context.block_on(async { Ok(LaunchPlan::new(&dir, &topology, self.force).await?) })?;
         self.launch(context, &dir, plan)

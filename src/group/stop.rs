@@ -70,6 +70,17 @@ pub async fn end_strays(dir: &GroupDir, patience: Duration) -> Result<Vec<String
     Ok(names)
 }
 
+/// Ends every process that was started as a node of a group, whatever is written down. Returns their nodes' names.
+///
+/// # Errors
+/// `/proc` cannot be read, or a process cannot be ended.
+pub async fn end_launched(dir: &GroupDir, patience: Duration) -> Result<Vec<String>, GroupError> {
+    let all = launched(dir)?;
+    let names = all.iter().map(|(name, _)| name.clone()).collect();
+    end_processes(all, Some(patience)).await?;
+    Ok(names)
+}
+
 /// Ends every process of the group: politely, and by force what has not ended within `patience`. With `wipe` there is
 /// nothing to save, so force comes first, and the group's directory is removed.
 ///

@@ -19,14 +19,18 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, getsid};
+
 use super::engine::Program;
 use super::identity::ProcessIdentity;
 use super::state::{GroupDir, ManagedServer, RunNode, RunState, Server};
 use crate::failpoint;
 use crate::topology::{Address, EngineFamily};
 
-/// The processes that were started as nodes of a group, recorded or not, by the node's name: each works in a node's
-/// directory and writes that node's log. (A person who looks around there does the one, but not the other.)
+/// The processes that were started as nodes of a group, recorded or not, by the node's name. Each leads a session and writes
+/// stdout and stderr to a file of that node's directory. That stays so when a server rewrites its title (and with it its
+/// environment), changes its directory, or its log is rotated; and neither a server's own children nor a person who looks
+/// around there lead a session with both.
 ///
 /// # Errors
 /// `/proc` cannot be read.
@@ -35,17 +39,24 @@ pub fn launched(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
     let mut found = Vec::new();
     for pid in fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
         // Processes of other users, and those that end just now, do not say.
-        let Ok(directory) = fs::read_link(format!("/proc/{pid}/cwd")) else { continue };
-        let Some(name) = directory.strip_prefix(&nodes).ok().and_then(Path::to_str).filter(|name| !name.is_empty())
-        else {
+        let writes_to = |stream: u8| {
+            let file = fs::read_link(format!("/proc/{pid}/fd/{stream}")).ok()?;
+            Some(file.parent()?.strip_prefix(&nodes).ok()?.to_str()?.to_owned())
+        };
+        let Some(name) = writes_to(1).filter(|name| is_name(name) && writes_to(2).as_ref() == Some(name)) else {
             continue;
         };
-        let writes_log = fs::read_link(format!("/proc/{pid}/fd/1")).is_ok_and(|file| file == directory.join("log"));
-        if let (true, Some(identity)) = (writes_log, ProcessIdentity::of(pid)?) {
-            found.push((name.to_owned(), identity));
+        let leads_session =
+            i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| getsid(Some(pid)) == Ok(pid));
+        if let (true, Some(identity)) = (leads_session, ProcessIdentity::of(pid)?) {
+            found.push((name, identity));
         }
     }
     Ok(found)
+}
+
+fn is_name(path: &str) -> bool {
+    !path.is_empty() && !path.contains('/')
 }
 
 /// What the replication backlogs of a group may take together, in megabytes of disk (repld) or memory.

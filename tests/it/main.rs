@@ -7,6 +7,7 @@ mod check;
 mod cli;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod damage;
 mod eligibility;
 mod empty_master;
 mod live;
