@@ -16,6 +16,7 @@ mod status;
 mod switchover;
 mod tail;
 mod up;
+mod zombie;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
