@@ -9,6 +9,7 @@ mod empty_master;
 mod live;
 mod nodes;
 mod promote;
+mod rolling;
 mod salvage;
 mod sentinel_disaster;
 mod servers;
