@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod eligibility;
 mod empty_master;
+mod forks;
 mod live;
 mod nodes;
 mod promote;
