@@ -194,7 +194,9 @@ fn replication(instance: &Instance, text: &mut String) {
     for (index, feed) in replication.feeds.iter().enumerate() {
         let (state, lag_s) = match feed.state.get() {
             FeedState::WaitsForSnapshot | FeedState::WaitsForFile => ("wait_bgsave", 0),
-            FeedState::ReceivesSnapshot { .. } => ("send_bulk", 0),
+            // As if the snapshot were sent when it is whole: so far nobody knows whether it will be.
+            FeedState::ReceivesSnapshot { is_marked: true } => ("wait_bgsave", 0),
+            FeedState::ReceivesSnapshot { is_marked: false } => ("send_bulk", 0),
             // As in Redis: everything was sent, though the stream waits for a word.
             FeedState::AwaitsAcknowledgement | FeedState::Online => {
                 ("online", (instance.now_ms - feed.heard_ms.get()).max(0) / 1000)

@@ -152,15 +152,28 @@ impl Instance {
         if flow != Flow::Postpone {
             self.stats.total_commands_processed += 1;
         }
-        if session.feed.is_some() && flow != Flow::Feed {
-            // A reply would get into the stream.
-            out.truncate(start);
-        }
         suppress_reply(session, start, out);
         if self.waiters.any_ready() {
             self.serve_ready();
         }
+        if session.feed.is_some() && flow != Flow::Feed && out.len() > start {
+            out.truncate(start);
+            return self.refuse_reply(session, planned.command, args);
+        }
         flow
+    }
+
+    /// A replica has asked for something that has a reply, which it would take for a part of the stream.
+    fn refuse_reply(&self, session: &Session, command: Option<&'static Command>, args: Args) -> Flow {
+        let is_help = command.is_some_and(|command| !command.subcommands.is_empty()) && args.is(1, "help");
+        log!(
+            Warning,
+            "Replica generated a reply to command '{}{}', disconnecting it: {}",
+            name_of(command),
+            if is_help { "|help" } else { "" },
+            session.client.describe(self.now_ms)
+        );
+        Flow::Close
     }
 
     /// What `session` may do to keys, as far as no gate has to be asked for each request.
@@ -176,7 +189,7 @@ impl Instance {
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission {
             reads: unhindered && serves,
-            writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write(session).is_ok(),
+            writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write().is_ok(),
         }
     }
 
@@ -196,19 +209,24 @@ impl Instance {
             transaction::abandon(self, session);
             let reason = error.text().strip_prefix(b"ERR ").unwrap_or(error.text());
             let text = [b"EXECABORT Transaction discarded because of: ", reason].concat();
-            return self.reply_error(session, &text, out);
+            return self.reply_error(session, command, &text, out);
         }
         if let Some(transaction) = &mut session.transaction {
             transaction.aborted = true;
         }
-        self.reply_error(session, error.text(), out);
+        self.reply_error(session, command, error.text(), out);
     }
 
-    fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
+    fn reply_error(&mut self, session: &Session, command: Option<&'static Command>, text: &[u8], out: &mut Vec<u8>) {
         self.stats.total_error_replies += 1;
-        if session.is_upstream() {
-            let text = String::from_utf8_lossy(text);
-            log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{text}'");
+        if session.is_upstream() || session.feed.is_some() {
+            let (from, to) = if session.is_upstream() { ("replica", "master") } else { ("master", "replica") };
+            log!(
+                Warning,
+                "== CRITICAL == This {from} is sending an error to its {to}: '{}' after processing the command '{}'",
+                String::from_utf8_lossy(text),
+                name_of(command)
+            );
         }
         Reply::new(out, session.protocol).error(text);
     }
@@ -251,6 +269,9 @@ impl Instance {
             let text = format!("NOPERM this user has no permissions to run the '{}' command", command.name);
             return Err(ErrorReply::owned(text));
         }
+        if session.feed.is_some() && !matches!(command.handler, Handler::Server(_)) {
+            return Err(ErrorReply::new("ERR Replica can't interact with the keyspace"));
+        }
         if self.replication.is_ghost() && !runs_on_a_ghost(command) {
             return Err(ErrorReply::owned(format!(
                 "ERR '{}' is refused: this serves a dead server's backlog to its replicas and has no data",
@@ -258,7 +279,7 @@ impl Instance {
             )));
         }
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
-            self.gate_write(session)?;
+            self.gate_write()?;
         }
         if self.needs_memory(session, command) && self.is_out_of_memory() {
             return Err(ErrorReply::new("OOM command not allowed when used memory > 'maxmemory'."));
@@ -304,10 +325,7 @@ impl Instance {
         limit > 0 && !ignored && self.keyspace.memory_bytes() as u64 > limit
     }
 
-    fn gate_write(&self, session: &Session) -> Result<(), ErrorReply> {
-        if session.feed.is_some() {
-            return Err(ErrorReply::new("ERR Replica can't interact with the keyspace"));
-        }
+    fn gate_write(&self) -> Result<(), ErrorReply> {
         if self.config.stop_writes_on_bgsave_error
             && self.persistence.failed
             && !self.config.save.is_empty()
@@ -373,7 +391,7 @@ impl Instance {
             // A handler may fail after it has begun its reply.
             out.truncate(start);
             self.stats.commands.of(call.command).failed += 1;
-            self.reply_error(session, error.text(), out);
+            self.reply_error(session, Some(call.command), error.text(), out);
             Flow::Continue
         })
     }
@@ -552,9 +570,11 @@ impl Instance {
         db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some_and(live)
     }
 
-    /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.
+    /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does, and a
+    /// writable replica where a client writes.
     fn expire_keys_of(&mut self, caller: Caller, call: &Call) {
-        if caller.is_upstream || !self.replication.is_master() || self.is_paused(true) {
+        let is_own = self.replication.is_master() || call.command.is_write();
+        if caller.is_upstream || !is_own || self.is_paused(true) {
             return;
         }
         if let Some((db, name)) = elsewhere(call) {
@@ -639,6 +659,11 @@ fn runs_on_a_ghost(command: &Command) -> bool {
         ]
         .contains(&command.name)
         || ["shutdown", "time"].contains(&command.name)
+}
+
+/// A command as the log names it.
+fn name_of(command: Option<&'static Command>) -> &'static str {
+    command.map_or("<unknown>", |command| command.name)
 }
 
 fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {

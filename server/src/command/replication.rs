@@ -222,7 +222,10 @@ fn acknowledge(context: &mut ServerContext, value: &[u8]) -> Result<Flow> {
 }
 
 pub(super) fn psync(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let (id, next) = (args.get(1), parse_integer(args.get(2))?);
+    let id = args.get(1);
+    let next = parse_integer(args.get(2)).inspect_err(|_| {
+        log!(Warning, "Replica {} asks for synchronization but with a wrong offset", feed_name(context));
+    })?;
     // The wire names the next byte wanted; what a replica has ends one before.
     let request = next.checked_sub(1).and_then(|offset| u64::try_from(offset).ok());
     let request = request.filter(|_| id != b"?").map(|offset| (id, offset));

@@ -52,7 +52,7 @@ pub enum Action {
     Relink,
     /// Save in the background.
     Save,
-    /// A replica waits for a snapshot.
+    /// A replica waits for a snapshot, or does so no longer.
     Sync,
     /// End the server.
     Shutdown(ShutdownOptions),
@@ -349,6 +349,8 @@ impl Instance {
     fn detach(&mut self, feed: &Rc<Feed>) {
         log!(Warning, "Connection with replica {}:{} lost.", feed.ip, feed.port);
         self.replication.feeds.retain(|other| other.client.id != feed.client.id);
+        // A snapshot may have been for this one alone.
+        self.act(Action::Sync);
         self.replication.unfed_since_ms = self.now_ms;
         self.hold_for_slowest();
         self.shrink_backlog();

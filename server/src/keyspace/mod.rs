@@ -14,8 +14,9 @@
 //! Keys come from clients, and a client that can make keys collide makes the server slow, so the hash is keyed:
 //! SipHash-1-3 (Aumasson and Bernstein, 2012) with a seed that its creator draws at random and clients never see. It costs
 //! about 9 ns for a short key, a tenth of the cache misses that follow; faster hashes disclaim resistance to an attacker
-//! who watches response times. All databases share the seed, so SWAPDB and MOVE need no new hash, and a replica that
-//! takes its master's seed receives a full sync in its own table's order.
+//! who watches response times. All databases share the seed, so SWAPDB and MOVE need no new hash. Servers do not: a replica
+//! that took its master's would be synced in its own table's order, but where keys are loaded in batches that saves little,
+//! and the seed would go over the wire.
 //!
 //! # Pipelines and loads
 //! Random reads cost cache misses, not instructions. Whoever has several keys at hand hashes them all, calls

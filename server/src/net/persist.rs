@@ -4,11 +4,15 @@
 //! slices between requests; a thread of its own encodes the chunks and writes them where they go, and a full queue between
 //! the two makes the walk wait. Who comes later joins a walk whose image goes into a file, and otherwise has the next one.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -16,6 +20,7 @@ use tokio::task::{spawn_blocking, yield_now};
 
 use super::loading::{self, Load, Source};
 use super::{Payload, Server, now_ms, recover, step_back};
+use crate::client::Client;
 use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
@@ -32,6 +37,8 @@ type Chunks = mpsc::Receiver<Option<Chunk>>;
 struct Round {
     /// The dump file is to be written.
     saves: bool,
+    /// That was asked for by somebody else than replicas.
+    is_save_wanted: bool,
     /// Replicas that are sent the image as it is made.
     streamed: Vec<Rc<Feed>>,
     /// Replicas that are sent the dump file when it is whole.
@@ -77,8 +84,9 @@ async fn next_round(server: &Server) -> Option<Round> {
     }
     let diskless = instance.config.repl_diskless_sync;
     let (streamed, filed): (Vec<_>, Vec<_>) = waiting(&instance).into_iter().partition(|feed| diskless && feed.eof);
-    let saves = server.save_wanted.take() || !filed.is_empty();
-    (saves || !streamed.is_empty()).then_some(Round { saves, streamed, filed })
+    let is_save_wanted = server.save_wanted.take();
+    let saves = is_save_wanted || !filed.is_empty();
+    (saves || !streamed.is_empty()).then_some(Round { saves, is_save_wanted, streamed, filed })
 }
 
 /// How long to wait for more replicas, if all that is wanted is a snapshot for some that can wait.
@@ -103,10 +111,33 @@ async fn make(server: &Rc<Server>, round: Round) {
     let target = round.saves.then(|| snapshot::dump_path(&server.instance.borrow()));
     // As long as a replication id, and as unlikely to be met in the data.
     let mark = server.instance.borrow_mut().random_id();
-    let encoding = spawn_blocking(move || encode(&image, received, target, senders, mark));
-    walk(server, chunks).await;
-    let made = encoding.await.unwrap_or_else(|error| Made::failed(&error.to_string()));
+    let use_of_it = Arc::new(());
+    let outputs = Outputs { file: None, replicas: senders, use_of_it: Arc::downgrade(&use_of_it) };
+    let encoding = spawn_blocking(move || encode(&image, received, target, outputs, mark));
+    let making = async {
+        walk(server, chunks).await;
+        encoding.await.unwrap_or_else(|error| Made::failed(&error.to_string()))
+    };
+    let (mut making, mut end_of_use) = (pin!(making), pin!(end_of_use(server, &round)));
+    let made = poll_fn(|context| match making.as_mut().poll(context) {
+        Poll::Ready(made) => Poll::Ready(Some(made)),
+        Poll::Pending => end_of_use.as_mut().poll(context).map(|()| None),
+    })
+    .await;
     finish(server, &round, made);
+}
+
+/// Waits until nobody has a use for the file any more: the replicas that it was made for have gone, and nobody else wants it.
+async fn end_of_use(server: &Server, round: &Round) {
+    loop {
+        server.snapshot.notified().await;
+        let (instance, saving) = (server.instance.borrow(), server.saving.borrow());
+        let waits = |feed: &Rc<Feed>| !feed.client.is_killed() && instance.clients.contains_key(&feed.client.id);
+        let is_for_replicas = !round.is_save_wanted && round.streamed.is_empty() && instance.config.save.is_empty();
+        if is_for_replicas && saving.as_ref().is_some_and(|saving| !saving.filed.iter().any(waits)) {
+            return;
+        }
+    }
 }
 
 /// Fixes the image's moment, and lets those who get it know.
@@ -205,6 +236,8 @@ impl Made {
 struct Outputs {
     file: Option<io::Result<DumpFile>>,
     replicas: Vec<mpsc::Sender<Payload>>,
+    /// There while somebody wants the image.
+    use_of_it: Weak<()>,
 }
 
 impl Outputs {
@@ -220,7 +253,8 @@ impl Outputs {
         } else {
             broadcast(&mut self.replicas, slice);
         }
-        if self.replicas.is_empty() && !matches!(self.file, Some(Ok(_))) {
+        let goes_nowhere = self.replicas.is_empty() && !matches!(self.file, Some(Ok(_)));
+        if goes_nowhere || self.use_of_it.strong_count() == 0 {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
@@ -228,16 +262,9 @@ impl Outputs {
 }
 
 /// Encodes what comes, into a file at `target` if there is one, and to the replicas, for whom `mark` follows the end.
-fn encode(
-    image: &Image,
-    chunks: Chunks,
-    target: Option<PathBuf>,
-    replicas: Vec<mpsc::Sender<Payload>>,
-    mark: ReplicationId,
-) -> Made {
+fn encode(image: &Image, chunks: Chunks, target: Option<PathBuf>, mut outputs: Outputs, mark: ReplicationId) -> Made {
     step_back();
-    let file = target.map(|target| DumpFile::create(&target));
-    let mut outputs = Outputs { file, replicas };
+    outputs.file = target.map(|target| DumpFile::create(&target));
     broadcast(&mut outputs.replicas, format!("$EOF:{mark}\r\n").into_bytes());
     let encoded = encode_chunks(image, chunks, &mut outputs);
     if encoded.is_ok() {
@@ -262,7 +289,8 @@ fn encode_chunks(image: &Image, mut chunks: Chunks, outputs: &mut Outputs) -> io
     Err(io::Error::other("it was given up"))
 }
 
-fn finish(server: &Server, round: &Round, made: Made) {
+/// Lets everyone know what has become of a snapshot; nothing, if nobody had a use for it any more.
+fn finish(server: &Server, round: &Round, made: Option<Made>) {
     let saving = server.saving.take();
     let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
@@ -272,8 +300,12 @@ fn finish(server: &Server, round: &Round, made: Made) {
     persistence.is_saving = false;
     persistence.last_duration_s = Some((now_ms - started_ms) / 1000);
     log!(Notice, "Writes have made the snapshot copy {} bytes before their turn", persistence.last_preimage_bytes);
+    let Some(made) = made else {
+        instance.keyspace.abort_walk();
+        return log!(Notice, "Background saving given up: the replicas that it was for have gone");
+    };
     if !round.streamed.is_empty() {
-        finish_streams(&round.streamed, &made.image);
+        finish_streams(&instance.clients, &round.streamed, &made.image);
     }
     if !round.saves {
         return;
@@ -287,9 +319,14 @@ fn finish(server: &Server, round: &Round, made: Made) {
     }
 }
 
-fn finish_streams(feeds: &[Rc<Feed>], result: &io::Result<()>) {
+fn finish_streams(clients: &BTreeMap<u64, Rc<Client>>, feeds: &[Rc<Feed>], result: &io::Result<()>) {
     match result {
-        Ok(()) => log!(Notice, "Background RDB transfer terminated with success"),
+        Ok(()) => {
+            let up =
+                feeds.iter().filter(|feed| !feed.client.is_killed() && clients.contains_key(&feed.client.id)).count();
+            log!(Notice, "Diskless rdb transfer, done reading from pipe, {up} replicas still up.");
+            log!(Notice, "Background RDB transfer terminated with success");
+        }
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             log!(Warning, "Background RDB transfer ended: all its replicas have gone");
         }

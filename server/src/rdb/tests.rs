@@ -67,7 +67,7 @@ fn encoded(keys: &Keys, options: Options) -> Vec<u8> {
             offset: 1 << 40,
         }),
         aof_base: false,
-        extra: &[("repld-seed", b"\x00\xFF")],
+        extra: &[("repld-note", b"\x00\xFF")],
     };
     let mut encoder = Encoder::new(&header, options);
     encoder.resize_db(0, 10, 0);
@@ -352,7 +352,7 @@ fn every_piece_size_gives_the_same_content() {
     let content = decoded([&image[..]]).expect("own image");
     assert_eq!(content.keys, sample());
     assert_eq!(content.fields[&b"repl-offset"[..]], b"1099511627776");
-    assert_eq!(content.fields[&b"repld-seed"[..]], b"\x00\xFF");
+    assert_eq!(content.fields[&b"repld-note"[..]], b"\x00\xFF");
     for size in 1..200 {
         assert_eq!(decoded(image.chunks(size)).as_ref(), Ok(&content), "pieces of {size} bytes");
     }
