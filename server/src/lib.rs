@@ -14,6 +14,7 @@ pub mod planted;
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod functions;
 pub mod geohash;
 pub mod glob;
 pub mod info;

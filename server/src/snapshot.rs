@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::functions::{FunctionError, Functions, Library};
 use crate::instance::{Instance, REDIS_VERSION};
 use crate::keyspace::{Chunk, DatabaseSize, Deadline, Key, Keyspace, WalkInProgress};
 use crate::log::log;
@@ -37,9 +38,12 @@ pub struct Image {
     /// Where in the history it was taken, if there is one.
     pub point: Option<Point>,
     sizes: Vec<DatabaseSize>,
+    /// The sources of the libraries of functions.
+    functions: Vec<Arc<[u8]>>,
     created_s: u64,
     used_memory_bytes: u64,
-    options: rdb::Options,
+    compress: bool,
+    checksum: bool,
     delay: KeyDelay,
 }
 
@@ -63,9 +67,11 @@ impl Image {
         Ok(Image {
             point,
             sizes,
+            functions: instance.functions.iter().map(|library| Arc::clone(&library.code)).collect(),
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
-            options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
+            compress: instance.config.rdbcompression,
+            checksum: instance.config.rdbchecksum,
             delay: KeyDelay::fixed(instance.config.rdb_key_save_delay),
         })
     }
@@ -75,20 +81,28 @@ impl Image {
         &self.delay
     }
 
-    /// An image of this point without any key.
-    pub fn empty(instance: &Instance, point: Point) -> Image {
+    /// An image of this point without any key, and without functions if these are not wanted.
+    pub fn without_keys(instance: &Instance, point: Point, with_functions: bool) -> Image {
+        let functions = instance.functions.iter().filter(|_| with_functions);
         Image {
             point: Some(point),
             sizes: Vec::new(),
+            functions: functions.map(|library| Arc::clone(&library.code)).collect(),
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
-            options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
+            compress: instance.config.rdbcompression,
+            checksum: instance.config.rdbchecksum,
             delay: KeyDelay::fixed(0),
         }
     }
 
-    /// An encoder that has written everything before the first key.
-    pub fn encoder(&self) -> Encoder {
+    /// What not every version of the format has a place for.
+    pub fn contents(&self) -> rdb::Contents {
+        rdb::Contents { functions: !self.functions.is_empty(), field_deadlines: false }
+    }
+
+    /// An encoder that has written everything before the first key, for this reader.
+    pub fn encoder(&self, reader: rdb::Reader) -> Encoder {
         let header = rdb::Header {
             server_version: REDIS_VERSION,
             created_unix_s: self.created_s,
@@ -100,7 +114,10 @@ impl Image {
             }),
             ..rdb::Header::default()
         };
-        let mut encoder = Encoder::new(&header, self.options);
+        let options =
+            rdb::Options { compress: self.compress, checksum: self.checksum, format: reader.format(self.contents()) };
+        let mut encoder = Encoder::new(&header, options);
+        self.functions.iter().for_each(|code| encoder.function(code));
         for size in self.sizes.iter().filter(|size| size.keys > 0) {
             encoder.resize_db(size.db as u32, size.keys as u64, size.with_deadline as u64);
         }
@@ -213,7 +230,7 @@ pub fn save(instance: &mut Instance) -> io::Result<()> {
 }
 
 fn write_all(instance: &mut Instance, image: &Image) -> io::Result<()> {
-    let mut encoder = image.encoder();
+    let mut encoder = image.encoder(rdb::Reader::OWN);
     let mut file = DumpFile::create(&dump_path(instance))?;
     while let Some(chunk) = instance.keyspace.walk_slice(SLICE_BYTES) {
         encode(&mut encoder, &chunk, image.delay(), |slice| file.write(&slice))?;
@@ -234,6 +251,9 @@ pub enum LoadError {
     /// It is not what it should be.
     #[error("{0}")]
     Rdb(#[from] RdbError),
+    /// It has a library of functions that does not say what it is.
+    #[error("a library of functions in the image: {0}")]
+    Library(#[from] FunctionError),
     /// It has a database that this server is not configured to have.
     #[error("the image has a database {0}, and this server only {1}; raise the directive databases")]
     Database(u32, usize),
@@ -279,6 +299,7 @@ impl KeyDelay {
 pub struct Loader {
     decoder: Decoder,
     keyspace: Keyspace,
+    functions: Functions,
     db: usize,
     now_ms: i64,
     /// A master has no use for what has expired; a replica waits for its upstream to say so.
@@ -397,6 +418,8 @@ pub fn point_of(instance: &Instance, file: &mut File) -> io::Result<Option<Point
 pub struct Loaded {
     /// The data.
     pub keyspace: Keyspace,
+    /// The libraries of functions.
+    pub functions: Functions,
     /// Where in its history the image was taken, if it says so.
     pub point: Option<Point>,
     /// The database that the stream has selected where the image was taken.
@@ -457,6 +480,7 @@ impl Loader {
         Loader {
             decoder: Decoder::new(instance.config.small_forms()),
             keyspace: Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed()),
+            functions: Functions::default(),
             db: 0,
             now_ms: instance.now_ms,
             drops_expired: instance.replication.is_master(),
@@ -483,6 +507,7 @@ impl Loader {
         while let Some(item) = self.decoder.next_item()? {
             match item {
                 Item::Aux(name, value) => self.facts.learn(name, value, self.now_ms),
+                Item::Library(code) => self.functions.keep(Library::parse(code)?),
                 Item::SelectDb(db) => {
                     self.batch.insert_into(&mut self.keyspace, self.db);
                     let databases = self.keyspace.databases();
@@ -556,6 +581,7 @@ impl Loader {
         words.push(format!("Done loading RDB, keys loaded: {loaded}, keys expired: {expired}."));
         Ok(Loaded {
             keyspace: self.keyspace,
+            functions: self.functions,
             point,
             stream_db,
             keys_loaded: self.loaded,

@@ -157,6 +157,7 @@ fn reload(instance: &mut Instance, args: Args) -> Result<()> {
     let loaded = load(instance).map_err(|error| {
         ErrorReply::owned(format!("ERR Error trying to load the RDB dump, check server logs: {error}"))
     })?;
+    instance.functions = loaded.functions;
     instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
     log!(Warning, "DB reloaded by DEBUG RELOAD");
     Ok(())

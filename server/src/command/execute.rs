@@ -325,7 +325,8 @@ impl Instance {
         limit > 0 && !ignored && self.keyspace.memory_bytes() as u64 > limit
     }
 
-    fn gate_write(&self) -> Result<(), ErrorReply> {
+    /// Whether clients may change anything now.
+    pub(super) fn gate_write(&self) -> Result<(), ErrorReply> {
         if self.config.stop_writes_on_bgsave_error
             && self.persistence.failed
             && !self.config.save.is_empty()

@@ -158,11 +158,6 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
     }
 }
 
-/// There are no scripts; Sentinel wants to hear that none runs.
-pub(super) fn script_kill(_context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    Err(ErrorReply::new("NOTBUSY No scripts in execution right now."))
-}
-
 /// `HELP` of any command that is divided: what it is divided into.
 pub(super) fn help(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let command = table::find(args.get(0)).expect("the table led here");

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, key, list, object, pubsub,
-    quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, function, geo, hash, key, list, object,
+    pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -84,6 +84,8 @@ impl Keys {
     const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, ..Keys::NONE };
     /// So many as the first argument says.
     const COUNTED: Keys = Keys { count: 1, ..Keys::NONE };
+    /// So many as the second argument says.
+    const SCRIPTED: Keys = Keys { count: 2, ..Keys::NONE };
     /// One, and so many as the second argument says.
     const ONE_AND_COUNTED: Keys = Keys { count: 2, ..Keys::ONE };
 
@@ -230,6 +232,8 @@ const CONNECTION: Flags = LOADING | STALE | NO_SCRIPT | FAST;
 const OPERATOR: Flags = LOADING | STALE | NO_SCRIPT | ADMIN;
 const IN_MULTI: Flags = CONNECTION | RUNS_IN_MULTI;
 const PERSONAL: Flags = LOADING | STALE | NO_SCRIPT;
+const LIBRARY: Flags = NO_SCRIPT | MAY_REPLICATE;
+const SCRIPT: Flags = NO_SCRIPT | STALE;
 const LISTENING: Flags = LOADING | STALE | NO_SCRIPT | PUBSUB | WHILE_SUBSCRIBED;
 
 /// All commands, by group.
@@ -499,7 +503,29 @@ pub static COMMANDS: &[Command] = &[
     command("info", -1, LOADING | STALE, Keys::NONE, Server(server::info)),
     command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
-    container("script", &[command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(server::script_kill))]),
+    // Scripts and functions.
+    command("eval", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
+    command("eval_ro", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
+    command("evalsha", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
+    command("evalsha_ro", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
+    command("fcall", -3, SCRIPT, Keys::SCRIPTED, Server(function::fcall)),
+    command("fcall_ro", -3, SCRIPT, Keys::SCRIPTED, Server(function::fcall)),
+    container("function", &[
+        command("function|delete", 3, LIBRARY, Keys::NONE, Server(function::delete)),
+        command("function|dump", 2, NO_SCRIPT, Keys::NONE, Server(function::dump)),
+        command("function|flush", -2, LIBRARY, Keys::NONE, Server(function::flush)),
+        command("function|kill", 2, NO_SCRIPT, Keys::NONE, Server(function::kill)),
+        command("function|list", -2, NO_SCRIPT, Keys::NONE, Server(function::list)),
+        command("function|load", -3, LIBRARY | DENY_OOM, Keys::NONE, Server(function::load)),
+        command("function|restore", -3, LIBRARY | DENY_OOM, Keys::NONE, Server(function::restore)),
+        command("function|stats", 2, NO_SCRIPT, Keys::NONE, Server(function::stats)),
+    ]),
+    container("script", &[
+        command("script|exists", -3, NO_SCRIPT, Keys::NONE, Server(function::script_exists)),
+        command("script|flush", -2, NO_SCRIPT, Keys::NONE, Server(function::script_flush)),
+        command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(function::kill)),
+        command("script|load", 3, NO_SCRIPT, Keys::NONE, Server(function::script_load)),
+    ]),
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
     command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),
     // Replication.

@@ -437,6 +437,7 @@ impl Instance {
     /// The stream that follows can't be kept; why.
     pub fn install_image(&mut self, loaded: Loaded, id: ReplicationId, offset: u64) -> Result<Keyspace, String> {
         self.cut_feeds();
+        self.functions = loaded.functions;
         let old = self.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
         self.replication.history = History { replid: id, previous: None };
         self.replication.offset = offset;

@@ -32,6 +32,7 @@ pub use replay::{Replay, ReplayError};
 use crate::client::{Client, ClientKind, Session};
 use crate::command::Command;
 use crate::config::{Config, ShutdownOptions};
+use crate::functions::Functions;
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::pubsub::PubSub;
@@ -179,7 +180,9 @@ pub struct Instance {
     pub config: Config,
     /// The data.
     pub keyspace: Keyspace,
-    /// Their history.
+    /// What scripts could call, if scripts could be run here.
+    pub functions: Functions,
+    /// The history of both.
     pub replication: Replication,
     /// Who listens to what.
     pub pubsub: PubSub,
@@ -232,6 +235,7 @@ impl Instance {
         let keyspace = Keyspace::new(config.databases as usize, seed);
         Instance {
             keyspace,
+            functions: Functions::default(),
             replication: Replication::new(random.id()),
             pubsub: PubSub::default(),
             clients: BTreeMap::new(),

@@ -3,6 +3,7 @@
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::config::Upstream;
+use crate::functions::Functions;
 use crate::keyspace::Keyspace;
 use crate::log::{self, log};
 use crate::replication::{Following, History, Remains, Role};
@@ -56,6 +57,7 @@ impl Instance {
     pub fn discard_data(&mut self) -> Keyspace {
         let empty = Keyspace::new(self.keyspace.databases(), self.keyspace.seed());
         let old = std::mem::replace(&mut self.keyspace, empty);
+        self.functions = Functions::default();
         self.touch_database(None);
         self.cut_feeds();
         self.remove_backlog();

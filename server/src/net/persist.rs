@@ -24,6 +24,7 @@ use crate::client::Client;
 use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
+use crate::rdb;
 use crate::replication::{Feed, FeedState, Remains, ReplicationId};
 use crate::snapshot::{self, DumpFile, Image, LoadError, Loaded, Loader, Point, SLICE_BYTES};
 
@@ -281,7 +282,7 @@ fn encode(image: &Image, chunks: Chunks, target: Option<PathBuf>, mut outputs: O
 }
 
 fn encode_chunks(image: &Image, mut chunks: Chunks, outputs: &mut Outputs) -> io::Result<()> {
-    let mut encoder = image.encoder();
+    let mut encoder = image.encoder(rdb::Reader::OWN);
     while let Some(message) = chunks.blocking_recv() {
         let Some(chunk) = message else { return outputs.write(encoder.finish()) };
         snapshot::encode(&mut encoder, &chunk, image.delay(), |slice| outputs.write(slice))?;
@@ -419,6 +420,7 @@ pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
     }
     let loaded = load_file(server, loader, file, total_bytes).await;
     let loaded = loaded.map_err(|error| format!("{}: {error}", path.display()))?;
+    server.instance.borrow_mut().functions = loaded.functions;
     server.instance.borrow_mut().install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
     let is_recovered = match remains {
         Some(remains) => recover::recover(server, remains, loaded.point).await?,

@@ -16,6 +16,8 @@ pub enum Item<'a> {
     SelectDb(u32),
     /// A hint: the numbers of keys, and of keys with a deadline, in the selected database.
     ResizeDb(u64, u64),
+    /// The source of a library of functions.
+    Library(&'a [u8]),
     /// One key of the selected database (0 before the first [`Item::SelectDb`]).
     Entry {
         /// Its name.
@@ -175,6 +177,15 @@ impl Decoder {
             Found::SelectDb(db) => Item::SelectDb(db),
             Found::ResizeDb(keys, deadlines) => Item::ResizeDb(keys, deadlines),
             Found::Aux(key, value) => Item::Aux(key.plain(&mut self.rooms.key)?, value.plain(&mut self.rooms.value)?),
+            Found::Library(code) => Item::Library(code.plain(&mut self.rooms.value)?),
+            Found::OldLibrary { name, engine, code } => {
+                let name = name.plain(&mut self.rooms.key)?.to_vec();
+                let engine = engine.plain(&mut self.rooms.key)?.to_vec();
+                let code = code.plain(&mut self.rooms.key)?;
+                // By now the first line of the source says the rest.
+                self.rooms.value = [b"#!", &engine[..], b" name=", &name, b"\n", code].concat();
+                Item::Library(&self.rooms.value)
+            }
             Found::Str(key, value) => Item::Entry {
                 key: key.plain(&mut self.rooms.key)?,
                 value: Value::Str(value.plain(&mut self.rooms.value)?),
@@ -249,6 +260,12 @@ enum Found<'a> {
     SelectDb(u32),
     ResizeDb(u64, u64),
     Aux(Text<'a>, Text<'a>),
+    Library(Text<'a>),
+    OldLibrary {
+        name: Text<'a>,
+        engine: Text<'a>,
+        code: Text<'a>,
+    },
     Str(Text<'a>, Text<'a>),
     Aggregate(value::Value),
     Unsupported {
@@ -297,7 +314,8 @@ impl<'a> Cursor<'a> {
             opcode::AUX => Found::Aux(self.text()?, self.text()?),
             opcode::IDLE => return self.length().map(|_seconds| Step::Skipped),
             opcode::FREQ => return self.byte().map(|_frequency| Step::Skipped),
-            opcode::FUNCTION2 => return self.text().map(|_library| Step::Skipped),
+            opcode::FUNCTION2 => Found::Library(self.text()?),
+            opcode::FUNCTION_PRE_GA => self.old_library()?,
             opcode::SLOT_INFO => return self.slot_info(),
             opcode::MODULE_AUX => return self.module_aux(),
             opcode::EOF if version < CHECKSUM_VERSION_MIN => Found::Eof { stored: 0 },
@@ -334,6 +352,14 @@ impl<'a> Cursor<'a> {
                 kind => return Err(RdbError::ModuleData { kind, offset }.into()),
             }
         }
+    }
+
+    fn old_library(&mut self) -> Result<Found<'a>, Stop> {
+        let (name, engine) = (self.text()?, self.text()?);
+        if self.length()? != 0 {
+            let _description = self.text()?;
+        }
+        Ok(Found::OldLibrary { name, engine, code: self.text()? })
     }
 
     fn slot_info(&mut self) -> Result<Step<'a>, Stop> {

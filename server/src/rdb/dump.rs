@@ -9,8 +9,12 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::body::{Body, Rooms};
 use super::cursor::{Cursor, Stop};
 use super::encode::Encoder;
-use super::{RdbError, VERSION_READ_MAX, VERSION_VALKEY, VERSION_WRITTEN};
+use super::{RdbError, VERSION_READ_MAX, VERSION_VALKEY, opcode};
 use crate::value::{SmallForms, Value, ValueRef};
+
+/// The oldest versions that have values, and libraries of functions.
+const VERSION_PLAIN: u16 = 9;
+const VERSION_FUNCTIONS: u16 = 10;
 
 const VERSION_BYTES: usize = 2;
 const CHECKSUM_BYTES: usize = 8;
@@ -40,11 +44,41 @@ fn checksum(bytes: &[u8]) -> u64 {
 
 /// The payload that stands for a value; its strings are compressed where that helps if `compress` says so.
 pub fn dump(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
-    let mut payload = Encoder::value_alone(value, compress);
-    payload.extend_from_slice(&(VERSION_WRITTEN as u16).to_le_bytes());
+    sealed(Encoder::value_alone(value, compress), VERSION_PLAIN)
+}
+
+fn sealed(mut payload: Vec<u8>, version: u16) -> Vec<u8> {
+    payload.extend_from_slice(&version.to_le_bytes());
     let checksum = checksum(&payload);
     payload.extend_from_slice(&checksum.to_le_bytes());
     payload
+}
+
+/// The payload that stands for libraries of functions with these sources.
+pub fn dump_functions<'a>(codes: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    sealed(codes.flat_map(Encoder::function_alone).collect(), VERSION_FUNCTIONS)
+}
+
+/// The sources of the libraries that such a payload stands for.
+///
+/// # Errors
+/// The payload is not what it should be.
+pub fn restore_functions(payload: &[u8]) -> Result<Vec<Vec<u8>>, DumpError> {
+    let content = opened(payload)?;
+    let mut cursor = Cursor { bytes: content, at: 0, offset: 0 };
+    let mut codes = Vec::new();
+    while cursor.at < content.len() {
+        codes.push(function(&mut cursor).map_err(|stop| content_error(stop, content))?);
+    }
+    Ok(codes)
+}
+
+fn function(cursor: &mut Cursor) -> Result<Vec<u8>, Stop> {
+    let offset = cursor.place();
+    match cursor.byte()? {
+        opcode::FUNCTION2 => Ok(cursor.text()?.plain(&mut Vec::new())?.to_vec()),
+        byte => Err(RdbError::UnknownType { byte, offset }.into()),
+    }
 }
 
 /// How many bytes a value has in an image, its type not counted, if nothing in it is compressed.
@@ -57,6 +91,23 @@ pub fn serialized_len(value: ValueRef<'_>) -> usize {
 /// # Errors
 /// The payload is not what it should be; every part of it has been looked at.
 pub fn restore(payload: &[u8], forms: SmallForms) -> Result<Value, DumpError> {
+    let content = opened(payload)?;
+    let mut cursor = Cursor { bytes: content, at: 0, offset: 0 };
+    match value(&mut cursor, forms).map_err(|stop| content_error(stop, content))? {
+        Some(value) if cursor.at == content.len() => Ok(value),
+        _ => Err(DumpError::Content(None)),
+    }
+}
+
+fn content_error(stop: Stop, content: &[u8]) -> DumpError {
+    match stop {
+        Stop::Needs(_) => DumpError::Content(Some(RdbError::Truncated { offset: content.len() as u64 })),
+        Stop::Error(error) => error.into(),
+    }
+}
+
+/// What is in a payload, whose version and checksum are right.
+fn opened(payload: &[u8]) -> Result<&[u8], DumpError> {
     let Some((summed, sum)) = payload.split_last_chunk::<CHECKSUM_BYTES>() else { return Err(DumpError::Envelope) };
     let Some((content, version)) = summed.split_last_chunk::<VERSION_BYTES>() else { return Err(DumpError::Envelope) };
     let version = u32::from(u16::from_le_bytes(*version));
@@ -64,15 +115,7 @@ pub fn restore(payload: &[u8], forms: SmallForms) -> Result<Value, DumpError> {
     if !is_known || u64::from_le_bytes(*sum) != checksum(summed) {
         return Err(DumpError::Envelope);
     }
-    let mut cursor = Cursor { bytes: content, at: 0, offset: 0 };
-    let value = value(&mut cursor, forms).map_err(|stop| match stop {
-        Stop::Needs(_) => DumpError::Content(Some(RdbError::Truncated { offset: content.len() as u64 })),
-        Stop::Error(error) => error.into(),
-    })?;
-    match value {
-        Some(value) if cursor.at == content.len() => Ok(value),
-        _ => Err(DumpError::Content(None)),
-    }
+    Ok(content)
 }
 
 fn value(cursor: &mut Cursor, forms: SmallForms) -> Result<Option<Value>, Stop> {

@@ -4,7 +4,7 @@ use std::io;
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::{MAGIC, VERSION_WRITTEN, kind, lzf::Compressor, opcode, stream, string};
+use super::{Contents, Format, Reader, kind, lzf::Compressor, opcode, stream, string};
 use crate::value::stream::{Group, Id};
 use crate::value::{Stream, ValueRef};
 
@@ -43,6 +43,8 @@ pub struct Options {
     pub compress: bool,
     /// End with a checksum instead of zeros (`rdbchecksum`).
     pub checksum: bool,
+    /// What the image may contain. What it has no place for is left out.
+    pub format: Format,
 }
 
 /// Encoded bytes are handed on when there are this many.
@@ -51,11 +53,12 @@ pub const SLICE_BYTES: usize = 64 << 10;
 /// Writes one image and hands it on slice by slice as it grows, in the middle of a big value too.
 ///
 /// ```
-/// use repld::rdb::{Encoder, Header, Options};
+/// use repld::rdb::{Encoder, Format, Header, Options};
 /// use repld::value::ValueRef;
 ///
 /// let mut image = Vec::new();
-/// let mut encoder = Encoder::new(&Header::default(), Options { compress: true, checksum: true });
+/// let options = Options { compress: true, checksum: true, format: Format::PLAIN };
+/// let mut encoder = Encoder::new(&Header::default(), options);
 /// encoder.resize_db(0, 1, 0);
 /// encoder.entry(0, b"foo", ValueRef::Str(b"bar"), None, |slice| Ok(image.extend(slice)))?;
 /// image.extend(encoder.finish());
@@ -70,6 +73,7 @@ pub struct Encoder {
     /// Present when strings are to be compressed.
     compressor: Option<Compressor>,
     selected: Option<u32>,
+    format: Format,
 }
 
 /// Strings up to this length are not worth compressing.
@@ -86,21 +90,30 @@ impl Encoder {
             crc: options.checksum.then(|| Digest::new(CrcAlgorithm::Crc64Redis)),
             compressor: options.compress.then(Compressor::new),
             selected: None,
+            format: options.format,
         };
-        encoder.pending.extend_from_slice(MAGIC);
-        encoder.pending.extend_from_slice(format!("{VERSION_WRITTEN:04}").as_bytes());
+        encoder.pending.extend_from_slice(options.format.preamble().as_bytes());
         encoder.header(header);
         encoder
     }
 
+    /// An encoder of parts that have no image around them.
+    fn alone(compress: bool) -> Self {
+        let compressor = compress.then(Compressor::new);
+        Self { pending: Vec::new(), crc: None, compressor, selected: None, format: Reader::OWN.format(Contents::ALL) }
+    }
+
+    /// A library of functions with its opcode before it, and nothing around it.
+    pub(super) fn function_alone(code: &[u8]) -> Vec<u8> {
+        let mut encoder = Self::alone(true);
+        encoder.function(code);
+        encoder.pending
+    }
+
     /// A value with its type before it, and nothing around it.
     pub(super) fn value_alone(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
-        let mut encoder = Self {
-            pending: vec![kind_of(value)],
-            crc: None,
-            compressor: compress.then(Compressor::new),
-            selected: None,
-        };
+        let mut encoder = Self::alone(compress);
+        encoder.pending.push(kind_of(value));
         let mut bytes = Vec::new();
         let gathered = encoder.value(value, &mut |slice| {
             bytes.extend(slice);
@@ -135,6 +148,14 @@ impl Encoder {
         self.pending.push(opcode::AUX);
         self.string(key.as_bytes());
         self.string(value);
+    }
+
+    /// Adds the source of a library of functions, if the format has a place for it.
+    pub fn function(&mut self, code: &[u8]) {
+        if self.format.has_functions() {
+            self.pending.push(opcode::FUNCTION2);
+            self.string(code);
+        }
     }
 
     /// Tells readers how many keys `db` will have, and how many of them a deadline, so that they can size their tables.
@@ -368,7 +389,7 @@ fn canonical_i32(bytes: &[u8]) -> Option<i32> {
 mod tests {
     use super::*;
 
-    const PLAIN: Options = Options { compress: false, checksum: false };
+    const PLAIN: Options = Options { compress: false, checksum: false, format: Format::PLAIN };
 
     fn body(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
         let mut encoder = Encoder::new(&Header::default(), PLAIN);

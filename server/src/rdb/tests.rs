@@ -50,10 +50,10 @@ fn sorted_set<T: AsRef<[u8]>>(members: impl IntoIterator<Item = (T, f64)>) -> Va
 }
 
 const OPTIONS: [Options; 4] = [
-    Options { compress: true, checksum: true },
-    Options { compress: true, checksum: false },
-    Options { compress: false, checksum: true },
-    Options { compress: false, checksum: false },
+    Options { compress: true, checksum: true, format: Format::PLAIN },
+    Options { compress: true, checksum: false, format: Format::PLAIN },
+    Options { compress: false, checksum: true, format: Format::PLAIN },
+    Options { compress: false, checksum: false, format: Format::PLAIN },
 ];
 
 fn encoded(keys: &Keys, options: Options) -> Vec<u8> {
@@ -88,6 +88,7 @@ fn encoded(keys: &Keys, options: Options) -> Vec<u8> {
 struct Content {
     fields: BTreeMap<Vec<u8>, Vec<u8>>,
     keys: Keys,
+    libraries: Vec<Vec<u8>>,
 }
 
 /// Feeds `image` in pieces that end where `pieces` says and collects what comes out.
@@ -102,6 +103,7 @@ fn decoded<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Content, Rd
                 Item::Aux(key, value) => drop(content.fields.insert(key.into(), value.into())),
                 Item::SelectDb(selected) => db = selected,
                 Item::ResizeDb(..) | Item::Eof => {}
+                Item::Library(code) => content.libraries.push(code.into()),
                 Item::Entry { key, value, deadline_ms } => {
                     let value = match value {
                         super::Value::Str(bytes) => string(bytes),
@@ -276,7 +278,23 @@ fn old_images_have_deadlines_in_seconds_and_no_checksum() {
 }
 
 #[test]
-fn hints_functions_and_data_of_modules_are_skipped() {
+fn libraries_of_functions_are_handed_on_and_those_of_the_release_candidates_get_their_first_line() {
+    let image = b"REDIS0010\xF5\x0D#!lua name=a\n\xF6\x03lib\x03LUA\x01\x04what\x06code()\xF6\x01b\x03LUA\x00\x01c\xFF\0\0\0\0\0\0\0\0";
+    let expected: [&[u8]; 3] = [b"#!lua name=a\n", b"#!LUA name=lib\ncode()", b"#!LUA name=b\nc"];
+    for size in 1..image.len() {
+        assert_eq!(decoded(image.chunks(size)).expect("an image").libraries, expected);
+    }
+    let dump = dump_functions(expected.into_iter());
+    assert_eq!(restore_functions(&dump), Ok(expected.map(<[u8]>::to_vec).to_vec()));
+    assert_eq!(restore_functions(&dump[1..]), Err(DumpError::Envelope));
+    assert!(matches!(
+        restore_functions(&super::dump(crate::value::ValueRef::Str(b"v"), true)),
+        Err(DumpError::Content(_))
+    ));
+}
+
+#[test]
+fn hints_and_data_of_modules_are_skipped() {
     let module =
         b"\xF7\x81\x01\x02\x03\x04\x05\x06\x07\x08\x02\x02\x05\x03abc\x01\x07\x03\0\0\x80\x3F\x04\0\0\0\0\0\0\0\0\0";
     let body =
@@ -307,7 +325,7 @@ fn what_cannot_be_read_is_named_with_its_place() {
             b"\x0B\x01k\x08\x03\0\0\0\0\0\0\0",
             Packed { form: "intset", problem: "the size of its integers is none of 2, 4 and 8", at: 8, offset: 12 },
         ),
-        (b"\xF6\x00", UnknownType { byte: 0xF6, offset: 9 }),
+        (b"\xF3\x00", UnknownType { byte: 0xF3, offset: 9 }),
         (b"\x00\x82", LengthEncoding { byte: 0x82, offset: 10 }),
         (b"\x00\xC4", LengthEncoding { byte: 0xC4, offset: 10 }),
         (b"\x00\x80\x20\x00\x00\x01", StringLength { bytes: STRING_BYTES_MAX + 1, offset: 10 }),

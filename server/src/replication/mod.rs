@@ -47,6 +47,8 @@ pub struct FeedIdentity {
     pub rdb_only: bool,
     /// It wants an image without keys.
     pub without_keys: bool,
+    /// It wants an image without functions.
+    pub without_functions: bool,
     /// Whom it was told to be above it.
     pub told_chain: Option<Vec<ReplicationId>>,
 }

@@ -7,6 +7,7 @@ mod client;
 mod differential;
 mod failover;
 mod full_sync;
+mod functions;
 mod guards;
 mod links;
 mod long_double;

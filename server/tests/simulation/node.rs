@@ -356,7 +356,7 @@ impl Node {
                 connection.payload.push_back(format!("$EOF:{mark}\r\n").into_bytes());
             }
         }
-        let encoder = Some(image.encoder());
+        let encoder = Some(image.encoder(repld::rdb::Reader::OWN));
         self.walk = Some(Walk { encoder, wires, mark, dump: Vec::new() });
     }
 
