@@ -122,6 +122,10 @@ fn persistence(instance: &Instance, text: &mut String) {
     field!(text, "loading", u8::from(instance.loading.is_some() && !serves_old_data));
     field!(text, "async_loading", u8::from(serves_old_data));
     field!(text, "current_cow_size", instance.keyspace.walk_preimage_bytes());
+    let (keys, met) = state.snapshot_keys;
+    field!(text, "current_fork_perc", format!("{:.2}", met as f64 * 100.0 / keys.max(1) as f64));
+    field!(text, "current_save_keys_processed", met);
+    field!(text, "current_save_keys_total", keys);
     field!(text, "rdb_changes_since_last_save", state.dirty);
     field!(text, "rdb_bgsave_in_progress", u8::from(state.snapshot_since_ms.is_some()));
     field!(text, "rdb_last_save_time", state.last_save_s);
@@ -167,6 +171,7 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "sync_partial_ok", stats.sync_partial_ok);
     field!(text, "sync_partial_err", stats.sync_partial_err);
     field!(text, "expired_keys", stats.expired_keys);
+    field!(text, "expired_subkeys", stats.expired_subkeys);
     field!(text, "pubsub_channels", channels);
     field!(text, "pubsub_patterns", patterns);
     field!(text, "total_error_replies", stats.total_error_replies);

@@ -38,6 +38,8 @@ pub struct Image {
     /// Where in the history it was taken, if there is one.
     pub point: Option<Point>,
     sizes: Vec<DatabaseSize>,
+    /// There may be hashes whose fields have deadlines.
+    field_deadlines: bool,
     /// The sources of the libraries of functions.
     functions: Vec<Arc<[u8]>>,
     created_s: u64,
@@ -54,6 +56,7 @@ impl Image {
     /// Another walk is on its way.
     pub fn begin(instance: &mut Instance) -> Result<Image, WalkInProgress> {
         let sizes = instance.keyspace.begin_walk()?;
+        let field_deadlines = contents(instance).field_deadlines;
         let replication = &instance.replication;
         let point = replication.backlog.as_ref().map(|backlog| Point {
             id: replication.history.replid,
@@ -67,6 +70,7 @@ impl Image {
         Ok(Image {
             point,
             sizes,
+            field_deadlines,
             functions: instance.functions.iter().map(|library| Arc::clone(&library.code)).collect(),
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
@@ -87,6 +91,7 @@ impl Image {
         Image {
             point: Some(point),
             sizes: Vec::new(),
+            field_deadlines: false,
             functions: functions.map(|library| Arc::clone(&library.code)).collect(),
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
@@ -96,13 +101,23 @@ impl Image {
         }
     }
 
-    /// What not every version of the format has a place for.
-    pub fn contents(&self) -> rdb::Contents {
-        rdb::Contents { functions: !self.functions.is_empty(), field_deadlines: false }
+    /// How many keys it will have.
+    pub fn keys(&self) -> u64 {
+        self.sizes.iter().map(|size| size.keys as u64).sum()
     }
 
-    /// An encoder that has written everything before the first key, for this reader.
-    pub fn encoder(&self, reader: rdb::Reader) -> Encoder {
+    /// What not every version of the format has a place for.
+    pub fn contents(&self) -> rdb::Contents {
+        rdb::Contents { functions: !self.functions.is_empty(), field_deadlines: self.field_deadlines }
+    }
+
+    /// An encoder that has written everything before the first key, for readers like this server.
+    pub fn encoder(&self) -> Encoder {
+        self.encoder_for(rdb::Reader::OWN)
+    }
+
+    /// The same for another reader.
+    pub fn encoder_for(&self, reader: rdb::Reader) -> Encoder {
         let header = rdb::Header {
             server_version: REDIS_VERSION,
             created_unix_s: self.created_s,
@@ -122,6 +137,14 @@ impl Image {
             encoder.resize_db(size.db as u32, size.keys as u64, size.with_deadline as u64);
         }
         encoder
+    }
+}
+
+/// What there is just now that not every version of the format has a place for.
+pub fn contents(instance: &Instance) -> rdb::Contents {
+    rdb::Contents {
+        functions: !instance.functions.is_empty(),
+        field_deadlines: instance.keyspace.has_field_deadlines(),
     }
 }
 
@@ -230,7 +253,7 @@ pub fn save(instance: &mut Instance) -> io::Result<()> {
 }
 
 fn write_all(instance: &mut Instance, image: &Image) -> io::Result<()> {
-    let mut encoder = image.encoder(rdb::Reader::OWN);
+    let mut encoder = image.encoder();
     let mut file = DumpFile::create(&dump_path(instance))?;
     while let Some(chunk) = instance.keyspace.walk_slice(SLICE_BYTES) {
         encode(&mut encoder, &chunk, image.delay(), |slice| file.write(&slice))?;

@@ -584,6 +584,24 @@ impl Instance {
         if self.keyspace.with_deadline(caller.db) > 0 {
             call.command.keys.of(call.args).for_each(|name| self.expire_key(caller.db, name));
         }
+        if self.keyspace.may_have_field_deadlines(caller.db) {
+            call.command.keys.of(call.args).for_each(|name| while self.expire_fields(caller.db, name) {});
+        }
+    }
+
+    /// Removes fields of a hash whose time is over, some at a time, and says so in the stream; false if there was none.
+    pub(crate) fn expire_fields(&mut self, db: usize, name: &[u8]) -> bool {
+        /// As many as go well into one request.
+        const FIELDS_AT_ONCE: usize = 512;
+        let gone = self.keyspace.expire_fields(db, self.keyspace.key(name), self.now_ms, FIELDS_AT_ONCE);
+        if gone.is_empty() {
+            return false;
+        }
+        self.stats.expired_subkeys += gone.len() as u64;
+        self.touch(db, name);
+        let request: Vec<&[u8]> = [b"HDEL", name].into_iter().chain(gone.iter().map(Vec::as_slice)).collect();
+        self.propagate_request(db, &request);
+        true
     }
 
     fn expire_key(&mut self, db: usize, name: &[u8]) {

@@ -6,17 +6,24 @@ use crate::keyspace::Absent;
 use crate::long_double::LongDouble;
 use crate::number::parse_i64;
 use crate::resp::{Protocol, append_request};
-use crate::value::{Field, Hash, SmallForm};
+use crate::value::{Field, Hash, Live, SmallForm};
 
-fn small(context: &WriteContext) -> SmallForm {
+pub(super) fn small(context: &WriteContext) -> SmallForm {
     SmallForm {
         len_max: context.config.hash_max_listpack_entries,
         string_bytes_max: context.config.hash_max_listpack_value as usize,
     }
 }
 
-fn read<'a>(context: &ReadContext<'a>, args: Args) -> Result<Option<&'a Hash>> {
-    context.value(args.first_key())
+/// The hash as clients see it: without the fields whose time is over.
+fn read<'a>(context: &ReadContext<'a>, args: Args) -> Result<Option<Live<'a>>> {
+    Ok(context.value::<Hash>(args.first_key())?.map(|hash| hash.live(context.expiry_ms)))
+}
+
+/// The value of the field `args[2]`.
+fn value_of<'a>(context: &'a WriteContext, args: Args) -> Result<Option<&'a [u8]>> {
+    let hash = context.value::<Hash>(args.first_key())?;
+    Ok(hash.and_then(|hash| hash.live(context.expiry_ms).get(args.get(2))))
 }
 
 /// Sets the fields and values from `args[2]` on; returns how many fields are new.
@@ -45,19 +52,22 @@ pub(super) fn hmset(context: &mut WriteContext, args: Args) -> Result<Effect> {
 }
 
 pub(super) fn hsetnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let present = context.value::<Hash>(args.first_key())?.is_some_and(|hash| hash.get(args.get(2)).is_some());
+    let present = value_of(context, args)?.is_some();
     if !present {
-        set_field(context, args, args.get(3))?;
+        set_fields(context, args, "hsetnx")?;
     }
     context.reply.integer(i64::from(!present));
     Ok(if present { Effect::None } else { Effect::Verbatim })
 }
 
-/// Sets the field `args[2]`.
-fn set_field(context: &mut WriteContext, args: Args, value: &[u8]) -> Result<()> {
-    let small = small(context);
-    context.edit(args.first_key(), Absent::Create, |hash: &mut Hash| hash.insert(args.get(2), value, small))?;
-    Ok(())
+/// Sets the field `args[2]`, which keeps its deadline if it has one. Whether it has.
+fn change_field(context: &mut WriteContext, args: Args, value: &[u8]) -> Result<bool> {
+    let (small, field) = (small(context), args.get(2));
+    let has_deadline = context.edit(args.first_key(), Absent::Create, |hash: &mut Hash| {
+        hash.update(field, value, small);
+        hash.deadline_ms(field).is_some()
+    })?;
+    Ok(has_deadline.unwrap_or_default())
 }
 
 pub(super) fn hget(context: &mut ReadContext, args: Args) -> Result<()> {
@@ -75,8 +85,8 @@ pub(super) fn hmget(context: &mut ReadContext, args: Args) -> Result<()> {
 
 pub(super) fn hgetall(context: &mut ReadContext, args: Args) -> Result<()> {
     let hash = read(context, args)?;
-    context.reply.map(hash.map_or(0, Hash::len));
-    hash.into_iter().flat_map(Hash::iter).for_each(|(field, value)| {
+    context.reply.map(hash.map_or(0, Live::len));
+    hash.into_iter().flat_map(Live::iter).for_each(|(field, value)| {
         context.reply.bulk(field);
         context.reply.bulk(value);
     });
@@ -93,8 +103,8 @@ pub(super) fn hvals(context: &mut ReadContext, args: Args) -> Result<()> {
 
 fn each<'a>(context: &mut ReadContext<'a>, args: Args, part: impl Fn(Field<'a>) -> &'a [u8]) -> Result<()> {
     let hash = read(context, args)?;
-    context.reply.array(hash.map_or(0, Hash::len));
-    hash.into_iter().flat_map(Hash::iter).for_each(|field| context.reply.bulk(part(field)));
+    context.reply.array(hash.map_or(0, Live::len));
+    hash.into_iter().flat_map(Live::iter).for_each(|field| context.reply.bulk(part(field)));
     Ok(())
 }
 
@@ -114,7 +124,8 @@ pub(super) fn hexists(context: &mut ReadContext, args: Args) -> Result<()> {
 }
 
 pub(super) fn hlen(context: &mut ReadContext, args: Args) -> Result<()> {
-    let len = read(context, args)?.map_or(0, Hash::len);
+    // As everywhere else, what is over and was not removed yet is counted.
+    let len = context.value(args.first_key())?.map_or(0, Hash::len);
     context.reply.integer(len as i64);
     Ok(())
 }
@@ -127,13 +138,13 @@ pub(super) fn hstrlen(context: &mut ReadContext, args: Args) -> Result<()> {
 
 pub(super) fn hincrby(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let delta = parse_integer(args.get(3))?;
-    let old = match context.value::<Hash>(args.first_key())?.and_then(|hash| hash.get(args.get(2))) {
+    let old = match value_of(context, args)? {
         Some(text) => parse_i64(text).ok_or(ErrorReply::new("ERR hash value is not an integer"))?,
         None => 0,
     };
     let new = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment or decrement would overflow"))?;
     let mut digits = itoa::Buffer::new();
-    set_field(context, args, digits.format(new).as_bytes())?;
+    change_field(context, args, digits.format(new).as_bytes())?;
     context.reply.integer(new);
     Ok(Effect::Verbatim)
 }
@@ -144,15 +155,20 @@ pub(super) fn hincrbyfloat(context: &mut WriteContext, args: Args) -> Result<Eff
     if !delta.is_finite() {
         return Err(ErrorReply::new("ERR value is NaN or Infinity"));
     }
-    let old = match context.value::<Hash>(args.first_key())?.and_then(|hash| hash.get(args.get(2))) {
+    let old = match value_of(context, args)? {
         Some(text) => LongDouble::parse(text).ok_or(ErrorReply::new("ERR hash value is not a float"))?,
         None => LongDouble::from(0),
     };
     let sum = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment would produce NaN or Infinity"))?;
     let text = sum.to_string();
-    set_field(context, args, text.as_bytes())?;
+    let has_deadline = change_field(context, args, text.as_bytes())?;
     context.reply.bulk(text.as_bytes());
-    append_request(context.effect, &[b"HSET", args.get(1), args.get(2), text.as_bytes()]);
+    let (key, field) = (args.get(1), args.get(2));
+    if has_deadline {
+        append_request(context.effect, &[b"HSETEX", key, b"KEEPTTL", b"FIELDS", b"1", field, text.as_bytes()]);
+    } else {
+        append_request(context.effect, &[b"HSET", key, field, text.as_bytes()]);
+    }
     Ok(Effect::Rewritten)
 }
 

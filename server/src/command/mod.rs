@@ -9,6 +9,7 @@ mod bit;
 mod connection;
 mod debug;
 mod execute;
+mod field_deadline;
 mod function;
 mod geo;
 mod hash;

@@ -170,6 +170,7 @@ pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> 
             b"rdb-filter-only" => {
                 (identity.without_keys, identity.without_functions) = (true, !wants_functions(value)?);
             }
+            b"version" => identity.reader = std::str::from_utf8(value).ok().and_then(Reader::of_version),
             b"repld-run-id" => return answer_with_ancestry(context, value),
             _ => {
                 let option = String::from_utf8_lossy(args.get(index));
@@ -308,7 +309,7 @@ fn send_image_without_keys(context: &mut ServerContext) -> Result<Flow> {
     };
     context.instance.promise_image(&[Rc::clone(&feed)], point, FeedState::ReceivesSnapshot { is_marked: false });
     let with_functions = !context.session.identity.without_functions;
-    let image = Image::without_keys(context.instance, point, with_functions).encoder(Reader::OWN).finish();
+    let image = Image::without_keys(context.instance, point, with_functions).encoder_for(feed.reader).finish();
     feed.client.send(|mailbox| {
         mailbox.extend_from_slice(format!("${}\r\n", image.len()).as_bytes());
         mailbox.extend_from_slice(&image);

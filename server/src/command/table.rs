@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, function, geo, hash, key, list, object,
-    pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, field_deadline, function, geo, hash, key,
+    list, object, pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -270,6 +270,18 @@ pub static COMMANDS: &[Command] = &[
     command("getbit", 3, FAST, Keys::ONE, Read(bit::getbit)),
     command("setbit", 4, DENY_OOM, Keys::ONE, Write(bit::setbit)),
     // Hashes.
+    command("hexpire", -6, FAST, Keys::ONE, Write(field_deadline::hexpire)),
+    command("hexpireat", -6, FAST, Keys::ONE, Write(field_deadline::hexpireat)),
+    command("hexpiretime", -5, FAST, Keys::ONE, Read(field_deadline::hexpiretime)),
+    command("hgetdel", -5, FAST, Keys::ONE, Write(field_deadline::hgetdel)),
+    command("hgetex", -5, FAST, Keys::ONE, Write(field_deadline::hgetex)),
+    command("hpersist", -5, FAST, Keys::ONE, Write(field_deadline::hpersist)),
+    command("hpexpire", -6, FAST, Keys::ONE, Write(field_deadline::hpexpire)),
+    command("hpexpireat", -6, FAST, Keys::ONE, Write(field_deadline::hpexpireat)),
+    command("hpexpiretime", -5, FAST, Keys::ONE, Read(field_deadline::hpexpiretime)),
+    command("hpttl", -5, FAST, Keys::ONE, Read(field_deadline::hpttl)),
+    command("hsetex", -6, FAST | DENY_OOM, Keys::ONE, Write(field_deadline::hsetex)),
+    command("httl", -5, FAST, Keys::ONE, Read(field_deadline::httl)),
     command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
     command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
     command("hget", 3, FAST, Keys::ONE, Read(hash::hget)),

@@ -475,7 +475,7 @@ mod tests {
         let mut instance = Instance::new(config, 1_000_000, Random::new([1, 2]));
         instance.follow(Upstream { host: "127.0.0.1".into(), port: 1 });
         let mut follower = Follower::new(&mut instance, "127.0.0.1:1".into(), "127.0.0.1:2".into());
-        let mut answers = format!("+PONG\r\n+OK\r\n+OK\r\n+OK\r\n+CONTINUE {ID}\r\n").into_bytes();
+        let mut answers = format!("+PONG\r\n+OK\r\n+OK\r\n+OK\r\n+OK\r\n+CONTINUE {ID}\r\n").into_bytes();
         assert_eq!(follower.take(&mut instance, &mut answers), Ok(Demand::Bytes));
         assert!(instance.replication.is_linked());
         (directory, instance, follower)

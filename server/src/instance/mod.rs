@@ -92,8 +92,12 @@ pub struct Persistence {
     pub dirty_at_start: u64,
     /// A snapshot is made since then, in milliseconds since the epoch, for the dump file or for replicas.
     pub snapshot_since_ms: Option<i64>,
+    /// Keys that it will have, and those that the walk has met so far.
+    pub snapshot_keys: (u64, u64),
     /// It goes into the dump file.
     pub is_saving: bool,
+    /// How often all keys had been removed at once when it was begun.
+    pub flushes_at_start: u64,
     /// When the last save was finished, in seconds since the epoch.
     pub last_save_s: i64,
     /// When the last one was begun, in milliseconds since the epoch.
@@ -125,6 +129,7 @@ pub struct Stats {
     pub sync_partial_ok: u64,
     pub sync_partial_err: u64,
     pub expired_keys: u64,
+    pub expired_subkeys: u64,
     pub keyspace_hits: u64,
     pub keyspace_misses: u64,
     pub total_error_replies: u64,

@@ -31,6 +31,7 @@
 //! Database numbers beyond the configured ones are refused by the commands; here they panic like any index.
 
 mod entry;
+mod fields;
 mod garbage;
 mod segment;
 mod slab;
@@ -48,7 +49,7 @@ use std::collections::HashSet;
 use table::Table;
 use walk::Walk;
 
-use crate::value::{Aggregate, Value};
+use crate::value::{Aggregate, Hash, Value, ValueRef};
 
 /// A key with its hash, computed once by [`Keyspace::key`] and carried from the prefetch to the last use.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +119,8 @@ pub struct Keyspace {
     /// The number of the last walk; segments made since then carry it.
     version: u64,
     walk: Option<Walk>,
+    /// How often it was emptied.
+    flushes: u64,
     saw_expired: Cell<bool>,
     /// Databases and hashes of the keys that are being written, while somebody wants to know.
     written: Option<HashSet<(usize, u64)>>,
@@ -132,7 +135,7 @@ impl Keyspace {
     /// An empty data set of `databases` databases whose hashes are keyed with `seed`, which should be random.
     pub fn new(databases: usize, seed: [u64; 2]) -> Keyspace {
         let tables = (0..databases).map(|_| None).collect();
-        Keyspace { seed, tables, version: 0, walk: None, saw_expired: Cell::new(false), written: None }
+        Keyspace { seed, tables, version: 0, walk: None, flushes: 0, saw_expired: Cell::new(false), written: None }
     }
 
     /// The key of the hash function.
@@ -288,6 +291,45 @@ impl Keyspace {
         self.tables[db].as_ref().map_or(0, Table::with_deadline)
     }
 
+    /// Whether `db` may have hashes with fields that have deadlines.
+    #[inline]
+    pub fn may_have_field_deadlines(&self, db: usize) -> bool {
+        self.tables[db].as_ref().is_some_and(|table| !table.fields.is_empty())
+    }
+
+    /// Whether any database has such a hash.
+    pub fn has_field_deadlines(&self) -> bool {
+        let has_deadlines = |db: usize, name: &[u8]| {
+            let entry = self.peek(db, self.key(name));
+            entry.is_some_and(|entry| matches!(entry.value(), ValueRef::Hash(hash) if hash.has_deadlines()))
+        };
+        let tables = self.tables.iter().enumerate().filter_map(|(db, table)| Some((db, table.as_ref()?)));
+        tables.into_iter().any(|(db, table)| table.fields.keys().any(|name| has_deadlines(db, name)))
+    }
+
+    /// A key of `db` that has, or had, a field with a deadline before `now_ms`; the one whose deadline is earliest.
+    pub fn key_with_due_field(&self, db: usize, now_ms: i64) -> Option<Box<[u8]>> {
+        let (deadline_ms, name) = self.tables[db].as_ref()?.fields.first()?;
+        (deadline_ms < now_ms).then(|| name.into())
+    }
+
+    /// Removes up to `most` fields of a key whose deadlines are before `now_ms`, and the key with its last field. Returns
+    /// their names.
+    pub fn expire_fields(&mut self, db: usize, key: Key<'_>, now_ms: i64, most: usize) -> Vec<Vec<u8>> {
+        let Some(table) = &mut self.tables[db] else { return Vec::new() };
+        let next_ms = table.find(key).and_then(|entry| match entry.value() {
+            ValueRef::Hash(hash) => hash.next_deadline_ms(),
+            _ => None,
+        });
+        if next_ms.is_none_or(|next_ms| next_ms >= now_ms) {
+            // What was noted may be of a value that is gone.
+            table.fields.note(key.bytes, next_ms);
+            return Vec::new();
+        }
+        let taken = self.edit(db, key, i64::MIN, Absent::Skip, |hash: &mut Hash| hash.take_expired(now_ms, most));
+        taken.ok().flatten().unwrap_or_default()
+    }
+
     /// Mean time to live, in milliseconds, of the keys in `db` that have a deadline; 0 if none has.
     pub fn avg_ttl_ms(&self, db: usize, now_ms: i64) -> i64 {
         self.tables[db].as_ref().map_or(0, |table| table.avg_ttl_ms(now_ms))
@@ -344,7 +386,13 @@ impl Keyspace {
 
     /// Empties every database; returns how many keys they held.
     pub fn flush_all(&mut self) -> usize {
+        self.flushes += 1;
         (0..self.tables.len()).map(|db| self.flush(db)).sum()
+    }
+
+    /// How often [`Keyspace::flush_all`] was called.
+    pub fn flushes(&self) -> u64 {
+        self.flushes
     }
 
     /// Swaps two databases (SWAPDB).

@@ -47,6 +47,7 @@ type Spares = Arc<Mutex<Vec<Vec<u8>>>>;
 #[derive(Debug, Default)]
 pub struct Chunk {
     frames: Vec<u8>,
+    len: usize,
     spares: Spares,
     clones: Vec<Value>,
     /// What the clones take that they do not share.
@@ -73,6 +74,11 @@ impl Chunk {
         std::iter::from_fn(move || (!rest.is_empty()).then(|| pop_frame(&mut rest, &self.clones)))
     }
 
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether it has no entry.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
@@ -86,7 +92,7 @@ impl Chunk {
     fn new(spares: &Spares) -> Chunk {
         let spare = spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let frames = spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
-        Chunk { frames, spares: Arc::clone(spares), clones: Vec::new(), clone_bytes: 0 }
+        Chunk { frames, len: 0, spares: Arc::clone(spares), clones: Vec::new(), clone_bytes: 0 }
     }
 
     fn push(&mut self, db: usize, entry: EntryRef<'_>) {
@@ -108,6 +114,7 @@ impl Chunk {
         header[12] = kind;
         header[13] = deadline_ms.is_some().into();
         header[16..24].copy_from_slice(&deadline_ms.unwrap_or(0).to_le_bytes());
+        self.len += 1;
         self.frames.reserve(FRAME_HEADER + key.len() + value.len());
         self.frames.extend_from_slice(&header);
         self.frames.extend_from_slice(key);

@@ -6,6 +6,7 @@
 
 mod connection;
 mod feed;
+mod image;
 mod link;
 mod loading;
 mod persist;

@@ -8,31 +8,28 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Read};
-use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, yield_now};
 
+use super::image::{Made, Target, broadcast, encode};
 use super::loading::{self, Load, Source};
-use super::{Payload, Server, now_ms, recover, step_back};
+use super::{Payload, Server, now_ms, recover};
 use crate::client::Client;
 use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
-use crate::rdb;
-use crate::replication::{Feed, FeedState, Remains, ReplicationId};
-use crate::snapshot::{self, DumpFile, Image, LoadError, Loaded, Loader, Point, SLICE_BYTES};
+use crate::rdb::{Contents, Reader};
+use crate::replication::{Feed, FeedState, Remains};
+use crate::snapshot::{self, Image, LoadError, Loaded, Loader, Point, SLICE_BYTES};
 
 /// Chunks that wait to be encoded before the walk waits.
 const CHUNKS_QUEUED: usize = 4;
-
-/// What the thread that encodes is sent: chunks, then the end. A queue that ends without it was given up.
-type Chunks = mpsc::Receiver<Option<Chunk>>;
 
 /// What one walk is made for.
 struct Round {
@@ -49,6 +46,7 @@ struct Round {
 /// A save that runs: replicas that come before it ends may have its file.
 pub(super) struct Saving {
     point: Point,
+    contents: Contents,
     filed: Vec<Rc<Feed>>,
 }
 
@@ -83,11 +81,17 @@ async fn next_round(server: &Server) -> Option<Round> {
     if instance.loading.is_some() {
         return None;
     }
-    let diskless = instance.config.repl_diskless_sync;
-    let (streamed, filed): (Vec<_>, Vec<_>) = waiting(&instance).into_iter().partition(|feed| diskless && feed.eof);
+    let (diskless, contents) = (instance.config.repl_diskless_sync, snapshot::contents(&instance));
+    let is_streamed = |feed: &Rc<Feed>| feed.eof && (diskless || !reads_file(feed, contents));
+    let (streamed, filed): (Vec<_>, Vec<_>) = waiting(&instance).into_iter().partition(is_streamed);
     let is_save_wanted = server.save_wanted.take();
     let saves = is_save_wanted || !filed.is_empty();
     (saves || !streamed.is_empty()).then_some(Round { saves, is_save_wanted, streamed, filed })
+}
+
+/// Whether a replica reads the dump file of data that contain this.
+fn reads_file(feed: &Feed, contents: Contents) -> bool {
+    feed.reader.format(contents) == Reader::OWN.format(contents)
 }
 
 /// How long to wait for more replicas, if all that is wanted is a snapshot for some that can wait.
@@ -107,14 +111,14 @@ fn delay_for_company(server: &Server) -> Option<Duration> {
 /// Makes one snapshot for everyone who wants it now.
 async fn make(server: &Rc<Server>, round: Round) {
     let Some(image) = begin(server, &round) else { return };
-    let senders = take_senders(server, &round.streamed);
+    let targets = take_targets(server, &round.streamed);
     let (chunks, received) = mpsc::channel(CHUNKS_QUEUED);
     let target = round.saves.then(|| snapshot::dump_path(&server.instance.borrow()));
     // As long as a replication id, and as unlikely to be met in the data.
     let mark = server.instance.borrow_mut().random_id();
     let use_of_it = Arc::new(());
-    let outputs = Outputs { file: None, replicas: senders, use_of_it: Arc::downgrade(&use_of_it) };
-    let encoding = spawn_blocking(move || encode(&image, received, target, outputs, mark));
+    let asked = Arc::downgrade(&use_of_it);
+    let encoding = spawn_blocking(move || encode(&image, received, target, targets, mark, &asked));
     let making = async {
         walk(server, chunks).await;
         encoding.await.unwrap_or_else(|error| Made::failed(&error.to_string()))
@@ -128,14 +132,17 @@ async fn make(server: &Rc<Server>, round: Round) {
     finish(server, &round, made);
 }
 
-/// Waits until nobody has a use for the file any more: the replicas that it was made for have gone, and nobody else wants it.
+/// Waits until nobody has a use for a file any more: the replicas that it was made for have gone, and nobody else wants it, or
+/// there are no replicas, and all that is in it was removed.
 async fn end_of_use(server: &Server, round: &Round) {
     loop {
         server.snapshot.notified().await;
         let (instance, saving) = (server.instance.borrow(), server.saving.borrow());
         let waits = |feed: &Rc<Feed>| !feed.client.is_killed() && instance.clients.contains_key(&feed.client.id);
         let is_for_replicas = !round.is_save_wanted && round.streamed.is_empty() && instance.config.save.is_empty();
-        if is_for_replicas && saving.as_ref().is_some_and(|saving| !saving.filed.iter().any(waits)) {
+        let has_replicas =
+            !round.streamed.is_empty() || saving.as_ref().is_some_and(|saving| saving.filed.iter().any(waits));
+        if !has_replicas && (is_for_replicas || instance.is_save_outdated()) {
             return;
         }
     }
@@ -153,8 +160,11 @@ fn begin(server: &Server, round: &Round) -> Option<Image> {
     }
     let image = Image::begin(&mut instance).ok()?;
     let now_ms = instance.now_ms;
+    let (keys, flushes) = (image.keys(), instance.keyspace.flushes());
     let persistence = &mut instance.persistence;
     persistence.snapshot_since_ms = Some(now_ms);
+    persistence.snapshot_keys = (keys, 0);
+    persistence.flushes_at_start = flushes;
     persistence.last_preimage_bytes = 0;
     if round.saves {
         persistence.is_saving = true;
@@ -165,18 +175,37 @@ fn begin(server: &Server, round: &Round) -> Option<Image> {
     if !round.streamed.is_empty() {
         log!(Notice, "Background RDB transfer started by pid {}", std::process::id());
     }
+    round.streamed.iter().for_each(|feed| warn_of_loss(feed, image.contents()));
     if let Some(point) = image.point {
         instance.promise_image(&round.streamed, point, FeedState::ReceivesSnapshot { is_marked: true });
         instance.promise_image(&round.filed, point, FeedState::WaitsForFile);
-        *server.saving.borrow_mut() = round.saves.then(|| Saving { point, filed: round.filed.clone() });
+        *server.saving.borrow_mut() =
+            round.saves.then(|| Saving { point, contents: image.contents(), filed: round.filed.clone() });
     }
     Some(image)
+}
+
+/// Says what a replica is not sent since it could not load it.
+fn warn_of_loss(feed: &Feed, contents: Contents) {
+    let format = feed.reader.format(contents);
+    let lost = [
+        (contents.functions && !format.has_functions(), "libraries of functions"),
+        (contents.field_deadlines && !format.has_field_deadlines(), "deadlines of hash fields"),
+    ];
+    for (_, what) in lost.iter().filter(|(is_lost, _)| *is_lost) {
+        log!(
+            Warning,
+            "Replica {}:{} is of a version that does not load {what}: it is sent none (rdb-version)",
+            feed.ip,
+            feed.port
+        );
+    }
 }
 
 /// Lets replicas that have just come have the file that is being written, if the stream since its moment is still there.
 pub(super) fn join(server: &Server) {
     let mut saving = server.saving.borrow_mut();
-    let Some(Saving { point, filed }) = saving.as_mut() else { return };
+    let Some(Saving { point, contents, filed }) = saving.as_mut() else { return };
     let mut instance = server.instance.borrow_mut();
     let replication = &instance.replication;
     let reaches = replication.backlog.as_ref().is_some_and(|backlog| backlog.slices(point.offset).is_some());
@@ -184,7 +213,8 @@ pub(super) fn join(server: &Server) {
         return;
     }
     // A `SYNC` of old says nothing of the database that the stream has selected.
-    let joining: Vec<_> = waiting(&instance).into_iter().filter(|feed| !feed.old_sync).collect();
+    let can_join = |feed: &Rc<Feed>| !feed.old_sync && (!feed.eof || reads_file(feed, *contents));
+    let joining: Vec<_> = waiting(&instance).into_iter().filter(can_join).collect();
     if !joining.is_empty() {
         log!(Notice, "Waiting for end of BGSAVE for SYNC");
         instance.promise_image(&joining, *point, FeedState::WaitsForFile);
@@ -192,10 +222,10 @@ pub(super) fn join(server: &Server) {
     }
 }
 
-/// The queues of these replicas' connections.
-fn take_senders(server: &Server, feeds: &[Rc<Feed>]) -> Vec<mpsc::Sender<Payload>> {
+/// The queues of these replicas' connections, with what they read.
+fn take_targets(server: &Server, feeds: &[Rc<Feed>]) -> Vec<Target> {
     let mut payloads = server.payloads.borrow_mut();
-    feeds.iter().filter_map(|feed| payloads.remove(&feed.client.id)).collect()
+    feeds.iter().filter_map(|feed| Some((feed.reader, payloads.remove(&feed.client.id)?))).collect()
 }
 
 /// Lets the walk go on between requests until it is over, or nobody takes its chunks, or the data are others.
@@ -207,7 +237,9 @@ async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>) {
                 break;
             }
             instance.persistence.last_preimage_bytes = instance.keyspace.walk_preimage_bytes();
-            instance.keyspace.walk_slice(SLICE_BYTES)
+            let chunk = instance.keyspace.walk_slice(SLICE_BYTES);
+            instance.persistence.snapshot_keys.1 += chunk.as_ref().map_or(0, Chunk::len) as u64;
+            chunk
         };
         let last = chunk.is_none();
         if chunks.send(chunk).await.is_err() || last {
@@ -216,78 +248,6 @@ async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>) {
         yield_now().await;
     }
     server.instance.borrow_mut().keyspace.abort_walk();
-}
-
-/// What has become of a snapshot.
-struct Made {
-    /// The image was encoded to its end.
-    image: io::Result<()>,
-    /// The dump file, if one was to be written.
-    file: Option<io::Result<File>>,
-}
-
-impl Made {
-    fn failed(reason: &str) -> Made {
-        let error = || io::Error::other(reason.to_owned());
-        Made { image: Err(error()), file: Some(Err(error())) }
-    }
-}
-
-/// Where an image goes as it is encoded.
-struct Outputs {
-    file: Option<io::Result<DumpFile>>,
-    replicas: Vec<mpsc::Sender<Payload>>,
-    /// There while somebody wants the image.
-    use_of_it: Weak<()>,
-}
-
-impl Outputs {
-    /// Hands a slice to all. An empty one only asks whether anybody is there.
-    fn write(&mut self, slice: Vec<u8>) -> io::Result<()> {
-        if let Some(Ok(file)) = &mut self.file
-            && let Err(error) = file.write(&slice)
-        {
-            self.file = Some(Err(error));
-        }
-        if slice.is_empty() {
-            self.replicas.retain(|replica| !replica.is_closed());
-        } else {
-            broadcast(&mut self.replicas, slice);
-        }
-        let goes_nowhere = self.replicas.is_empty() && !matches!(self.file, Some(Ok(_)));
-        if goes_nowhere || self.use_of_it.strong_count() == 0 {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
-    }
-}
-
-/// Encodes what comes, into a file at `target` if there is one, and to the replicas, for whom `mark` follows the end.
-fn encode(image: &Image, chunks: Chunks, target: Option<PathBuf>, mut outputs: Outputs, mark: ReplicationId) -> Made {
-    step_back();
-    outputs.file = target.map(|target| DumpFile::create(&target));
-    broadcast(&mut outputs.replicas, format!("$EOF:{mark}\r\n").into_bytes());
-    let encoded = encode_chunks(image, chunks, &mut outputs);
-    if encoded.is_ok() {
-        broadcast(&mut outputs.replicas, mark.as_str().as_bytes().to_vec());
-    }
-    // That nothing follows tells them that it is over; they need not wait for the disk.
-    outputs.replicas.clear();
-    let file = outputs.file.map(|file| match &encoded {
-        Ok(()) => file.and_then(DumpFile::commit),
-        // What the disk said comes before what followed from it.
-        Err(error) => file.and_then(|_| Err(io::Error::new(error.kind(), error.to_string()))),
-    });
-    Made { image: encoded, file }
-}
-
-fn encode_chunks(image: &Image, mut chunks: Chunks, outputs: &mut Outputs) -> io::Result<()> {
-    let mut encoder = image.encoder(rdb::Reader::OWN);
-    while let Some(message) = chunks.blocking_recv() {
-        let Some(chunk) = message else { return outputs.write(encoder.finish()) };
-        snapshot::encode(&mut encoder, &chunk, image.delay(), |slice| outputs.write(slice))?;
-    }
-    Err(io::Error::other("it was given up"))
 }
 
 /// Lets everyone know what has become of a snapshot; nothing, if nobody had a use for it any more.
@@ -299,11 +259,12 @@ fn finish(server: &Server, round: &Round, made: Option<Made>) {
     let persistence = &mut instance.persistence;
     let started_ms = persistence.snapshot_since_ms.take().unwrap_or(now_ms);
     persistence.is_saving = false;
+    persistence.snapshot_keys = (0, 0);
     persistence.last_duration_s = Some((now_ms - started_ms) / 1000);
     log!(Notice, "Writes have made the snapshot copy {} bytes before their turn", persistence.last_preimage_bytes);
     let Some(made) = made else {
         instance.keyspace.abort_walk();
-        return log!(Notice, "Background saving given up: the replicas that it was for have gone");
+        return log!(Notice, "Background saving given up: nobody has a use for it any more");
     };
     if !round.streamed.is_empty() {
         finish_streams(&instance.clients, &round.streamed, &made.image);
@@ -315,7 +276,7 @@ fn finish(server: &Server, round: &Round, made: Option<Made>) {
     let file = made.file.unwrap_or_else(|| Err(io::Error::other("it was not written")));
     finish_save(&mut instance, &file);
     match file {
-        Ok(file) => send_file(file, &filed, take_senders(server, &filed)),
+        Ok(file) => send_file(file, &filed, take_targets(server, &filed)),
         Err(_) => filed.iter().for_each(|feed| feed.client.kill()),
     }
 }
@@ -356,10 +317,11 @@ fn finish_save(instance: &mut Instance, result: &io::Result<File>) {
 }
 
 /// Sends the dump file, its length before it.
-fn send_file(mut file: File, feeds: &[Rc<Feed>], mut senders: Vec<mpsc::Sender<Payload>>) {
-    if senders.is_empty() {
+fn send_file(mut file: File, feeds: &[Rc<Feed>], targets: Vec<Target>) {
+    if targets.is_empty() {
         return;
     }
+    let mut senders: Vec<_> = targets.into_iter().map(|(_, sender)| sender).collect();
     feeds.iter().for_each(|feed| feed.state.set(FeedState::ReceivesSnapshot { is_marked: false }));
     spawn_blocking(move || {
         let mut send = |senders: &mut Vec<mpsc::Sender<Payload>>| -> io::Result<()> {
@@ -380,12 +342,6 @@ fn send_file(mut file: File, feeds: &[Rc<Feed>], mut senders: Vec<mpsc::Sender<P
             log!(Warning, "Can't read the dump file for SYNC: {error}");
         }
     });
-}
-
-/// Sends a piece to everyone who still takes it. Who takes nothing makes the others wait until it is cut.
-fn broadcast(replicas: &mut Vec<mpsc::Sender<Payload>>, bytes: Vec<u8>) {
-    let piece: Payload = Arc::from(bytes);
-    replicas.retain(|replica| replica.blocking_send(Arc::clone(&piece)).is_ok());
 }
 
 /// Loads the dump file, if there is one.

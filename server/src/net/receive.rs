@@ -88,8 +88,11 @@ async fn load_from_wire(
     loading::announce(server, payload.total_bytes().unwrap_or(0), serves_old_data);
     let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
     let load = Load::spawn(Loader::new(&server.instance.borrow()), Source::Pieces(pieces));
-    receive(server, wire, &payload, sender).await?;
-    finish(server, wire, load).await
+    let loading = async {
+        receive(server, wire, &payload, sender).await?;
+        finish(server, wire, load).await
+    };
+    loading.await.inspect_err(|error| log!(Warning, "Internal error in RDB from the master, which is dropped: {error}"))
 }
 
 /// Receives the image into a file, which becomes the dump file.

@@ -320,18 +320,18 @@ impl<'a> Cursor<'a> {
             opcode::MODULE_AUX => return self.module_aux(),
             opcode::EOF if version < CHECKSUM_VERSION_MIN => Found::Eof { stored: 0 },
             opcode::EOF => Found::Eof { stored: u64::from_le_bytes(self.array()?) },
-            kind => return self.entry(kind, offset, forms),
+            kind => return self.entry(kind, offset, version, forms),
         };
         Ok(Step::Found(found))
     }
 
     #[inline]
-    fn entry(&mut self, kind: u8, offset: u64, forms: SmallForms) -> Result<Step<'a>, Stop> {
+    fn entry(&mut self, kind: u8, offset: u64, version: u32, forms: SmallForms) -> Result<Step<'a>, Stop> {
         if !Body::exists(kind) {
             return Err(RdbError::UnknownType { byte: kind, offset }.into());
         }
         let key = self.text()?;
-        Ok(match Body::read(kind, self, forms)? {
+        Ok(match Body::read(kind, version, self, forms)? {
             Body::Str(value) => Step::Found(Found::Str(key, value)),
             Body::Aggregate(parts) => Step::Begun(key, parts),
             Body::Unsupported(type_name) => Step::Found(Found::Unsupported { type_name, key, offset }),

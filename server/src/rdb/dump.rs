@@ -12,9 +12,10 @@ use super::encode::Encoder;
 use super::{RdbError, VERSION_READ_MAX, VERSION_VALKEY, opcode};
 use crate::value::{SmallForms, Value, ValueRef};
 
-/// The oldest versions that have values, and libraries of functions.
+/// The oldest versions that have values, libraries of functions, and deadlines of hash fields.
 const VERSION_PLAIN: u16 = 9;
 const VERSION_FUNCTIONS: u16 = 10;
+const VERSION_FIELD_DEADLINES: u16 = 12;
 
 const VERSION_BYTES: usize = 2;
 const CHECKSUM_BYTES: usize = 8;
@@ -44,7 +45,9 @@ fn checksum(bytes: &[u8]) -> u64 {
 
 /// The payload that stands for a value; its strings are compressed where that helps if `compress` says so.
 pub fn dump(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
-    sealed(Encoder::value_alone(value, compress), VERSION_PLAIN)
+    let has_deadlines = matches!(value, ValueRef::Hash(hash) if hash.has_deadlines());
+    let version = if has_deadlines { VERSION_FIELD_DEADLINES } else { VERSION_PLAIN };
+    sealed(Encoder::value_alone(value, compress), version)
 }
 
 fn sealed(mut payload: Vec<u8>, version: u16) -> Vec<u8> {
@@ -64,7 +67,7 @@ pub fn dump_functions<'a>(codes: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
 /// # Errors
 /// The payload is not what it should be.
 pub fn restore_functions(payload: &[u8]) -> Result<Vec<Vec<u8>>, DumpError> {
-    let content = opened(payload)?;
+    let (content, _) = opened(payload)?;
     let mut cursor = Cursor { bytes: content, at: 0, offset: 0 };
     let mut codes = Vec::new();
     while cursor.at < content.len() {
@@ -91,9 +94,9 @@ pub fn serialized_len(value: ValueRef<'_>) -> usize {
 /// # Errors
 /// The payload is not what it should be; every part of it has been looked at.
 pub fn restore(payload: &[u8], forms: SmallForms) -> Result<Value, DumpError> {
-    let content = opened(payload)?;
+    let (content, version) = opened(payload)?;
     let mut cursor = Cursor { bytes: content, at: 0, offset: 0 };
-    match value(&mut cursor, forms).map_err(|stop| content_error(stop, content))? {
+    match value(&mut cursor, version, forms).map_err(|stop| content_error(stop, content))? {
         Some(value) if cursor.at == content.len() => Ok(value),
         _ => Err(DumpError::Content(None)),
     }
@@ -106,8 +109,8 @@ fn content_error(stop: Stop, content: &[u8]) -> DumpError {
     }
 }
 
-/// What is in a payload, whose version and checksum are right.
-fn opened(payload: &[u8]) -> Result<&[u8], DumpError> {
+/// What is in a payload, whose version and checksum are right, and the version.
+fn opened(payload: &[u8]) -> Result<(&[u8], u32), DumpError> {
     let Some((summed, sum)) = payload.split_last_chunk::<CHECKSUM_BYTES>() else { return Err(DumpError::Envelope) };
     let Some((content, version)) = summed.split_last_chunk::<VERSION_BYTES>() else { return Err(DumpError::Envelope) };
     let version = u32::from(u16::from_le_bytes(*version));
@@ -115,17 +118,17 @@ fn opened(payload: &[u8]) -> Result<&[u8], DumpError> {
     if !is_known || u64::from_le_bytes(*sum) != checksum(summed) {
         return Err(DumpError::Envelope);
     }
-    Ok(content)
+    Ok((content, version))
 }
 
-fn value(cursor: &mut Cursor, forms: SmallForms) -> Result<Option<Value>, Stop> {
+fn value(cursor: &mut Cursor, version: u32, forms: SmallForms) -> Result<Option<Value>, Stop> {
     let offset = cursor.place();
     let kind = cursor.byte()?;
     if !Body::exists(kind) {
         return Err(RdbError::UnknownType { byte: kind, offset }.into());
     }
     let mut rooms = Rooms::default();
-    match Body::read(kind, cursor, forms)? {
+    match Body::read(kind, version, cursor, forms)? {
         Body::Str(text) => Ok(Some(Value::Str(text.plain(&mut rooms.value)?.to_vec()))),
         Body::Aggregate(mut parts) => {
             parts.advance(cursor, &mut rooms)?;

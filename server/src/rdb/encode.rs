@@ -6,7 +6,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 use super::{Contents, Format, Reader, kind, lzf::Compressor, opcode, stream, string};
 use crate::value::stream::{Group, Id};
-use crate::value::{Stream, ValueRef};
+use crate::value::{Hash, Stream, ValueRef};
 
 /// What an image says about itself before its first entry, in AUX fields.
 #[derive(Debug, Clone, Default)]
@@ -113,7 +113,7 @@ impl Encoder {
     /// A value with its type before it, and nothing around it.
     pub(super) fn value_alone(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
         let mut encoder = Self::alone(compress);
-        encoder.pending.push(kind_of(value));
+        encoder.pending.push(encoder.kind_of(value));
         let mut bytes = Vec::new();
         let gathered = encoder.value(value, &mut |slice| {
             bytes.extend(slice);
@@ -185,7 +185,7 @@ impl Encoder {
             self.pending.push(opcode::EXPIRETIME_MS);
             self.pending.extend_from_slice(&deadline_ms.to_le_bytes());
         }
-        self.pending.push(kind_of(value));
+        self.pending.push(self.kind_of(value));
         self.string(key);
         self.value(value, &mut emit)
     }
@@ -199,6 +199,9 @@ impl Encoder {
             }
             ValueRef::List(list) => self.elements(list.len(), list.iter(), emit, Self::string),
             ValueRef::Set(set) => self.elements(set.len(), set.iter(), emit, |encoder, member| encoder.string(&member)),
+            ValueRef::Hash(hash) if hash.has_deadlines() && self.format.has_field_deadlines() => {
+                self.expiring_hash(hash, emit)
+            }
             ValueRef::Hash(hash) => self.elements(hash.len(), hash.iter(), emit, |encoder, (field, value)| {
                 encoder.string(field);
                 encoder.string(value);
@@ -208,6 +211,42 @@ impl Encoder {
                 encoder.pending.extend_from_slice(&entry.score.to_le_bytes());
             }),
             ValueRef::Stream(stream) => self.stream(stream, emit),
+        }
+    }
+
+    fn expiring_hash(&mut self, hash: &Hash, emit: &mut impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        if self.format == Format::Valkey {
+            return self.elements(hash.len(), hash.iter(), emit, |encoder, (field, value)| {
+                encoder.string(field);
+                encoder.string(value);
+                encoder.pending.extend_from_slice(&hash.deadline_ms(field).unwrap_or(-1).to_le_bytes());
+            });
+        }
+        // What is before the epoch is over, and so is its first millisecond.
+        let earliest_ms = hash.next_deadline_ms().unwrap_or(0).max(0);
+        self.pending.extend_from_slice(&earliest_ms.to_le_bytes());
+        self.elements(hash.len(), hash.iter(), emit, |encoder, (field, value)| {
+            let behind_ms = hash.deadline_ms(field).map_or(0, |deadline_ms| (deadline_ms - earliest_ms).max(0) + 1);
+            push_length(&mut encoder.pending, behind_ms as u64);
+            encoder.string(field);
+            encoder.string(value);
+        })
+    }
+
+    /// The type byte of the encoding that is written: the plain ones, which everyone reads and which have no limits, but for
+    /// what they have no place for.
+    fn kind_of(&self, value: ValueRef<'_>) -> u8 {
+        match (value, self.format) {
+            (ValueRef::Str(_), _) => kind::STRING,
+            (ValueRef::List(_), _) => kind::LIST,
+            (ValueRef::Set(_), _) => kind::SET,
+            (ValueRef::Hash(hash), Format::Valkey) if hash.has_deadlines() => kind::HASH_VALKEY,
+            (ValueRef::Hash(hash), format) if hash.has_deadlines() && format.has_field_deadlines() => {
+                kind::HASH_METADATA
+            }
+            (ValueRef::Hash(_), _) => kind::HASH,
+            (ValueRef::SortedSet(_), _) => kind::SORTED_SET_2,
+            (ValueRef::Stream(value), _) => stream::kind_of(value),
         }
     }
 
@@ -339,18 +378,6 @@ impl Encoder {
         push_length(&mut self.pending, bytes.len() as u64);
         self.pending.extend_from_slice(stream);
         true
-    }
-}
-
-/// The type byte of the encoding that is written: the plain ones, which everyone reads and which have no limits.
-fn kind_of(value: ValueRef<'_>) -> u8 {
-    match value {
-        ValueRef::Str(_) => kind::STRING,
-        ValueRef::List(_) => kind::LIST,
-        ValueRef::Set(_) => kind::SET,
-        ValueRef::Hash(_) => kind::HASH,
-        ValueRef::SortedSet(_) => kind::SORTED_SET_2,
-        ValueRef::Stream(value) => stream::kind_of(value),
     }
 }
 

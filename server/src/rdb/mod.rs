@@ -126,6 +126,16 @@ mod kind {
     /// A count and as many nodes, each a length that says what it is, and a string: an element, or a listpack of many.
     pub const LIST_QUICKLIST_2: u8 = 18;
     pub const SET_LISTPACK: u8 = 20;
+    // Hashes whose fields may have deadlines. Redis: a length that is the deadline, or 0, before each field and its value.
+    pub const HASH_METADATA_PRE_GA: u8 = 22;
+    /// Packed: fields, values and deadlines, 0 for none.
+    pub const HASH_LISTPACK_EX_PRE_GA: u8 = 23;
+    /// The earliest deadline comes first, 64 bits little endian, and the others say how far behind it they are, and 1 more.
+    pub const HASH_METADATA: u8 = 24;
+    /// The earliest deadline comes first.
+    pub const HASH_LISTPACK_EX: u8 = 25;
+    /// Valkey: a deadline of 64 bits little endian behind each field and its value, -1 for none.
+    pub const HASH_VALKEY: u8 = 22;
 }
 
 /// The lengths that say what follows in the data of a module.

@@ -293,6 +293,73 @@ fn libraries_of_functions_are_handed_on_and_those_of_the_release_candidates_get_
     ));
 }
 
+/// A listpack of strings of less than 64 bytes and, where they are numbers, of integers of 64 bits.
+fn listpack(elements: &[&str]) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for element in elements {
+        match element.parse::<i64>() {
+            Ok(number) => {
+                entries.push(0xF4);
+                entries.extend(number.to_le_bytes());
+                entries.push(9);
+            }
+            Err(_) => {
+                entries.push(0x80 | element.len() as u8);
+                entries.extend(element.as_bytes());
+                entries.push(1 + element.len() as u8);
+            }
+        }
+    }
+    let (bytes, count) = (7 + entries.len() as u32, elements.len() as u16);
+    [&bytes.to_le_bytes()[..], &count.to_le_bytes(), &entries, b"\xFF"].concat()
+}
+
+#[test]
+fn hash_fields_have_deadlines_in_every_layout() {
+    let at_ms = 2_000_000_000_123_i64;
+    let mut expected = Hash::new();
+    for (field, value) in [("a", "x"), ("b", "y"), ("c", "z")] {
+        expected.insert(field.as_bytes(), value.as_bytes(), SMALL);
+    }
+    expected.set_deadline(b"a", Some(at_ms));
+    expected.set_deadline(b"c", Some(at_ms + 5));
+    let keys = Keys::from([((0, b"k".to_vec()), (Value::Hash(expected), None))]);
+    let long = |length: i64| [&[0x81][..], &length.to_be_bytes()].concat();
+    let pack = listpack(&["a", "x", &at_ms.to_string(), "c", "z", &(at_ms + 5).to_string(), "b", "y", "0"]);
+    let packed = [&[pack.len() as u8][..], &pack].concat();
+    let (earliest, no_deadline) = (at_ms.to_le_bytes(), (-1_i64).to_le_bytes());
+    let redis = [
+        [b"\x16\x01k\x03", &long(at_ms)[..], b"\x01a\x01x\x00\x01b\x01y", &long(at_ms + 5), b"\x01c\x01z"].concat(),
+        [b"\x17\x01k", &packed[..]].concat(),
+        [b"\x18\x01k", &earliest[..], b"\x03\x01\x01a\x01x\x00\x01b\x01y\x06\x01c\x01z"].concat(),
+        [b"\x19\x01k", &earliest[..], &packed].concat(),
+    ];
+    let end = b"\xFF\0\0\0\0\0\0\0\0".as_slice();
+    let mut images: Vec<Vec<u8>> = redis.iter().map(|body| [b"REDIS0012", &body[..], end].concat()).collect();
+    let last = (at_ms + 5).to_le_bytes();
+    let fields =
+        [b"\x16\x01k\x03\x01a\x01x", &earliest[..], b"\x01b\x01y", &no_deadline, b"\x01c\x01z", &last].concat();
+    images.push([b"VALKEY080", &fields[..], end].concat());
+    for format in [Reader::OWN, Reader::Valkey].map(|reader| reader.format(Contents::ALL)) {
+        images.push(encoded(&keys, Options { compress: true, checksum: true, format }));
+    }
+    for image in &images {
+        for size in [1, 2, 7, image.len()] {
+            assert_eq!(decoded(image.chunks(size)).map(|content| content.keys).as_ref(), Ok(&keys), "{image:?}");
+        }
+    }
+    // Who has no place for them gets the rest.
+    let plain = decoded([&encoded(&keys, OPTIONS[0])[..]]).expect("an image").keys;
+    let fields = [("a", "x"), ("b", "y"), ("c", "z")];
+    assert_eq!(plain, Keys::from([((0, b"k".to_vec()), (hash(fields), None))]));
+    // Each of the two has kinds that the other has not.
+    let error = decoded([&[b"VALKEY080", &redis[2][..], end].concat()[..]]).expect_err("only Redis has it");
+    assert!(matches!(error, RdbError::UnsupportedType { .. }), "{error}");
+    let half =
+        [b"REDIS0012\x17\x01k".as_slice(), &[listpack(&["a", "x"]).len() as u8], &listpack(&["a", "x"]), end].concat();
+    assert!(matches!(decoded([&half[..]]), Err(RdbError::Packed { .. })));
+}
+
 #[test]
 fn hints_and_data_of_modules_are_skipped() {
     let module =
@@ -307,13 +374,9 @@ fn hints_and_data_of_modules_are_skipped() {
 fn what_cannot_be_read_is_named_with_its_place() {
     use RdbError::*;
     let stream_too_short = [&b"\x00\xC3\x03\x80"[..], &(300_u32 << 20).to_be_bytes(), b"abc"].concat();
-    let bodies: [(&[u8], RdbError); 17] = [
+    let bodies: [(&[u8], RdbError); 16] = [
         (b"\x07\x03key\x00", UnsupportedType { type_name: "module", key: b"key".to_vec(), offset: 9 }),
         (b"\x06\x03key\x00", UnsupportedType { type_name: "module", key: b"key".to_vec(), offset: 9 }),
-        (
-            b"\x16\x03key\x00",
-            UnsupportedType { type_name: "hash with field deadlines", key: b"key".to_vec(), offset: 9 },
-        ),
         (b"\xF7\x00\x06", ModuleData { kind: 6, offset: 11 }),
         (b"\x02\x01k\x02\x01a\x01a", Duplicate { type_name: "set", offset: 15 }),
         (b"\x04\x01k\x02\x01a\x01b\x01a\x01b", Duplicate { type_name: "hash", offset: 17 }),

@@ -31,6 +31,7 @@ pub use payload::Payload;
 
 use crate::client::Client;
 use crate::config::Upstream;
+use crate::rdb::Reader;
 
 /// What a replica tells of itself by `REPLCONF` before it asks for a sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct FeedIdentity {
     pub without_keys: bool,
     /// It wants an image without functions.
     pub without_functions: bool,
+    /// Which images it reads, if it said so.
+    pub reader: Option<Reader>,
     /// Whom it was told to be above it.
     pub told_chain: Option<Vec<ReplicationId>>,
 }
@@ -85,6 +88,8 @@ pub struct Feed {
     pub eof: bool,
     /// See [`FeedIdentity::rdb_only`].
     pub rdb_only: bool,
+    /// Which images it reads.
+    pub reader: Reader,
     /// It asked with `SYNC`: its payload comes without a line before it.
     pub old_sync: bool,
     /// How far it has come.
@@ -379,6 +384,7 @@ mod tests {
             ip: "127.0.0.1".into(),
             port: 1,
             eof: true,
+            reader: Reader::OWN,
             old_sync: false,
             state: FeedState::Online.into(),
             cursor: cursor.into(),

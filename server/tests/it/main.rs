@@ -6,6 +6,7 @@ mod blocking;
 mod client;
 mod differential;
 mod failover;
+mod field_ttl;
 mod full_sync;
 mod functions;
 mod guards;

@@ -36,7 +36,7 @@ fn an_upstream_that_never_ends_its_image_can_be_left() {
         client.ok("SET kept value");
         client.ok(&format!("REPLICAOF 127.0.0.1 {port}"));
         let (mut link, _) = master.accept().expect("it connects");
-        link.write_all(b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n").expect("a live server");
+        link.write_all(b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n+OK\r\n").expect("a live server");
         let id = "0123456789abcdef0123456789abcdef01234567";
         let image = format!("+FULLRESYNC {id} 0\r\n$1000\r\nREDIS0009");
         link.write_all(image.as_bytes()).expect("a live server");
@@ -82,7 +82,7 @@ fn after_an_image_that_is_none_nothing_is_said_to_be_there() {
     client.ok(&format!("REPLICAOF 127.0.0.1 {port}"));
     let own = client.info("master_replid");
     let greet = |link: &mut TcpStream| {
-        link.write_all(b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n").expect("a live server");
+        link.write_all(b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n+OK\r\n").expect("a live server");
         read_to(link, "PSYNC\r\n");
         let id = read_to(link, "\r\n") + &read_to(link, "\r\n");
         id + &read_to(link, "\r\n") + &read_to(link, "\r\n")

@@ -356,7 +356,7 @@ impl Node {
                 connection.payload.push_back(format!("$EOF:{mark}\r\n").into_bytes());
             }
         }
-        let encoder = Some(image.encoder(repld::rdb::Reader::OWN));
+        let encoder = Some(image.encoder());
         self.walk = Some(Walk { encoder, wires, mark, dump: Vec::new() });
     }
 
