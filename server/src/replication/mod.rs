@@ -349,6 +349,13 @@ impl Replication {
         self.feeds.iter().filter(good).count()
     }
 
+    /// How many replicas have been sent what they need to go on by themselves: a part of an image is nothing.
+    pub fn synced_feeds(&self) -> usize {
+        let is_synced =
+            |feed: &&Rc<Feed>| matches!(feed.state.get(), FeedState::Online | FeedState::AwaitsAcknowledgement);
+        self.feeds.iter().filter(is_synced).count()
+    }
+
     /// How many replicas have acknowledged everything up to `offset`.
     pub fn feeds_at(&self, offset: u64) -> usize {
         let there = |feed: &&Rc<Feed>| feed.is_online() && feed.acknowledged.get() >= offset;

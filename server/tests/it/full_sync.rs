@@ -392,3 +392,32 @@ fn a_file_that_was_for_replicas_alone_is_given_up_with_them() {
     assert_eq!(client.info("rdb_last_bgsave_status"), "ok");
     assert!(!master.directory().join("dump.rdb").exists());
 }
+
+#[test]
+fn those_below_stay_while_another_upstream_is_tried_that_ends_before_its_image() {
+    for first in masters() {
+        let first = first.start();
+        first.connect().ok("SET a b");
+        let mut second = repld().directive("rdb-key-save-delay", "100000").start();
+        fill(&second, "new");
+        let middle = repld().replica_of(&first).start();
+        wait_until_equal(&first, &middle);
+        let bottom = repld().replica_of(&middle).start();
+        wait_until_equal(&first, &bottom);
+        let history = first.connect().info("master_replid");
+        follow(&middle, &second);
+        wait_until("an image is on its way", || waiting(&mut second.connect(), 1));
+        // Nobody waits for a replica that has nothing to go on with.
+        let _ = second.connect().send(&encode(&["SHUTDOWN", "NOSAVE"]));
+        second.wait_for_exit();
+        follow(&middle, &first);
+        wait_until_equal(&first, &middle);
+        wait_until_equal(&first, &bottom);
+        for server in [&middle, &bottom] {
+            assert_eq!(server.connect().info("master_replid"), history);
+        }
+        assert_eq!(middle.connect().info("sync_full"), "1");
+        assert_eq!(middle.connect().info("sync_partial_ok"), "0");
+        assert_eq!(count(&middle, "Connection with replica"), 0);
+    }
+}
