@@ -25,6 +25,15 @@ pub const READS_PER_SEC: u32 = 5_000;
 pub const WRITES_PER_SEC: u32 = 30_000;
 const WRITES_PER_BATCH: u32 = 30;
 
+/// What the client does.
+#[derive(Clone, Copy)]
+pub enum Rate {
+    /// [`READS_PER_SEC`] GETs a second.
+    Reads,
+    /// Beside them, [`WRITES_PER_SEC`] SETs.
+    ReadsAndWrites,
+}
+
 /// A load that runs on a thread of its own.
 pub struct Paced {
     shared: Arc<Shared>,
@@ -39,9 +48,12 @@ struct Shared {
 
 impl Paced {
     /// Begins to load the server on `port`, which has `keys` keys; nothing is measured yet.
-    pub fn start(port: u16, keys: u64) -> Result<Paced> {
+    pub fn start(port: u16, keys: u64, rate: Rate) -> Result<Paced> {
         let reads = Flow::connect(port, Command::Get, keys, 1, READS_PER_SEC)?;
-        let writes = Flow::connect(port, Command::Set, keys, WRITES_PER_BATCH, WRITES_PER_SEC)?;
+        let mut writes = Flow::connect(port, Command::Set, keys, WRITES_PER_BATCH, WRITES_PER_SEC)?;
+        if matches!(rate, Rate::Reads) {
+            writes.never();
+        }
         let shared = Arc::new(Shared::default());
         let thread = std::thread::spawn({
             let shared = Arc::clone(&shared);
@@ -94,6 +106,11 @@ impl Flow {
             due: VecDeque::new(),
             partial: Vec::new(),
         })
+    }
+
+    /// Lets nothing be due for longer than any measurement takes.
+    fn never(&mut self) {
+        self.next_due += Duration::from_secs(24 * 60 * 60);
     }
 
     /// Sends what is due at `now`, as far as the connection takes it.

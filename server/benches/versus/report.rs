@@ -79,6 +79,8 @@ const BARS: &[(&str, Bound)] = &[
     ("bytes per key", Bound::AtMost(0.65)),
     ("full sync of 1000000 keys", Bound::AtMost(0.333)),
     ("full sync of 5000000 keys", Bound::AtMost(0.333)),
+    ("full sync of 1000000 keys, read master p99.9", Bound::AtMost(0.2)),
+    ("full sync of 5000000 keys, read master p99.9", Bound::AtMost(0.2)),
     ("full sync of 1000000 keys, busy master p99.9", Bound::AtMost(0.2)),
     ("full sync of 5000000 keys, busy master p99.9", Bound::AtMost(0.2)),
     ("full sync of 1000000 keys, busy master growth %", Bound::AtMost(10.0)),

@@ -1,11 +1,11 @@
-//! Full syncs: how long one takes on an idle master, and what it costs a busy one.
+//! Full syncs: how long one takes on an idle master, and what it costs one that somebody reads, or writes as well.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 
-use crate::paced::Paced;
+use crate::paced::{Paced, Rate};
 use crate::report::Rounds;
 use crate::server::{Contestant, Part, Server};
 use crate::{Versus, attach};
@@ -37,17 +37,21 @@ impl Versus {
         let names: Vec<_> = self.contestants.iter().map(|contestant| contestant.name.clone()).collect();
         let names = [names.clone(), names.iter().map(|name| format!("{name}, diskless load")).collect()].concat();
         for keys in sizes {
-            for is_busy in [false, true] {
+            for rate in [None, Some(Rate::Reads), Some(Rate::ReadsAndWrites)] {
                 let mut rounds = Rounds::new(names.len());
                 for _ in 0..self.rounds {
                     for (index, name) in names.iter().enumerate() {
                         let contestant = &self.contestants[index % self.contestants.len()];
                         let directives = if index < self.contestants.len() { &[][..] } else { DISKLESS_LOAD };
-                        let sync = self.full_sync(contestant, directives, keys, is_busy);
+                        let sync = self.full_sync(contestant, directives, keys, rate);
                         rounds.push(index, sync.with_context(|| name.clone())?);
                     }
                 }
-                let load = if is_busy { ", busy master" } else { "" };
+                let load = match rate {
+                    None => "",
+                    Some(Rate::Reads) => ", read master",
+                    Some(Rate::ReadsAndWrites) => ", busy master",
+                };
                 self.report.full_sync(&format!("full sync of {keys} keys{load}"), &names, &rounds);
             }
         }
@@ -55,11 +59,11 @@ impl Versus {
         Ok(())
     }
 
-    fn full_sync(&self, contestant: &Contestant, directives: &[&str], keys: u64, is_busy: bool) -> Result<Sync> {
+    fn full_sync(&self, contestant: &Contestant, directives: &[&str], keys: u64, rate: Option<Rate>) -> Result<Sync> {
         let master = self.start(contestant, Part::Master)?;
         crate::fill(&master, keys, None)?;
         let replica = Server::start_with(contestant, directives, &self.cores, Part::Replica)?;
-        let paced = is_busy.then(|| Paced::start(master.port, keys)).transpose()?;
+        let paced = rate.map(|rate| Paced::start(master.port, keys, rate)).transpose()?;
         if let Some(paced) = &paced {
             std::thread::sleep(WARM_UP);
             paced.measure();

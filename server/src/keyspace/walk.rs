@@ -34,7 +34,7 @@ const CLONED: u8 = 1;
 /// What a segment costs of a slice's budget besides its bytes, so that a slice over empty segments ends too.
 const SEGMENT_COST: usize = 64;
 /// A chunk that has so many bytes is full. A single value may make it larger.
-const CHUNK_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 32 * 1024;
 /// What a chunk's buffer has room for at first: it is full before it must grow, unless values are long.
 const BUFFER_BYTES: usize = CHUNK_BYTES + 16 * 1024;
 /// Empty buffers that are kept.

@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 /// Encoded bytes are handed on when there are this many.
-pub const SLICE_BYTES: usize = 64 << 10;
+pub const SLICE_BYTES: usize = 32 << 10;
 
 /// Writes one image and hands it on slice by slice as it grows, in the middle of a big value too.
 ///
