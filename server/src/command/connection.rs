@@ -292,6 +292,7 @@ pub(super) fn client_kill(context: &mut ServerContext, args: Args) -> Result<Flo
     for client in doomed.iter().filter(|client| client.id != own) {
         client.kill();
     }
+    context.instance.has_killed = true;
     // What a replica lacks that is among them is not kept for it any more.
     context.instance.hold_for_slowest();
     match (by_address, doomed.len()) {

@@ -38,7 +38,9 @@ pub const DENY_OOM: Flags = 1 << 10;
 /// Concerns channels.
 pub const PUBSUB: Flags = 1 << 11;
 
-/// May wait, but changes nothing.
+/// Changes something that is no key.
+pub const CHANGES: Flags = 1 << 29;
+/// May wait, or does no more than read, but changes nothing.
 pub const READS: Flags = 1 << 30;
 /// Runs while data come from an upstream, though not while the server's own are being loaded.
 pub const DURING_TRANSFER: Flags = 1 << 31;
@@ -208,6 +210,8 @@ impl Command {
             Handler::Read(_) => Some("readonly"),
             Handler::Blocking(_) if self.is(READS) => Some("readonly"),
             Handler::Write(_) | Handler::Blocking(_) => Some("write"),
+            Handler::Server(_) if self.is(READS) => Some("readonly"),
+            Handler::Server(_) if self.is(CHANGES) => Some("write"),
             Handler::Server(_) => None,
         };
         let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
@@ -232,7 +236,7 @@ const CONNECTION: Flags = LOADING | STALE | NO_SCRIPT | FAST;
 const OPERATOR: Flags = LOADING | STALE | NO_SCRIPT | ADMIN;
 const IN_MULTI: Flags = CONNECTION | RUNS_IN_MULTI;
 const PERSONAL: Flags = LOADING | STALE | NO_SCRIPT;
-const LIBRARY: Flags = NO_SCRIPT | MAY_REPLICATE;
+const LIBRARY: Flags = NO_SCRIPT | MAY_REPLICATE | CHANGES;
 const SCRIPT: Flags = NO_SCRIPT | STALE;
 const LISTENING: Flags = LOADING | STALE | NO_SCRIPT | PUBSUB | WHILE_SUBSCRIBED;
 
@@ -517,11 +521,11 @@ pub static COMMANDS: &[Command] = &[
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
     // Scripts and functions.
     command("eval", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
-    command("eval_ro", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
+    command("eval_ro", -3, SCRIPT | READS, Keys::SCRIPTED, Server(function::eval)),
     command("evalsha", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
-    command("evalsha_ro", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
+    command("evalsha_ro", -3, SCRIPT | READS, Keys::SCRIPTED, Server(function::eval)),
     command("fcall", -3, SCRIPT, Keys::SCRIPTED, Server(function::fcall)),
-    command("fcall_ro", -3, SCRIPT, Keys::SCRIPTED, Server(function::fcall)),
+    command("fcall_ro", -3, SCRIPT | READS, Keys::SCRIPTED, Server(function::fcall)),
     container("function", &[
         command("function|delete", 3, LIBRARY, Keys::NONE, Server(function::delete)),
         command("function|dump", 2, NO_SCRIPT, Keys::NONE, Server(function::dump)),
@@ -536,7 +540,7 @@ pub static COMMANDS: &[Command] = &[
         command("script|exists", -3, NO_SCRIPT, Keys::NONE, Server(function::script_exists)),
         command("script|flush", -2, NO_SCRIPT, Keys::NONE, Server(function::script_flush)),
         command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(function::kill)),
-        command("script|load", 3, NO_SCRIPT, Keys::NONE, Server(function::script_load)),
+        command("script|load", 3, SCRIPT, Keys::NONE, Server(function::script_load)),
     ]),
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
     command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),

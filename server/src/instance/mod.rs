@@ -213,6 +213,8 @@ pub struct Instance {
     pub active_expiry: bool,
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
+    /// A client has killed others in this turn.
+    pub has_killed: bool,
     /// Commands that nobody may run.
     pub denied_commands: BTreeSet<&'static str>,
     pauses: [Option<Pause>; 3],
@@ -254,6 +256,7 @@ impl Instance {
             active_expiry: true,
             shutdown: None,
             failover: None,
+            has_killed: false,
             denied_commands: BTreeSet::new(),
             pauses: [None; 3],
             troubled: HashMap::new(),
