@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::group::{FailoverPlan, GroupError, Journal, NodeSignal, Salvaged, Step};
+use crate::group::{Diverged, FailoverPlan, GroupError, Journal, NodeSignal, Salvaged, Step};
 use crate::process::ProcessIdentity;
 
 /// Something that happened. As JSON it is an object with the kebab-case name under `"event"`.
@@ -83,6 +83,14 @@ pub enum Event {
         /// What it was.
         #[serde(flatten)]
         salvaged: Salvaged,
+    },
+    /// An old master that replctl did not start was made a replica.
+    Demoted {
+        /// What it had that its new master has not.
+        #[serde(flatten)]
+        diverged: Diverged,
+        /// Its new master.
+        to: String,
     },
     /// A node took over as master.
     Promoted {

@@ -123,15 +123,21 @@ pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Cont
     printer.data(table::failover(report));
     printer.data(format_args!("\n{}", table::nodes(group, &report.after)));
     let resyncs = table::resyncs(report);
+    let (candidate, old) = (&report.plan.candidate, &report.plan.old_master);
+    let change = match report.plan.makes_another_master() {
+        true => format!("{candidate} is the master in place of {old}"),
+        false => format!("{candidate} is the master, and {old} is none"),
+    };
     printer.data(format_args!(
-        "\n{} is the master in place of {}{}",
-        report.plan.candidate,
-        report.plan.old_master,
+        "\n{change}{}",
         if resyncs.is_empty() { String::new() } else { format!("; followed by {resyncs}") }
     ));
     if let Some(salvaged) = report.salvaged.as_ref().filter(|salvaged| salvaged.bytes > 0) {
         let Salvaged { node, bytes, .. } = salvaged;
         printer.data(format_args!("salvaged: {bytes} bytes of the replication stream from {node}'s backlog"));
+    }
+    for diverged in &report.diverged {
+        printer.data(format_args!("demoted: {}", diverged.words()));
     }
     printer.data(format_args!("lost: {}", report.loss));
     if !report.missing.is_empty() {

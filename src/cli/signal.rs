@@ -23,6 +23,7 @@ impl SignalArgs {
     /// Signals the nodes' processes, all of which must run.
     pub fn run(&self, signal: NodeSignal, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let (group, _lock) = context.locked_group(signal.name())?;
+        group::refuse_unmanaged(&group, &self.nodes, signal.untouchable())?;
         let mut processes = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             processes.push((node.clone(), group::living_process(&group, node)?));
@@ -73,7 +74,7 @@ async fn kill_plan(group: &Group, node: &str, signal: NodeSignal) -> anyhow::Res
     match KillPlan::new(group).await {
         Ok(plan) => Ok(Some(plan).filter(|plan| plan.master == node)),
         // Two masters, or none: then this is just a process.
-        Err(GroupError::NoLivingMaster(_)) => Ok(None),
+        Err(GroupError::NoLivingMaster(_) | GroupError::Unmanaged { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

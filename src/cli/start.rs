@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use replctl::event::Recorder;
-use replctl::group::{self, Group, GroupError, LaunchPlan, Policy, Refusal};
+use replctl::group::{self, Group, LaunchPlan, Policy, Untouchable};
 use replctl::process::GroupDir;
 use serde_json::json;
 
@@ -91,9 +91,8 @@ impl RestartArgs {
         let (mut group, _lock) = context.locked_group("restart")?;
         let master = group.run.master().name.clone();
         let replicas = if self.all { group::restart_order(&group) } else { self.nodes.clone() };
-        if let Some(unknown) = replicas.iter().find(|name| group.run.node(name).is_none()) {
-            return Err(GroupError::from(Refusal::NoSuchNode(unknown.clone())).into());
-        }
+        let all: Vec<String> = group.run.nodes.iter().map(|node| node.name.clone()).collect();
+        group::refuse_unmanaged(&group, if self.all { &all } else { &replicas }, Untouchable::Restart)?;
         let is_alone = group.run.nodes.len() == 1;
         if replicas.contains(&master) && !is_alone {
             let message = format!("{master} is the master: while it is away nobody would take writes");

@@ -92,6 +92,24 @@ impl Status {
         self.group
     }
 
+    /// What is not wrong, or not now, and yet worth knowing of nodes that replctl did not start.
+    fn note_peculiarities(&self, context: &Context<'_>) {
+        for node in &self.view.nodes {
+            if node.was_restarted() {
+                let name = &node.name;
+                context
+                    .printer
+                    .note(format_args!("note: {name} was restarted: it has another run id than the one known"));
+            }
+            if node.unfenced().is_some() && !node.is_answering_master() {
+                let name = &node.name;
+                context
+                    .printer
+                    .note(format_args!("note: {name} was the master and is not fenced: it may come back as one"));
+            }
+        }
+    }
+
     /// Prints it. Ends in [`ExitCode::Incomplete`] unless all is as it is meant to be.
     pub fn show(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let hint = self.diagnosis.hint();
@@ -107,6 +125,7 @@ impl Status {
         } else {
             context.printer.data(table::nodes(&self.group, &self.view));
             context.printer.data(format_args!("\n{}: {}", self.view.group, self.diagnosis));
+            self.note_peculiarities(context);
             if let Some(hint) = hint {
                 context.printer.note(format_args!("hint: {hint}"));
             }

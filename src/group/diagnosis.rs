@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::unmanaged::{came_back_with_less, of_unknown_history, returned_masters};
 use super::view::{Answer, GroupView, NodeView};
 use crate::wire::Link;
 
@@ -17,6 +18,17 @@ pub enum Diagnosis {
     TwoMasters {
         /// All that do.
         masters: Vec<String>,
+    },
+    /// Nodes that came back by themselves take writes beside the group's master: nobody could fence them when they were
+    /// replaced, or they were restarted as masters.
+    UnfencedMaster {
+        /// The node that is meant to be the master.
+        master: String,
+        /// Those that came back.
+        nodes: Vec<String>,
+        /// Those of them that have data of a history that nobody knows: perhaps they are strangers.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        unknown: Vec<String>,
     },
     /// The node that is meant to be the master does not take writes, and another one does.
     MasterMoved {
@@ -32,6 +44,20 @@ pub enum Diagnosis {
     },
     /// The master's process lives and does not answer.
     MasterHung {
+        /// The master.
+        master: String,
+    },
+    /// The master, which replctl did not start, does not answer: nobody here can know whether it serves others.
+    MasterUnreachable {
+        /// The master.
+        master: String,
+        /// What came back instead of an answer.
+        why: String,
+        /// The replicas that say that their link to it is up.
+        linked: Vec<String>,
+    },
+    /// The master was restarted by somebody, with less than its replicas hold: by following it they would lose that.
+    MasterCameBackWithLess {
         /// The master.
         master: String,
     },
@@ -64,6 +90,11 @@ pub enum Diagnosis {
         /// The replicas.
         nodes: Vec<String>,
     },
+    /// Nodes that replctl did not start do not answer.
+    UnmanagedUnreachable {
+        /// The nodes.
+        nodes: Vec<String>,
+    },
     /// Replicas hold no usable data yet: their first synchronization has not finished.
     ReplicasNeverSynced {
         /// The replicas.
@@ -94,17 +125,36 @@ impl Diagnosis {
                     .to_owned(),
             ),
             Self::MasterMoved { to, .. } => Some(format!("replctl promote lets the others follow {to}")),
-            Self::MasterDead { .. } | Self::NoMaster { .. } => Some("replctl promote".to_owned()),
+            Self::UnfencedMaster { master, unknown, .. } => {
+                let force = if unknown.is_empty() { "" } else { " --force" };
+                Some(format!("replctl promote{force} lets them follow {master}; what only they have is counted and dropped"))
+            }
+            Self::MasterUnreachable { linked, .. } if !linked.is_empty() => {
+                Some("replicas say that it serves them: find out what is between it and here".to_owned())
+            }
+            Self::MasterUnreachable { master, .. } => {
+                Some(format!("make sure that {master} has ended or is cut off, then replctl promote --force"))
+            }
+            Self::MasterDead { .. } | Self::NoMaster { .. } | Self::MasterCameBackWithLess { .. } => {
+                Some("replctl promote".to_owned())
+            }
+            Self::UnmanagedUnreachable { .. } => {
+                Some("start them where they run; replctl up then lets them follow".to_owned())
+            }
             Self::MasterHung { master } => Some(format!("replctl promote ends {master} and promotes a replica")),
-            Self::MasterRefusesUs { master, .. } => Some(format!("replctl logs {master}")),
+            Self::MasterRefusesUs { master, .. } => Some(log_of(master)),
             Self::MasterLoading { .. } => Some("wait until it has loaded".to_owned()),
             Self::OrphanedReplicas { master, .. } => Some(format!("replctl promote lets them follow {master}")),
             Self::ReplicasUnreachable { .. } => Some("replctl up starts what is missing".to_owned()),
             Self::ReplicasNeverSynced { nodes } | Self::LinksDown { nodes } => {
-                nodes.first().map(|node| format!("replctl logs {node}"))
+                nodes.first().map(|node| log_of(node))
             }
         }
     }
+}
+
+fn log_of(node: &str) -> String {
+    format!("replctl logs {node}; of a server that replctl did not start, its log where it runs")
 }
 
 impl fmt::Display for Diagnosis {
@@ -112,6 +162,26 @@ impl fmt::Display for Diagnosis {
         match self {
             Self::Down => write!(out, "nothing of the group runs"),
             Self::TwoMasters { masters } => write!(out, "{} take writes at the same time", listed(masters)),
+            Self::UnfencedMaster { master, nodes, unknown } => {
+                write!(out, "came back and take writes beside the master {master}: {}", listed(nodes))?;
+                match unknown.is_empty() {
+                    true => Ok(()),
+                    false => write!(out, " (restarted without what they had, or strangers: {})", listed(unknown)),
+                }
+            }
+            Self::MasterUnreachable { master, why, linked } => {
+                write!(out, "the master {master} cannot be reached from here ({why})")?;
+                match linked.is_empty() {
+                    true => Ok(()),
+                    false => write!(out, ", and serves {}", listed(linked)),
+                }
+            }
+            Self::MasterCameBackWithLess { master } => {
+                write!(out, "the master {master} was restarted, with less than its replicas hold")
+            }
+            Self::UnmanagedUnreachable { nodes } => {
+                write!(out, "cannot be reached: {}, which replctl did not start", listed(nodes))
+            }
             Self::MasterMoved { from, to } => write!(out, "{to} takes writes in place of {from}"),
             Self::MasterDead { master } => write!(out, "the master {master} is dead"),
             Self::MasterHung { master } => write!(out, "the master {master} lives and does not answer"),
@@ -131,29 +201,54 @@ impl fmt::Display for Diagnosis {
 
 /// Names what is wrong. Nodes that are not meant to run count as unreachable.
 pub fn diagnose(view: &GroupView) -> Diagnosis {
-    if view.nodes.iter().all(|node| !node.is_alive()) {
+    if view.nodes.iter().all(NodeView::is_dead) {
         return Diagnosis::Down;
     }
-    let masters: Vec<String> =
-        view.nodes.iter().filter(|node| node.is_answering_master()).map(|node| node.name.clone()).collect();
+    let returned = returned_masters(view);
+    let masters: Vec<String> = view
+        .nodes
+        .iter()
+        .filter(|node| node.is_answering_master() && !returned.contains(&node.name))
+        .map(|node| node.name.clone())
+        .collect();
     let meant = view.meant_master();
     match masters.as_slice() {
-        [] => diagnose_missing_master(meant),
+        [] => diagnose_missing_master(view, meant),
+        [only] if *only == meant.name && came_back_with_less(view, meant) => {
+            Diagnosis::MasterCameBackWithLess { master: only.clone() }
+        }
+        [only] if *only == meant.name && !returned.is_empty() => {
+            let unknown = of_unknown_history(view, &returned);
+            Diagnosis::UnfencedMaster { master: only.clone(), nodes: returned, unknown }
+        }
         [only] if *only == meant.name => diagnose_replicas(view, meant),
         [only] => Diagnosis::MasterMoved { from: meant.name.clone(), to: only.clone() },
         _ => Diagnosis::TwoMasters { masters },
     }
 }
 
-fn diagnose_missing_master(meant: &NodeView) -> Diagnosis {
+fn diagnose_missing_master(view: &GroupView, meant: &NodeView) -> Diagnosis {
     let master = meant.name.clone();
     match &meant.answer {
         Answer::Report(_) => Diagnosis::NoMaster { meant: master },
         Answer::Loading => Diagnosis::MasterLoading { master },
         Answer::Error(error) if meant.is_alive() => Diagnosis::MasterRefusesUs { master, error: error.clone() },
+        _ if !meant.is_managed() => {
+            let (why, linked) = (meant.silence(), linked_to(view, meant));
+            Diagnosis::MasterUnreachable { master, why, linked }
+        }
         _ if meant.is_alive() => Diagnosis::MasterHung { master },
         _ => Diagnosis::MasterDead { master },
     }
+}
+
+/// The nodes that say that their link to this one is up.
+pub(super) fn linked_to(view: &GroupView, upstream: &NodeView) -> Vec<String> {
+    let is_linked = |node: &&NodeView| {
+        let link = node.report().and_then(|report| report.replication.upstream()).map(|upstream| &upstream.link);
+        link == Some(&Link::Up) && view.followed_by(node).is_some_and(|followed| followed.name == upstream.name)
+    };
+    view.nodes.iter().filter(is_linked).map(|node| node.name.clone()).collect()
 }
 
 fn diagnose_replicas(view: &GroupView, master: &NodeView) -> Diagnosis {
@@ -170,6 +265,10 @@ fn diagnose_replicas(view: &GroupView, master: &NodeView) -> Diagnosis {
         return Diagnosis::OrphanedReplicas { master: master.name.clone(), nodes: orphaned };
     }
     let unreachable = select(&|node| node.report().is_none());
+    if !unreachable.is_empty() && unreachable.iter().all(|name| view.node(name).is_some_and(|node| !node.is_managed()))
+    {
+        return Diagnosis::UnmanagedUnreachable { nodes: unreachable };
+    }
     if !unreachable.is_empty() {
         return Diagnosis::ReplicasUnreachable { nodes: unreachable };
     }

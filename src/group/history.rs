@@ -77,6 +77,7 @@ fn add(episode: &mut Episode, event: &Event, time_unix_ms: u64) {
     match event {
         Event::Planned { plan } => episode.loss = Some(plan.loss.clone()),
         Event::Promoted { node, old_master } => episode.what = format!("{old_master} -> {node}"),
+        Event::Demoted { diverged, to } => episode.what = format!("{} below {to}", diverged.node),
         Event::Repointed { node, from, to } => episode.what = format!("{node}: {from} -> {to}"),
         Event::Finished { error, .. } => {
             let took_ms = time_unix_ms.saturating_sub(episode.time_unix_ms);

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::diagnosis::diagnose;
 use super::stop::end_processes;
+use super::unmanaged::{Untouchable, refuse_unmanaged};
 use super::view::{GroupView, observe};
 use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
@@ -44,7 +45,8 @@ impl KillPlan {
         let (view, _) = observe(group).await?;
         let mut masters = view.nodes.iter().filter(|node| node.is_answering_master());
         let master = masters.next().unwrap_or_else(|| view.meant_master());
-        let process = master.process.clone().filter(|_| master.is_alive() && masters.next().is_none());
+        refuse_unmanaged(group, std::slice::from_ref(&master.name), Untouchable::Kill)?;
+        let process = master.process().cloned().filter(|_| master.is_alive() && masters.next().is_none());
         let Some(process) = process else { return Err(GroupError::NoLivingMaster(diagnose(&view))) };
         Ok(Self { group: view.group.clone(), master: master.name.clone(), process, offsets: offsets(&view) })
     }

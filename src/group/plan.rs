@@ -18,8 +18,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::diagnosis::{Diagnosis, diagnose, listed};
+use super::diagnosis::{Diagnosis, diagnose, linked_to, listed};
 use super::salvage::KeptStream;
+use super::unmanaged::{came_back_with_less, diverged_bytes, of_unknown_history, returned_masters};
 use super::view::{Answer, GroupView, NodeView};
 use crate::wire::{Link, Replication, ReplicationId};
 
@@ -96,6 +97,15 @@ pub enum Ineligible {
     /// It follows, and has no complete copy of anything.
     #[error("its first sync never finished: what it holds is not data")]
     NeverSynced,
+    /// It takes writes of its own.
+    #[error("it is a master itself, that came back beside the group's")]
+    Master,
+    /// Nodes on other machines could not follow it.
+    #[error("it listens on this machine's loopback only, and could not be reached by {}", listed(.nodes))]
+    OutOfReach {
+        /// Those nodes.
+        nodes: Vec<String>,
+    },
     /// It is part of another history.
     #[error("its data is of another history ({}, not {})", .replid.short(), .lineage.short())]
     OtherHistory {
@@ -122,6 +132,12 @@ pub enum NoSalvage {
     /// It is gone.
     #[error("its engine keeps the backlog in memory")]
     InMemory,
+    /// It is wherever it is.
+    #[error("replctl did not start it, and looks for no files of it")]
+    Unmanaged,
+    /// The candidate is on another machine.
+    #[error("its successor is on another machine")]
+    OutOfReach,
     /// A node that takes writes has a history of its own, to which nothing can be added.
     #[error("another node took over already")]
     TakenOver,
@@ -195,6 +211,19 @@ pub enum Step {
         /// The old master.
         node: String,
     },
+    /// Keep an old master that replctl did not start from taking writes: hold them back, wait until its successor has all
+    /// that it can get, let it follow that.
+    Demote {
+        /// The old master.
+        node: String,
+        /// Its successor.
+        to: String,
+    },
+    /// Go on though an old master that replctl did not start can neither be ended nor demoted, and note that.
+    LeaveUnfenced {
+        /// The old master.
+        node: String,
+    },
     /// Wait until the replicas that could be promoted have read to the end of what the old master sent.
     AwaitDrain {
         /// The replicas whose link still looked up.
@@ -250,6 +279,8 @@ impl fmt::Display for Step {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fence { node } => write!(out, "fence {node}"),
+            Self::Demote { node, to } => write!(out, "hold back {node}'s writes and let it follow {to}"),
+            Self::LeaveUnfenced { node } => write!(out, "leave {node} unfenced, and note that"),
             Self::AwaitDrain { nodes } => write!(out, "let {} read to the end of the stream", listed(nodes)),
             Self::Salvage { node, to } => write!(out, "salvage what {node} had not sent to {to}"),
             Self::Attach { node, to } => write!(out, "let {node} follow {to} directly"),
@@ -270,6 +301,22 @@ pub enum Refusal {
     MasterAlive {
         /// The master.
         master: String,
+    },
+    /// The master does not answer, and replctl did not start it.
+    #[error("the master {master} cannot be fenced: {why}, and replctl did not start it{}", serves(.linked))]
+    CannotFence {
+        /// The master.
+        master: String,
+        /// What came back instead of an answer.
+        why: String,
+        /// The replicas that say that their link to it is up.
+        linked: Vec<String>,
+    },
+    /// What came back may be a stranger, with data that are nobody's here.
+    #[error("perhaps strangers, since they have data of a history that is not the group's: {}", listed(.nodes))]
+    UnknownHistory {
+        /// The nodes at whose addresses they answer.
+        nodes: Vec<String>,
     },
     /// The master is about to come back with its data.
     #[error("the master {master} is loading its data and will be back")]
@@ -340,7 +387,15 @@ impl Refusal {
     pub fn hint(&self) -> String {
         match self {
             Self::MasterAlive { .. } => {
-                "a planned change is a switchover; --force ends the master and promotes a replica".to_owned()
+                "a planned change is a switchover; --force ends or demotes the master and promotes a replica".to_owned()
+            }
+            Self::CannotFence { master, .. } => format!(
+                "it may go on taking writes from others, or come back as a second master, and those writes would be lost: \
+                 end it or cut it off where it runs, then replctl promote --force; status names it when it returns, and \
+                 promote then lets {master} follow"
+            ),
+            Self::UnknownHistory { .. } => {
+                "--force lets them follow, and drops what they have: look into them first".to_owned()
             }
             Self::MasterLoading { .. } => "wait until it has loaded; --force ends it and promotes a replica".to_owned(),
             Self::TwoMasters { masters } => {
@@ -361,6 +416,10 @@ impl Refusal {
     }
 }
 
+fn serves(linked: &[String]) -> String {
+    if linked.is_empty() { String::new() } else { format!("; {} say that it serves them", listed(linked)) }
+}
+
 fn reasons(rejected: &[Rejected]) -> String {
     let words: Vec<String> = rejected.iter().map(|one| format!("{} ({})", one.node, one.reason)).collect();
     words.join(", ")
@@ -372,6 +431,8 @@ enum Situation<'a> {
     Lost(&'a NodeView),
     /// A node took its place already, without the others following: a promotion that broke off, or somebody else's.
     Taken { old: &'a NodeView, new: &'a NodeView },
+    /// The master works, and an old one came back beside it.
+    Returned { old: &'a NodeView, master: &'a NodeView },
 }
 
 impl FailoverPlan {
@@ -386,6 +447,7 @@ impl FailoverPlan {
         match situation(view, policy)? {
             Situation::Lost(old) => Self::replace(view, old, policy),
             Situation::Taken { old, new } => Self::complete(view, old, new, policy),
+            Situation::Returned { old, master } => Self::take_back(view, old, master, policy),
         }
     }
 
@@ -415,7 +477,7 @@ impl FailoverPlan {
         }
         let master = &old.report().expect("the master of a group that works has answered").replication;
         let others = view.nodes.iter().filter(|node| node.name != old.name);
-        let (mut ranked, rejected) = rank(others.filter(|node| is_linked(node)), Some(&master.replid));
+        let (mut ranked, rejected) = rank(view, others.filter(|node| is_linked(node)), Some(&master.replid));
         // All will have the same, so what was wished for counts first.
         ranked.sort_by_key(|one| one.priority);
         let Some(best) = ranked.first() else { return Err(Refusal::NoCandidate { rejected }) };
@@ -450,7 +512,7 @@ impl FailoverPlan {
         let lineage = lineage(view, old, policy.force);
         // A master that somebody made a replica is as good as any other; one that is dead or to be ended is not.
         let others = view.nodes.iter().filter(|node| node.name != old.name || is_replica(node));
-        let (ranked, rejected) = rank(others, lineage.as_ref());
+        let (ranked, rejected) = rank(view, others, lineage.as_ref());
         let (Some(best), Some(lineage)) = (ranked.first(), lineage) else {
             return Err(Refusal::NoCandidate { rejected });
         };
@@ -482,6 +544,23 @@ impl FailoverPlan {
             salvaged_bytes: 0,
         };
         Ok(Self::with_steps(view, old, new, report.replid.clone(), ranked, Vec::new(), loss))
+    }
+
+    /// Whether another node is the master afterwards than was meant to be before.
+    pub fn makes_another_master(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Confirm { .. }))
+    }
+
+    /// The masters that came back become replicas of the one that there is.
+    fn take_back(view: &GroupView, old: &NodeView, master: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
+        if policy.wanted.as_ref().is_some_and(|wanted| *wanted != master.name) {
+            return Err(Refusal::AlreadyMoved { master: master.name.clone() });
+        }
+        let mut plan = Self::complete(view, old, master, policy)?;
+        plan.loss = loss_of_returned(old, master);
+        plan.steps
+            .retain(|step| !matches!(step, Step::Promote { .. } | Step::Confirm { .. } | Step::LeaveUnfenced { .. }));
+        Ok(plan)
     }
 
     fn with_steps(
@@ -516,12 +595,18 @@ fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, 
     match diagnose(view) {
         Diagnosis::Down => Err(Refusal::Down),
         Diagnosis::TwoMasters { masters } => Err(Refusal::TwoMasters { masters }),
+        Diagnosis::UnfencedMaster { unknown, .. } if !unknown.is_empty() && !policy.force => {
+            Err(Refusal::UnknownHistory { nodes: unknown })
+        }
+        Diagnosis::UnfencedMaster { nodes, .. } => Ok(Situation::Returned { old: node(&nodes[0]), master: old }),
         Diagnosis::MasterMoved { to, .. } => Ok(Situation::Taken { old, new: node(&to) }),
         Diagnosis::OrphanedReplicas { master, .. } if !policy.force => Ok(Situation::Taken { old, new: node(&master) }),
-        Diagnosis::MasterDead { .. } | Diagnosis::MasterHung { .. } | Diagnosis::NoMaster { .. } => {
-            Ok(Situation::Lost(old))
-        }
+        Diagnosis::MasterDead { .. }
+        | Diagnosis::MasterHung { .. }
+        | Diagnosis::MasterCameBackWithLess { .. }
+        | Diagnosis::NoMaster { .. } => Ok(Situation::Lost(old)),
         _ if policy.force => Ok(Situation::Lost(old)),
+        Diagnosis::MasterUnreachable { master, why, linked } => Err(Refusal::CannotFence { master, why, linked }),
         Diagnosis::MasterLoading { master } => Err(Refusal::MasterLoading { master }),
         _ => Err(Refusal::MasterAlive { master: old.name.clone() }),
     }
@@ -531,17 +616,34 @@ fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, 
 /// was last whole. Only where there is no record, or by force where nobody has that history any more, it is the one that
 /// most replicas with data have.
 fn lineage(view: &GroupView, old: &NodeView, force: bool) -> Option<ReplicationId> {
-    if let Some(report) = old.report() {
+    if let Some(report) = old.report().filter(|_| !came_back_with_less(view, old)) {
         return Some(report.replication.replid.clone());
     }
-    let histories: Vec<&ReplicationId> =
-        view.nodes.iter().filter_map(replication_with_data).map(|replication| &replication.replid).collect();
+    let with_data: Vec<&Replication> = view.nodes.iter().filter_map(replication_with_data).collect();
+    let histories: Vec<&ReplicationId> = with_data.iter().map(|replication| &replication.replid).collect();
+    if !old.is_managed()
+        && let Some(continued) = continuation(view.recorded_replid.as_ref(), &with_data)
+    {
+        return Some(continued);
+    }
     if let Some(recorded) = view.recorded_replid.as_ref().filter(|recorded| !force || histories.contains(recorded)) {
         return Some(recorded.clone());
     }
     let votes = |candidate: &ReplicationId| histories.iter().filter(|history| **history == candidate).count();
     // The last of equals wins in max_by_key; reversed, it is the first in topology order.
     histories.iter().rev().max_by_key(|history| votes(history)).map(|history| (*history).clone())
+}
+
+/// The history that all continue who had the recorded one: an unmanaged master gives its history a new name whenever
+/// somebody restarts it, and nobody is there to record that.
+fn continuation(recorded: Option<&ReplicationId>, with_data: &[&Replication]) -> Option<ReplicationId> {
+    if with_data.iter().any(|own| Some(&own.replid) == recorded) {
+        return None;
+    }
+    let is_continued = |own: &&&Replication| own.former.as_ref().is_some_and(|former| Some(&former.replid) == recorded);
+    let mut continued = with_data.iter().filter(is_continued).map(|own| &own.replid);
+    let first = continued.next()?;
+    continued.all(|other| other == first).then(|| first.clone())
 }
 
 fn replication_with_data(node: &NodeView) -> Option<&Replication> {
@@ -551,12 +653,13 @@ fn replication_with_data(node: &NodeView) -> Option<&Replication> {
 
 /// Sorts nodes into those that may be promoted, best first, and the others with their reasons.
 fn rank<'a>(
+    view: &GroupView,
     nodes: impl Iterator<Item = &'a NodeView>,
     lineage: Option<&ReplicationId>,
 ) -> (Vec<Ranked>, Vec<Rejected>) {
     let (mut ranked, mut rejected) = (Vec::new(), Vec::new());
     for node in nodes {
-        match eligible(node, lineage) {
+        match eligible(node, lineage).and_then(|replication| within_reach(view, node).map(|()| replication)) {
             Ok(replication) => ranked.push(Ranked {
                 node: node.name.clone(),
                 offset: replication.offset,
@@ -575,9 +678,10 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
     let report = match &node.answer {
         Answer::Report(report) => report,
         Answer::Loading => return Err(Ineligible::Loading),
-        Answer::NotListening if node.is_alive() => return unreachable("it does not listen"),
+        Answer::NotListening if !node.is_dead() => return unreachable("it does not listen"),
         Answer::NotListening => return unreachable("its process has ended"),
         Answer::Silent => return unreachable("it does not answer"),
+        Answer::Stranger { .. } if !node.is_managed() => return unreachable(&node.silence()),
         Answer::Stranger { process_id, .. } => {
             return unreachable(&format!("another process (pid {process_id}) holds its port"));
         }
@@ -586,6 +690,9 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
     let replication = &report.replication;
     if report.is_loading {
         return Err(Ineligible::Loading);
+    }
+    if replication.is_master() {
+        return Err(Ineligible::Master);
     }
     if !replication.upstream().is_some_and(|upstream| upstream.holds_data) {
         return Err(Ineligible::NeverSynced);
@@ -597,6 +704,12 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
         return Err(Ineligible::PriorityZero);
     }
     Ok(replication)
+}
+
+/// Whether every node that answers could follow this one.
+fn within_reach(view: &GroupView, node: &NodeView) -> Result<(), Ineligible> {
+    let nodes = names(view, |other| other.name != node.name && other.report().is_some() && !other.reaches(node));
+    if nodes.is_empty() { Ok(()) } else { Err(Ineligible::OutOfReach { nodes }) }
 }
 
 fn choose_wanted<'a>(
@@ -629,7 +742,7 @@ fn estimate_loss(view: &GroupView, old: &NodeView, lineage: &ReplicationId, cand
         .map(|replication| replication.offset)
         .max()
         .unwrap_or(candidate_offset);
-    let reported = old.report().map(|report| report.replication.offset);
+    let reported = old.report().filter(|_| !came_back_with_less(view, old)).map(|report| report.replication.offset);
     let seen = reported.or(view.offset_before_kill);
     let (master_end, salvaged_bytes) = match &old.kept_stream {
         KeptStream::Dead { replid, start, end } if is_of(lineage, replid) => {
@@ -638,6 +751,23 @@ fn estimate_loss(view: &GroupView, old: &NodeView, lineage: &ReplicationId, cand
         _ => (None, 0),
     };
     LossEstimate { master_offset: seen, survivor_offset, candidate_offset, master_end, salvaged_bytes }
+}
+
+/// What a master that came back has beyond what the group's master has of it.
+fn loss_of_returned(old: &NodeView, master: &NodeView) -> LossEstimate {
+    let replication = |node: &NodeView| node.report().map(|report| report.replication.clone());
+    let (old_offset, bytes) = match (replication(old), replication(master)) {
+        (Some(own), Some(theirs)) => (own.offset, diverged_bytes(&own, &theirs, old.unfenced())),
+        _ => (0, None),
+    };
+    let shared = old_offset - bytes.unwrap_or(0);
+    LossEstimate {
+        master_offset: bytes.map(|_| old_offset),
+        survivor_offset: shared,
+        candidate_offset: shared,
+        master_end: None,
+        salvaged_bytes: 0,
+    }
 }
 
 fn is_of(lineage: &ReplicationId, replid: &str) -> bool {
@@ -652,6 +782,12 @@ fn salvage(old: &NodeView, candidate: &NodeView, lineage: &ReplicationId) -> Res
     }
     if is_replica(old) {
         return Err(NoSalvage::Alive);
+    }
+    if !old.is_managed() {
+        return Err(NoSalvage::Unmanaged);
+    }
+    if !candidate.address.is_loopback() {
+        return Err(NoSalvage::OutOfReach);
     }
     match &old.kept_stream {
         KeptStream::Nothing => Err(NoSalvage::InMemory),
@@ -684,15 +820,13 @@ fn steps(
     salvages: bool,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
-    let is_fenced = old.name != candidate.name && old.is_alive() && !is_replica(old);
-    if is_fenced {
-        steps.push(Step::Fence { node: old.name.clone() });
-    }
+    let fence = fence(old, candidate);
+    let is_fenced = matches!(fence, Some(Step::Fence { .. }));
+    steps.extend(fence);
     // A dead master's stream ends; one that somebody demoted goes on feeding its replicas.
-    let ends = old.name != candidate.name && !is_replica(old);
-    let is_linked_to_old =
-        |node: &NodeView| ends && node.report().is_some_and(|report| report.replication.is_linked_to(old.port));
-    let draining = names(view, is_linked_to_old);
+    let ends = old.name != candidate.name
+        && if old.is_managed() { !is_replica(old) } else { old.answer == Answer::NotListening };
+    let draining = if ends { linked_to(view, old) } else { Vec::new() };
     if !draining.is_empty() {
         steps.push(Step::AwaitDrain { nodes: draining });
     }
@@ -701,15 +835,42 @@ fn steps(
     }
     steps.push(Step::Promote { node: candidate.name.clone() });
     steps.push(Step::Confirm { node: candidate.name.clone() });
+    let mut returned = returned_masters(view);
+    // Who allowed to take them back allowed that for these, too.
+    let is_taken_back = candidate.meant_upstream.is_none() && candidate.is_answering_master();
+    let strangers = if is_taken_back { Vec::new() } else { of_unknown_history(view, &returned) };
+    returned.retain(|name| *name != old.name && *name != candidate.name && !strangers.contains(name));
+    let returned = returned.into_iter();
+    steps.extend(returned.map(|node| Step::Demote { to: upstreams[&node].clone(), node }));
     let is_follower = |node: &NodeView| {
-        node.report().is_some() && node.name != candidate.name && !(is_fenced && node.name == old.name)
+        let is_gone = is_fenced && node.name == old.name || strangers.contains(&node.name);
+        let reaches = || upstreams.get(&node.name).and_then(|to| view.node(to)).is_some_and(|to| node.reaches(to));
+        node.report().is_some() && node.name != candidate.name && !is_gone && reaches()
     };
-    steps.extend(repoints(view, candidate, upstreams, is_follower));
+    let is_demoted = |node: &NodeView| {
+        steps.iter().any(|step| matches!(step, Step::Demote { node: demoted, .. } if *demoted == node.name))
+    };
+    let moved = repoints(view, candidate, upstreams, |node| is_follower(node) && !is_demoted(node));
+    steps.extend(moved);
     let followers = names(view, is_follower);
     if !followers.is_empty() {
         steps.push(Step::ConfirmLinks { nodes: followers });
     }
     steps
+}
+
+/// What keeps the old master from taking writes: its process is ended, or it is told to follow; `None`: nothing is to be
+/// done, or nothing more can be.
+fn fence(old: &NodeView, candidate: &NodeView) -> Option<Step> {
+    if old.name == candidate.name || is_replica(old) {
+        return None;
+    }
+    let node = old.name.clone();
+    match (old.is_managed(), old.report()) {
+        (true, _) => old.is_alive().then_some(Step::Fence { node }),
+        (false, Some(_)) if old.reaches(candidate) => Some(Step::Demote { node, to: candidate.name.clone() }),
+        (false, _) => Some(Step::LeaveUnfenced { node }),
+    }
 }
 
 fn switchover_steps(

@@ -17,13 +17,14 @@ use super::links::{await_link, watch_replicas};
 use super::plan::{FailoverPlan, LossEstimate, Policy, Step};
 use super::salvage::{self, Ghost, Salvaged};
 use super::stop::end_processes;
+use super::unmanaged::{self, Diverged};
 use super::view::{Clients, GroupView, observe};
-use super::{Group, GroupError};
+use super::{Group, GroupError, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
-use crate::process::{Durability, GroupDir, render_config};
-use crate::topology::EngineFamily;
-use crate::wire::{NodeClient, NodeReport, WireError};
+use crate::process::{Durability, GroupDir, RunNode, Unfenced};
+use crate::topology::{Address, EngineFamily};
+use crate::wire::{AttachedReplica, NodeClient, NodeReport, Replication, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -63,6 +64,8 @@ pub struct FailoverReport {
     pub salvaged: Option<Salvaged>,
     /// What is lost, as far as it is known afterwards.
     pub loss: LossEstimate,
+    /// What masters had that were demoted, and the new master has not.
+    pub diverged: Vec<Diverged>,
     /// How every replica came to follow the new master.
     pub resyncs: BTreeMap<String, Resync>,
     /// Replicas that should follow and did not in time.
@@ -200,6 +203,7 @@ struct Promotion<'a> {
     /// The replicas that were told to take the rest of the old master's stream from this ghost.
     haunted: Option<(Ghost, Vec<String>)>,
     loss: LossEstimate,
+    diverged: Vec<Diverged>,
     first_write: Option<Duration>,
     /// How long a master may hold back its writes, and since when it does.
     patience: Duration,
@@ -233,6 +237,7 @@ impl<'a> Promotion<'a> {
             salvaged: None,
             haunted: None,
             loss: plan.loss.clone(),
+            diverged: Vec::new(),
             first_write: None,
             patience: Duration::ZERO,
             handed_over: None,
@@ -249,10 +254,12 @@ impl<'a> Promotion<'a> {
             let began = Instant::now();
             match &step {
                 Step::Fence { node } => self.fence(view, node).await?,
+                Step::Demote { node, to } => self.demote(view, &step, node, to).await?,
+                Step::LeaveUnfenced { node } => self.leave_unfenced(node)?,
                 Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
                 Step::Salvage { node, to } => self.salvage(view, &step, node, to).await?,
                 Step::Attach { node, to } => self.attach(&step, node, to).await?,
-                Step::HandOver { from, to } => self.hand_over(&step, from, to).await?,
+                Step::HandOver { from, to } => self.hand_over(view, &step, from, to).await?,
                 Step::Promote { node } => self.promote(&step, node).await?,
                 Step::Confirm { node } => self.confirm(&step, node).await?,
                 Step::Repoint { nodes, to } => self.repoint(view, nodes, to).await?,
@@ -266,26 +273,57 @@ impl<'a> Promotion<'a> {
     }
 
     async fn fence(&mut self, view: &GroupView, node: &str) -> Result<(), Stop> {
-        let process = view.node(node).and_then(|node| node.process.clone());
+        let process = view.node(node).and_then(|node| node.process().cloned());
         let Some(process) = process else { return Ok(()) };
         end_processes(vec![(node.to_owned(), process)], None).await?;
         self.recorder.show(Event::Ended { node: node.to_owned() });
         Ok(())
     }
 
+    /// The fence for a master that replctl did not start. Where it fails, nothing has been promoted by this plan.
+    async fn demote(&mut self, view: &GroupView, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
+        let (old, new) = (self.client(node)?.clone(), self.client(to)?.clone());
+        let unfenced = view.node(node).and_then(|node| node.unfenced());
+        let diverged = unmanaged::demote(node, unfenced, &old, &new).await.map_err(|error| failed(step, &error))?;
+        if node == self.plan.old_master {
+            let shared = diverged.bytes.map(|bytes| diverged.end - bytes);
+            self.loss.master_end = diverged.bytes.map(|_| diverged.end);
+            self.loss.candidate_offset = shared.unwrap_or(self.loss.candidate_offset);
+        }
+        self.recorder.record(Event::Demoted { diverged: diverged.clone(), to: to.to_owned() })?;
+        self.diverged.push(diverged);
+        Ok(())
+    }
+
+    /// Noted before anybody takes its place, so that whatever happens next it is known when it returns.
+    fn leave_unfenced(&mut self, node: &str) -> Result<(), Stop> {
+        let replid = self.plan.lineage.to_string();
+        let shared_up_to = self.loss.candidate_offset;
+        let server = self.group.run.node_mut(node).and_then(RunNode::unmanaged_mut);
+        if let Some(server) = server.filter(|server| server.unfenced.is_none()) {
+            server.unfenced = Some(Unfenced { replid, shared_up_to });
+        }
+        self.group.dir.save_run_state(&self.group.run, Durability::Disk)?;
+        let text = format!(
+            "{node} is not fenced: it may still take writes, and they would be lost; status names it when it returns"
+        );
+        self.recorder.record(Event::Warning { text })?;
+        Ok(())
+    }
+
     /// The old master is gone, but what it has sent lies in its replicas' socket buffers, and they read on until they see
     /// the link break. Only then is it known who has most: if it is not the candidate, the plan is stale.
     async fn await_drain(&mut self, view: &GroupView, nodes: &[String]) -> Result<(), Stop> {
-        let old_port = view.node(&self.plan.old_master).map_or(0, |node| node.port);
         self.draining = nodes.to_vec();
         let was_best = self.plan.ranked.first().is_some_and(|best| best.node == self.plan.candidate);
         let mut drains = JoinSet::new();
         for ranked in &self.plan.ranked {
             let (client, mut offset) = (self.client(&ranked.node)?.clone(), ranked.offset);
             let (is_candidate, is_draining) = (ranked.node == self.plan.candidate, nodes.contains(&ranked.node));
+            let upstream = upstream_of(view, &ranked.node);
             drains.spawn(async move {
-                if is_draining {
-                    let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
+                if is_draining && let Some(upstream) = upstream {
+                    let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &upstream)).await;
                     // One that dies or hangs meanwhile is no rival; if it is the candidate, promoting it fails.
                     offset = end.ok().and_then(Result::ok).unwrap_or(offset);
                 }
@@ -346,6 +384,7 @@ impl<'a> Promotion<'a> {
                 holds_data && replication.replid == self.plan.lineage && ghost.can_feed(replication.offset)
             };
             if is_child
+                && node.address.is_loopback()
                 && node.report().is_some_and(lacks)
                 && let Some(client) = self.clients.get(&node.name)
                 && ghost.feed(client).await.is_ok()
@@ -367,8 +406,7 @@ impl<'a> Promotion<'a> {
 
     async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
         let (replica, master) = (self.client(node)?.clone(), self.client(to)?.clone());
-        let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
-        replica.command(&["REPLICAOF", "127.0.0.1", &port]).await.map_err(|error| failed(step, &error))?;
+        replica.follow(master.announced()).await.map_err(|error| failed(step, &error))?;
         let display = self.recorder.display();
         let link = await_link(node, &replica, watch_replicas(master), &display);
         let linked = tokio::time::timeout(self.limit, link).await;
@@ -381,11 +419,11 @@ impl<'a> Promotion<'a> {
     /// second old; so the replica is asked here, and the exchange is then ordered without waiting for its word. A repld asks,
     /// and is not hurried: what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
     /// The pause ends by itself should this program end before.
-    async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
+    async fn hand_over(&mut self, view: &GroupView, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
         self.handed_over = Some(self.began.elapsed());
-        let family = self.group.run.node(from).expect("a plan names nodes of its group").engine.family;
-        let asks = family == EngineFamily::Repld;
+        let family = view.node(from).and_then(|node| node.report()).map(|report| report.family);
+        let asks = family == Some(EngineFamily::Repld);
         let exchanged = self.exchange_roles(&old, &new, asks).await;
         if exchanged.is_err() {
             // Without effect where it has not come so far, or is done.
@@ -413,10 +451,13 @@ impl<'a> Promotion<'a> {
             }
             tokio::time::sleep(POLL_EVERY).await;
         }
-        let replica = end.replicas.iter().find(|one| one.port == new.port());
-        let (host, port) = (replica.map_or("127.0.0.1", |one| &one.host), new.port().to_string());
+        // By the name that the master has for it; several hosts may have replicas on the same port.
+        let is_it = |one: &&AttachedReplica| one.address().is_same(new.announced());
+        let by_port = || end.replicas.iter().find(|one| one.port == new.announced().port);
+        let replica = end.replicas.iter().find(is_it).or_else(by_port);
+        let (host, port) = replica.map_or(new.announced().clone(), AttachedReplica::address).into_words();
         let wait_ms = if asks { (HAND_OVER_GRACE / 2).as_millis() } else { 1 }.to_string();
-        old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", &wait_ms]).await.map_err(words)?;
+        old.command(&["FAILOVER", "TO", &host, &port, "FORCE", "TIMEOUT", &wait_ms]).await.map_err(words)?;
         let deadline = Instant::now() + HAND_OVER_GRACE;
         while !new.replication().await.map_err(words)?.is_master() {
             let own = old.replication().await.map_err(words)?;
@@ -454,6 +495,7 @@ impl<'a> Promotion<'a> {
         }
         self.group.run.set_roles(node, &self.plan.upstreams);
         self.group.run.replid = Some(replication.replid.to_string());
+        self.note_what_is_shared(&replication);
         self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
         self.recorder.record(Event::Promoted { node: node.to_owned(), old_master: self.plan.old_master.clone() })?;
         self.sync_beside()?;
@@ -461,6 +503,16 @@ impl<'a> Promotion<'a> {
             self.await_first_write(&client).await.map_err(|error| failed(step, &error))?;
         }
         Ok(())
+    }
+
+    /// How much of an unfenced old master's history the new one has is known for certain only now.
+    fn note_what_is_shared(&mut self, new: &Replication) {
+        let server = self.group.run.node_mut(&self.plan.old_master).and_then(RunNode::unmanaged_mut);
+        if let (Some(unfenced), Some(former)) = (server.and_then(|server| server.unfenced.as_mut()), &new.former)
+            && unfenced.replid == former.replid.to_string()
+        {
+            unfenced.shared_up_to = former.shared_up_to;
+        }
     }
 
     /// Asks until a write is accepted. A master that waits for enough replicas accepts none before they are re-pointed, so
@@ -495,24 +547,23 @@ impl<'a> Promotion<'a> {
     /// Tells nodes whom to follow. One that still reads what the old master sent (it could not be promoted, so nobody waited
     /// for it) is told when it is through: the less it lacks, the surer the new master's backlog has it.
     async fn repoint(&mut self, view: &GroupView, nodes: &[String], to: &str) -> Result<(), Stop> {
-        let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
-        let old_port = view.node(&self.plan.old_master).map_or(0, |node| node.port);
+        let upstream = self.client(to)?.announced().clone();
         let mut orders = JoinSet::new();
         for name in nodes {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
-            let (name, client, port) = (name.clone(), self.client(name)?.clone(), port.clone());
-            let is_draining = self.draining.contains(&name);
+            let (name, client, upstream) = (name.clone(), self.client(name)?.clone(), upstream.clone());
+            let drained = upstream_of(view, &name).filter(|_| self.draining.contains(&name));
             let end = self.haunted.as_ref().filter(|(_, nodes)| nodes.contains(&name)).map(|(ghost, _)| ghost.end());
             orders.spawn(async move {
                 if let Some(end) = end {
                     // One that does not get there comes to the new master with what it has.
                     let _ = salvage::await_offset(&client, end).await;
                 }
-                if is_draining && end.is_none() {
+                if let (Some(drained), None) = (drained, end) {
                     // Whatever comes of it: the order that follows is what counts.
-                    let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
+                    let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &drained)).await;
                 }
-                (name, client.command(&["REPLICAOF", "127.0.0.1", &port]).await)
+                (name, client.follow(&upstream).await)
             });
         }
         while let Some(order) = orders.join_next().await {
@@ -577,16 +628,23 @@ impl<'a> Promotion<'a> {
             let _ = self.await_first_write(&client).await;
         }
         for node in &self.group.run.nodes {
-            self.group.dir.save_config(&node.name, &render_config(&self.group.run, node))?;
+            save_config(&self.group.dir, &self.group.run, node)?;
         }
+        self.keep_roles().await;
         while let Some(synced) = self.until_disk.join_next().await {
             synced.expect("writing to disk does not panic")?;
         }
-        let hook_error = super::hook::after_promote(self.group, command, &plan.old_master, &plan.candidate).await.err();
+        let hook_error = match plan.makes_another_master() {
+            true => super::hook::after_promote(self.group, command, &plan.old_master, &plan.candidate).await.err(),
+            false => None,
+        };
         if let Some(error) = &hook_error {
             self.recorder.record(Event::Warning { text: error.clone() })?;
         }
         let (after, _) = observe(self.group).await?;
+        if unmanaged::recognise(&mut self.group.run, &after) {
+            self.group.dir.save_run_state(&self.group.run, Durability::Disk)?;
+        }
         let resyncs = self.resyncs(&before, &after);
         self.recorder.record(Event::Finished { command: command.to_owned(), error: None })?;
         Ok(FailoverReport {
@@ -603,6 +661,7 @@ impl<'a> Promotion<'a> {
             steps: self.steps,
             salvaged: self.salvaged,
             loss: self.loss,
+            diverged: self.diverged,
             resyncs,
             missing: self.missing,
             hook_error,
@@ -613,7 +672,8 @@ impl<'a> Promotion<'a> {
     /// tells which kind it got.
     fn resyncs(&self, before: &GroupView, after: &GroupView) -> BTreeMap<String, Resync> {
         let linked = self.plan.upstreams.iter().filter(|(name, _)| {
-            let follows = **name != self.plan.old_master || self.handed_over.is_some();
+            let is_demoted = self.diverged.iter().any(|one| one.node == **name);
+            let follows = **name != self.plan.old_master || self.handed_over.is_some() || is_demoted;
             self.clients.contains_key(*name) && !self.missing.contains(name) && follows
         });
         let served_full = |upstream: &str| {
@@ -634,6 +694,15 @@ impl<'a> Promotion<'a> {
             .collect()
     }
 
+    /// Lets servers that replctl did not start come back in their new roles, should somebody restart them.
+    async fn keep_roles(&self) {
+        for node in self.group.run.nodes.iter().filter(|node| node.unmanaged().is_some()) {
+            if let Some(client) = self.clients.get(&node.name) {
+                unmanaged::keep_role(client).await;
+            }
+        }
+    }
+
     fn client(&self, node: &str) -> Result<&NodeClient, GroupError> {
         self.clients.get(node).ok_or_else(|| wire(node, WireError::Closed))
     }
@@ -651,11 +720,16 @@ pub fn resync_by_log(log: &Path, mark: u64) -> Resync {
     }
 }
 
-/// Waits until a replica's link to `port` is gone; returns what it has applied by then.
-async fn await_end_of_link(replica: &NodeClient, port: u16) -> Result<u64, WireError> {
+/// The upstream's address, as the node itself told it.
+fn upstream_of(view: &GroupView, node: &str) -> Option<Address> {
+    Some(view.node(node)?.report()?.replication.upstream()?.address())
+}
+
+/// Waits until a replica's link to `upstream` is gone; returns what it has applied by then.
+async fn await_end_of_link(replica: &NodeClient, upstream: &Address) -> Result<u64, WireError> {
     loop {
         let replication = replica.replication().await?;
-        if !replication.is_linked_to(port) {
+        if !replication.is_linked_to(upstream) {
             return Ok(replication.offset);
         }
         tokio::time::sleep(POLL_EVERY).await;

@@ -63,7 +63,7 @@ pub enum KeptStream {
 impl KeptStream {
     /// What there is of a node's stream; `condition` is that of its process.
     pub fn of(dir: &GroupDir, node: &RunNode, condition: Condition) -> Self {
-        if node.engine.family != EngineFamily::Repld {
+        if node.managed().is_none_or(|server| server.engine.family != EngineFamily::Repld) {
             return Self::Nothing;
         }
         if condition != Condition::Dead {
@@ -220,7 +220,10 @@ impl Ghost {
 
 /// Not in argv, since a password is among it. Whoever followed the dead node has its password.
 fn configuration(node: &RunNode, port: u16) -> String {
-    let password = node.config.get("requirepass").map(|password| format!("requirepass {password}\n"));
+    let password = node
+        .managed()
+        .and_then(|server| server.config.get("requirepass"))
+        .map(|password| format!("requirepass {password}\n"));
     format!("bind 127.0.0.1\nport {port}\nsave \"\"\n{}", password.unwrap_or_default())
 }
 

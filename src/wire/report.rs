@@ -20,6 +20,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::topology::{Address, EngineFamily};
+
 /// An INFO reply is a few kilobytes; whatever is longer is not one.
 const INFO_BYTES_MAX: usize = 1 << 20;
 /// More attached replicas than any group has.
@@ -54,7 +56,10 @@ impl fmt::Display for ReplicationId {
 /// What one node says of itself at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeReport {
-    /// `redis_version` (`valkey_version` where there is one).
+    /// What it is.
+    #[serde(skip)]
+    pub family: EngineFamily,
+    /// Its version: `valkey_version` or `repld_version` where there is one, else `redis_version`.
     pub version: String,
     /// Random at every start of the server.
     pub run_id: String,
@@ -126,6 +131,13 @@ pub struct Upstream {
     pub holds_data: bool,
 }
 
+impl Upstream {
+    /// The address that was given to REPLICAOF.
+    pub fn address(&self) -> Address {
+        Address { host: self.host.clone(), port: self.port }
+    }
+}
+
 /// The state of a replication link, seen from the replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
@@ -177,8 +189,10 @@ impl NodeReport {
     /// The reply is too long, or the role, a replication id or an offset is missing.
     pub fn parse(text: &str) -> Result<Self, ReportError> {
         let info = Info::parse(text)?;
+        let (family, version) = info.family();
         Ok(Self {
-            version: info.get("valkey_version").or(info.get("redis_version")).unwrap_or_default().to_owned(),
+            family,
+            version: version.to_owned(),
             run_id: info.get("run_id").unwrap_or_default().to_owned(),
             process_id: info.number("process_id").unwrap_or_default(),
             is_loading: info.is("loading") || info.is("async_loading"),
@@ -187,6 +201,13 @@ impl NodeReport {
             sync_partial_ok: info.number("sync_partial_ok").unwrap_or_default(),
             replication: info.replication()?,
         })
+    }
+}
+
+impl AttachedReplica {
+    /// The address that it is known by.
+    pub fn address(&self) -> Address {
+        Address { host: self.host.clone(), port: self.port }
     }
 }
 
@@ -212,9 +233,9 @@ impl Replication {
         }
     }
 
-    /// Whether its link to the node listening on `port` is up.
-    pub fn is_linked_to(&self, port: u16) -> bool {
-        self.upstream().is_some_and(|upstream| upstream.port == port && upstream.link == Link::Up)
+    /// Whether its link is up, and to this address as it was given to REPLICAOF.
+    pub fn is_linked_to(&self, address: &Address) -> bool {
+        self.upstream().is_some_and(|upstream| upstream.link == Link::Up && upstream.address() == *address)
     }
 }
 
@@ -247,6 +268,13 @@ impl<'a> Info<'a> {
             is_handing_over: self.get("master_failover_state").is_some_and(|state| state != "no-failover"),
             replicas: self.attached_replicas(),
         })
+    }
+
+    fn family(&self) -> (EngineFamily, &'a str) {
+        let of_its_own = |family, field| self.get(field).map(|version| (family, version));
+        of_its_own(EngineFamily::Valkey, "valkey_version")
+            .or_else(|| of_its_own(EngineFamily::Repld, "repld_version"))
+            .unwrap_or((EngineFamily::Redis, self.get("redis_version").unwrap_or_default()))
     }
 
     fn get(&self, field: &str) -> Option<&'a str> {

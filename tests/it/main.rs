@@ -1,5 +1,6 @@
 //! End-to-end tests of `replctl`: the real program, one module per behaviour.
 
+mod adopt;
 mod by_hand;
 mod check;
 mod cli;
@@ -7,6 +8,7 @@ mod live;
 mod nodes;
 mod promote;
 mod salvage;
+mod servers;
 mod switchover;
 mod up;
 

@@ -1,8 +1,9 @@
 //! Plans on hand-made groups, and on random ones against a trivial model of what must hold.
 
 use super::*;
-use crate::group::{KeptStream, NodeView};
+use crate::group::{KeptStream, NodeView, ServerView};
 use crate::process::{Condition, ProcessIdentity};
+use crate::topology::{Address, EngineFamily};
 use crate::wire::{Link, NodeReport, Role, Upstream};
 
 const BASE_PORT: u16 = 7000;
@@ -13,6 +14,7 @@ pub fn id(digit: char) -> ReplicationId {
 
 fn report(role: Role, offset: u64) -> NodeReport {
     NodeReport {
+        family: EngineFamily::Redis,
         version: "7.0.15".to_owned(),
         run_id: "run".to_owned(),
         process_id: 1,
@@ -40,10 +42,13 @@ fn upstream(port: u16, link: Link) -> Role {
 fn node(number: u16, meant_upstream: Option<u16>, answer: Answer, condition: Condition) -> NodeView {
     NodeView {
         name: format!("n{number}"),
-        port: BASE_PORT + number,
+        address: Address::loopback(BASE_PORT + number),
+        announced: Address::loopback(BASE_PORT + number),
         meant_upstream: meant_upstream.map(|number| format!("n{number}")),
-        process: Some(ProcessIdentity { pid: 1, start_ticks: 1, boot_id: "boot".to_owned() }),
-        condition,
+        server: ServerView::Managed {
+            process: Some(ProcessIdentity { pid: 1, start_ticks: 1, boot_id: "boot".to_owned() }),
+            condition,
+        },
         answer,
         kept_stream: KeptStream::Nothing,
     }
@@ -381,7 +386,7 @@ impl Dice {
 fn random_view(dice: &mut Dice) -> GroupView {
     let count = 2 + dice.roll(8) as u16;
     let mut lost = if dice.roll(3) == 0 { node(1, None, Answer::Silent, Condition::Stopped) } else { dead(1, None) };
-    lost.kept_stream = match (lost.condition, dice.roll(4)) {
+    lost.kept_stream = match (lost.condition().expect("it is managed"), dice.roll(4)) {
         (_, 0) => KeptStream::Nothing,
         (Condition::Dead, 1) => KeptStream::Unusable { why: "torn".to_owned() },
         (Condition::Dead, _) => kept(['a', 'b'][dice.roll(2) as usize], dice.roll(3) * 10, 30 + dice.roll(4)),
@@ -434,6 +439,11 @@ fn carried_out(view: &GroupView, plan: &FailoverPlan) -> (Vec<String>, BTreeMap<
     for step in &plan.steps {
         match step {
             Step::Fence { node } => living.retain(|name| name != node),
+            Step::Demote { node, to } => {
+                masters.retain(|name| name != node);
+                follows.insert(node.clone(), to.clone());
+            }
+            Step::LeaveUnfenced { node } => assert!(!living.contains(node), "one that answers can be demoted"),
             Step::Promote { node } => {
                 follows.remove(node);
                 masters.push(node.clone());
