@@ -27,6 +27,10 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
             context.instance.active_expiry = parse_integer(args.get(2))? != 0;
             context.ok()
         }
+        (b"set-skip-checksum-validation", 3) => {
+            context.instance.ignores_checksums = parse_integer(args.get(2))? != 0;
+            context.ok()
+        }
         (b"change-repl-id", 2) => {
             log!(Notice, "Changing replication IDs after receiving change-repl-id");
             let history = History { replid: context.instance.random_id(), previous: None };

@@ -483,6 +483,7 @@ impl Instance {
             expiry_ms,
             random: &mut self.dice,
             config: &self.config,
+            ignores_checksums: self.ignores_checksums,
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),
             effect: &mut self.effect,

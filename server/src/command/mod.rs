@@ -239,6 +239,8 @@ pub struct WriteContext<'a> {
     expiry_ms: i64,
     random: &'a mut Dice,
     config: &'a Config,
+    /// See [`Instance::ignores_checksums`].
+    ignores_checksums: bool,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.
     effect: &'a mut Vec<u8>,

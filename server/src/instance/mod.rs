@@ -213,6 +213,8 @@ pub struct Instance {
     pub active_expiry: bool,
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
+    /// The checksum of what is restored is not looked at, for tests: what is behind it is.
+    pub ignores_checksums: bool,
     /// A client has killed others in this turn.
     pub has_killed: bool,
     /// Commands that nobody may run.
@@ -256,6 +258,7 @@ impl Instance {
             active_expiry: true,
             shutdown: None,
             failover: None,
+            ignores_checksums: false,
             has_killed: false,
             denied_commands: BTreeSet::new(),
             pauses: [None; 3],

@@ -47,7 +47,7 @@ mod packed;
 mod stream;
 
 pub use decode::{Decoder, Item, Value};
-pub use dump::{DumpError, dump, dump_functions, restore, restore_functions, serialized_len};
+pub use dump::{Checksum, DumpError, dump, dump_functions, restore, restore_functions, serialized_len};
 pub use encode::{Encoder, Header, Options, ReplicationPoint, SLICE_BYTES};
 pub use error::RdbError;
 pub use format::{Contents, Format, Reader};

@@ -706,7 +706,7 @@ fn packed_payloads() -> Vec<(Vec<u8>, Value)> {
 }
 
 fn restored(payload: &[u8]) -> Result<Value, DumpError> {
-    restore(payload, FORMS)
+    restore(payload, FORMS, Checksum::Verified)
 }
 
 /// Puts version and checksum behind a value.
