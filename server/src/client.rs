@@ -78,6 +78,8 @@ pub struct Client {
     pub watch_broken: Cell<bool>,
     /// Bytes that wait to be sent, without its mailbox and the stream.
     pub output_bytes: Cell<usize>,
+    /// What its input buffer takes.
+    pub input_bytes: Cell<usize>,
     /// Bytes of the replication stream that wait to be sent, when they were last measured.
     pub stream_bytes: Cell<u64>,
     /// The protocol it speaks.
@@ -109,6 +111,7 @@ impl Client {
             postponed: Cell::new(false),
             watch_broken: Cell::new(false),
             output_bytes: Cell::new(0),
+            input_bytes: Cell::new(0),
             stream_bytes: Cell::new(0),
             protocol: Cell::new(Protocol::Resp2),
             slow_since_ms: Cell::new(None),
@@ -192,7 +195,14 @@ impl Client {
         *self.waker.borrow_mut() = None;
     }
 
-    /// Bytes that wait to be sent to it.
+    /// What its buffers take, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        // What waits for a replica lies in the backlog.
+        let output = if self.kind.get() == ClientKind::Replica { 0 } else { self.pending_bytes() };
+        self.input_bytes.get() as u64 + output
+    }
+
+    /// What waits to be sent to it.
     pub fn pending_bytes(&self) -> u64 {
         (self.output_bytes.get() + self.mailbox.borrow().len()) as u64 + self.stream_bytes.get()
     }
@@ -326,6 +336,8 @@ pub struct Session {
     pub admission: Admission,
     /// The feed that `PSYNC` turned this connection into.
     pub feed: Option<Rc<Feed>>,
+    /// What it does is no use of a key.
+    pub no_touch: bool,
 }
 
 impl Session {
@@ -342,7 +354,13 @@ impl Session {
             old_sync: false,
             admission: Admission::default(),
             feed: None,
+            no_touch: false,
         }
+    }
+
+    /// Whether its commands count as uses of keys: not after `CLIENT NO-TOUCH on`.
+    pub fn touches(&self) -> bool {
+        !self.no_touch
     }
 
     /// The selected database.

@@ -44,7 +44,7 @@ impl SignalArgs {
                 for (node, process) in &processes {
                     let took = match kill_plan(&group, node, signal).await? {
                         // Its end is a loss that a later promotion must be able to tell.
-                        Some(plan) => group::kill_master(plan, recorder).await?.took_us,
+                        Some(plan) => group::kill_master(&group, plan, recorder).await?.took_us,
                         None => {
                             let took = group::signal_node(node, process, signal, recorder).await?;
                             u64::try_from(took.as_micros()).unwrap_or(u64::MAX)

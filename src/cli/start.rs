@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use replctl::event::Recorder;
+use replctl::event::{Event, Recorder};
 use replctl::group::{self, Group, LaunchPlan, Policy, Untouchable};
 use replctl::process::GroupDir;
 use serde_json::json;
@@ -50,11 +50,20 @@ impl StartArgs {
 }
 
 /// Carries a plan out, shows its progress, and looks at the group afterwards.
-fn launch(context: &Context<'_>, dir: &GroupDir, plan: LaunchPlan, limit: Duration) -> anyhow::Result<Status> {
+pub(super) fn launch(
+    context: &Context<'_>,
+    dir: &GroupDir,
+    plan: LaunchPlan,
+    limit: Duration,
+) -> anyhow::Result<Status> {
     let mut progress = Progress::new(context.printer, &plan.actions);
+    let mut tails = Vec::new();
     let result = context.record(
         dir,
-        |event| progress.on(event),
+        |event| match event {
+            Event::Tail { tail } => tails.push(tail.clone()),
+            event => progress.on(event),
+        },
         async |recorder| {
             let group = group::up(dir.clone(), plan, limit, recorder).await?;
             let (view, _) = group::observe(&group).await?;
@@ -62,7 +71,7 @@ fn launch(context: &Context<'_>, dir: &GroupDir, plan: LaunchPlan, limit: Durati
         },
     );
     progress.finish();
-    result
+    result.map(|status| status.with_tails(tails))
 }
 
 /// `replctl restart NODE` and `replctl restart --all`

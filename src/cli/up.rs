@@ -10,8 +10,6 @@ use serde_json::json;
 
 use super::ExitCode;
 use super::context::Context;
-use super::status::Status;
-use crate::ui::progress::Progress;
 use crate::ui::table;
 
 /// `replctl up [TOPOLOGY]`
@@ -77,18 +75,7 @@ impl UpArgs {
         for node in &plan.absent {
             context.printer.warning(format_args!("{node} does not answer, and replctl does not start it"));
         }
-        let mut progress = Progress::new(context.printer, &plan.actions);
-        let result = context.record(
-            dir,
-            |event| progress.on(event),
-            async |recorder| {
-                let group = group::up(dir.clone(), plan, self.timeout, recorder).await?;
-                let (view, _) = group::observe(&group).await?;
-                Ok(Status::new(group, view))
-            },
-        );
-        progress.finish();
-        result?.show(context)
+        super::start::launch(context, dir, plan, self.timeout)?.show(context)
     }
 }
 

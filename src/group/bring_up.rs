@@ -28,17 +28,19 @@ use tokio::task::JoinSet;
 
 use super::diagnosis::{Diagnosis, diagnose};
 use super::links::{ReplicasOf, await_link, watch_replicas};
+use super::salvage::{self, KeptStream};
 use super::stop::end_processes;
+use super::tail::{self, TailReport};
 use super::unmanaged::{self, Untouchable, refuse_unmanaged};
 use super::view::observe;
 use super::{Group, GroupError, GroupView, endpoint, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::{
-    Durability, GroupDir, Listeners, LiveProcess, ManagedServer, Program, RunNode, RunProcess, RunState, Server,
-    Started, UnmanagedServer, free_ports, log_tail, spawn,
+    Condition, Durability, GroupDir, Listeners, LiveProcess, ManagedServer, Program, RunNode, RunProcess, RunState,
+    Server, Started, UnmanagedServer, free_ports, log_tail, spawn,
 };
 use crate::topology::{Address, Engine, EngineFamily, Login, NodeServer, Topology, UnmanagedNode};
-use crate::wire::{Endpoint, NodeClient, WireError};
+use crate::wire::{Endpoint, FormerHistory, NodeClient, WireError};
 
 /// A master that an interrupted `up` has started a moment ago gets so long to answer before it counts as hung.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
@@ -319,8 +321,10 @@ fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
         | Diagnosis::MasterLoading { .. }
         | Diagnosis::UnfencedMaster { .. }
         | Diagnosis::ReplicasUnreachable { .. }
+        | Diagnosis::ReplicasLoading { .. }
         | Diagnosis::UnmanagedUnreachable { .. }
         | Diagnosis::ReplicasNeverSynced { .. }
+        | Diagnosis::ReplicasStale { .. }
         | Diagnosis::LinksDown { .. } => Ok(()),
         _ => Err(GroupError::Unsafe {
             reason: diagnosis.to_string(),
@@ -374,6 +378,7 @@ pub async fn up(
         linked: plan.linked,
         started: Mutex::default(),
         programs: plan.programs,
+        tails: Mutex::default(),
         display: recorder.display(),
     });
     let result = tokio::select! {
@@ -387,6 +392,9 @@ pub async fn up(
             Err(error)
         }
     };
+    for tail in std::mem::take(&mut *launch.tails.lock().unwrap_or_else(PoisonError::into_inner)) {
+        recorder.record(Event::Tail { tail })?;
+    }
     let error = result.as_ref().err().map(ToString::to_string);
     recorder.record(Event::Finished { command, error })?;
     result.map(|()| Group { dir: launch.dir.clone(), run: launch.run().clone() })
@@ -438,6 +446,8 @@ struct Launch {
     /// What this run started, to be ended if it fails.
     started: Mutex<BTreeMap<String, Started>>,
     programs: Vec<(Engine, Program)>,
+    /// What nodes had that the group has not.
+    tails: Mutex<Vec<TailReport>>,
     display: mpsc::UnboundedSender<Event>,
 }
 
@@ -487,6 +497,7 @@ impl Launch {
         if let Some(upstream) = upstream.as_ref().filter(|_| starts_after_its_upstream(&node)) {
             await_linked(stages, upstream).await;
         }
+        self.keep_tail(&node, stages).await?;
         let (process, client) = match &node.server {
             Server::Managed(server) => {
                 let (process, client) = self.answering(&node, server).await?;
@@ -509,6 +520,49 @@ impl Launch {
         let has_replicas = self.run().nodes.iter().any(|node| node.upstream.as_deref() == Some(name));
         stages[name].send_replace(Stage::Linked(has_replicas.then(|| watch_replicas(client))));
         Ok(())
+    }
+
+    /// Writes down what a node's backlog has beyond the group's history, before it starts as a replica and throws that away: it
+    /// was a master once, and took writes that nobody else got. Only a repld leaves its stream in a file.
+    async fn keep_tail(&self, node: &RunNode, stages: &Stages) -> Result<(), GroupError> {
+        if node.process().is_some() || node.upstream.is_none() {
+            return Ok(());
+        }
+        let KeptStream::Dead { replid, start, end } = KeptStream::of(&self.dir, node, Condition::Dead) else {
+            return Ok(());
+        };
+        if self.run().replid.as_deref() == Some(&*replid) {
+            return Ok(());
+        }
+        let left_at = self.left_at(&replid, stages).await?;
+        // Where it left the group's history is unknown: whatever it has may be its alone.
+        let from = left_at.unwrap_or(start);
+        if from < end {
+            let tail = salvage::dead_tail(&self.dir, &node.name, from);
+            let kept = tail::keep(&self.dir, &node.name, &replid, from..end, tail)?;
+            self.tails.lock().unwrap_or_else(PoisonError::into_inner).extend(kept);
+        }
+        Ok(())
+    }
+
+    /// The offset up to which a history is the group's: what its master says, or else the promotion that ended it.
+    async fn left_at(&self, replid: &str, stages: &Stages) -> Result<Option<u64>, GroupError> {
+        let master = self.run().master().clone();
+        let is = |former: &FormerHistory| former.replid.to_string() == replid;
+        if let Some(stage) = stages.get(&master.name) {
+            let mut stage = stage.subscribe();
+            let answers = stage.wait_for(|stage| !matches!(stage, Stage::Starting)).await.is_ok();
+            if answers && let Ok(own) = async { ping(&master).await?.replication().await }.await {
+                if own.replid.to_string() == replid {
+                    return Ok(Some(own.offset));
+                }
+                if let Some(former) = own.former.filter(is) {
+                    return Ok(Some(former.shared_up_to));
+                }
+            }
+        }
+        let group = Group { dir: self.dir.clone(), run: self.run().clone() };
+        Ok(group.former_histories()?.into_iter().rev().find(is).map(|former| former.shared_up_to))
     }
 
     /// Starts or adopts a node's process and waits until it answers.
@@ -545,13 +599,18 @@ impl Launch {
         }
     }
 
-    /// Somebody may have taken a port between its choice and the server's bind. Then the node gets another one, once, and
-    /// only if the port was ours to choose.
+    /// Somebody may have taken a port between its choice and the server's bind, be it for the near end of a connection, which
+    /// nobody sees listening. Then the node gets another one, once, and only if the port was ours to choose.
     fn moves_to_another_port(&self, name: &str, was: &ManagedServer) -> Result<bool, GroupError> {
+        let is_taken = || {
+            let says_so = |line: &String| line.contains("Address already in use");
+            Listeners::read().on(was.port).is_some()
+                || log_tail(&self.dir.log_file(name), QUOTED_LINES).iter().any(says_so)
+        };
         let mut run = self.run();
         let Some(now) = run.node_mut(name).and_then(RunNode::managed_mut) else { return Ok(false) };
         let is_first_time = now.port == was.port;
-        if was.wished_port.is_some() || !is_first_time || Listeners::read().on(was.port).is_none() {
+        if was.wished_port.is_some() || !is_first_time || !is_taken() {
             return Ok(false);
         }
         now.port = free_ports(1)?[0];
@@ -627,7 +686,8 @@ impl Launch {
         let above = NodeClient::connect(above, RESPONSE_LIMIT).await?;
         let node = self.node(name);
         let unfenced = node.unmanaged().and_then(|server| server.unfenced.as_ref());
-        let diverged = unmanaged::demote(name, unfenced, client, &above).await?;
+        let (diverged, tails) = unmanaged::demote(&self.dir, name, unfenced, client, &above).await?;
+        self.tails.lock().unwrap_or_else(PoisonError::into_inner).extend(tails);
         self.show(Event::Warning { text: format!("{name} took writes and is a replica now; {}", diverged.words()) });
         unmanaged::keep_role(client).await;
         Ok(())

@@ -25,6 +25,7 @@ mod restart;
 mod salvage;
 mod signal;
 mod stop;
+mod tail;
 mod unmanaged;
 mod view;
 
@@ -34,7 +35,7 @@ use std::path::PathBuf;
 use crate::event::Event;
 use crate::process::{EngineError, GroupDir, RunNode, RunState, Server, StateError, Stranger, render_config};
 use crate::topology::{Address, Login};
-use crate::wire::{Endpoint, WireError, split_words};
+use crate::wire::{Endpoint, FormerHistory, WireError, split_words};
 
 pub use adopt::{Adoption, Found, adopt, discover};
 pub use bring_up::{Action, LaunchPlan, read_password, up};
@@ -42,15 +43,18 @@ pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, read_end};
 pub use kill::{KillPlan, KillReport, kill_master};
-pub use plan::{FailoverPlan, Ineligible, LossEstimate, NoSalvage, Policy, Ranked, Refusal, Rejected, Step};
+pub use plan::{
+    DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
+};
 pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
 pub use repoint::{RepointPlan, RepointReport, repoint};
 pub use restart::{end_nodes, restart_order};
 pub use salvage::{KeptStream, Salvaged};
 pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_strays, living, unmanaged};
+pub use tail::{Tail, TailError, TailFate, TailReport};
 pub use unmanaged::{Diverged, Untouchable, refuse_unmanaged};
-pub use view::{Answer, Clients, GroupView, NodeView, ServerView, observe};
+pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};
 
 /// A group that was started once: its directory and what was launched.
 #[derive(Debug)]
@@ -198,17 +202,27 @@ impl Group {
         }
     }
 
-    /// The offset at which the master was seen just before `kill-master` ended the process that it still has.
-    fn offset_before_kill(&self) -> Result<Option<u64>, GroupError> {
+    /// What `kill-master` noted when it ended the process that the master still has.
+    fn kill_note(&self) -> Result<Option<KillNote>, GroupError> {
         let master = self.run.master();
         let Some(present) = master.process() else { return Ok(None) };
         let entries = read_end(&self.dir.journal_file(), RECENT_BYTES)?;
         Ok(entries.iter().rev().find_map(|entry| match &entry.event {
             Event::MasterKilled { node, process, offsets } if *process == present.identity => {
-                offsets.get(node).copied()
+                Some(KillNote { offset: offsets.get(node).copied(), seconds_ago: entry.seconds_ago() })
             }
             _ => None,
         }))
+    }
+
+    /// Histories that the group has left behind by promotions, with the offset up to which each is the group's.
+    fn former_histories(&self) -> Result<Vec<FormerHistory>, GroupError> {
+        let entries = read_end(&self.dir.journal_file(), RECENT_BYTES)?;
+        let formers = entries.into_iter().filter_map(|entry| match entry.event {
+            Event::Promoted { former, .. } => former,
+            _ => None,
+        });
+        Ok(formers.collect())
     }
 }
 

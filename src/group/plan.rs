@@ -18,11 +18,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::diagnosis::{Diagnosis, diagnose, linked_to, listed};
+use super::diagnosis::{Diagnosis, diagnose, has_returned_smaller, linked_to, listed};
 use super::salvage::KeptStream;
 use super::unmanaged::{came_back_with_less, diverged_bytes, of_unknown_history, returned_masters};
 use super::view::{Answer, GroupView, NodeView};
-use crate::wire::{Link, Replication, ReplicationId};
+use crate::wire::{Link, NodeReport, Replication, ReplicationId};
+
+/// A replica that was cut off for longer when its master ended, and lacks something, is stale. Its link is tried anew every
+/// second, so this is no hiccup.
+const STALE_SECONDS: u64 = 5;
 
 /// What a promotion may do.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +35,10 @@ pub struct Policy {
     pub wanted: Option<String>,
     /// Go on where a refusal would only protect from loss: end a master that answers, exceed the allowed loss.
     pub force: bool,
-    /// `[failover] max-loss`: refuse what may lose more bytes of the replication stream than this.
+    /// `--max-loss`, or `[failover] max-loss`: refuse what may lose more bytes of the replication stream than this.
     pub max_loss_bytes: Option<u64>,
+    /// Keep also what is salvaged as a list of commands.
+    pub keeps_salvaged: bool,
 }
 
 /// A promotion, decided.
@@ -52,6 +58,9 @@ pub struct FailoverPlan {
     pub rejected: Vec<Rejected>,
     /// What is lost, as far as it is known beforehand.
     pub loss: LossEstimate,
+    /// What may be lost, in bytes of the replication stream; `None`: whatever it is.
+    #[serde(default)]
+    pub max_loss_bytes: Option<u64>,
     /// Why nothing of the old master's backlog is handed to the candidate, if nothing is.
     #[serde(default)]
     pub not_salvaged: Option<NoSalvage>,
@@ -161,26 +170,57 @@ pub enum NoSalvage {
 /// What a promotion loses, in bytes of the replication stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossEstimate {
+    /// The history that all these offsets are of.
+    pub replid: ReplicationId,
     /// The last offset at which the old master was seen; it may have written more after that. `None`: never seen.
     pub master_offset: Option<u64>,
-    /// The highest offset that any reachable node of the lineage has.
+    /// The highest offset that any reachable node of the history has.
     pub survivor_offset: u64,
     /// The candidate's, before anything is salvaged.
     pub candidate_offset: u64,
     /// Where the old master ended, read from its backlog. `None`: it has none, or is alive.
-    #[serde(default)]
     pub master_end: Option<u64>,
     /// What the candidate gets from that backlog.
-    #[serde(default)]
     pub salvaged_bytes: u64,
+    /// How old the candidate's data was when the old master ended, before anything is salvaged.
+    pub age: DataAge,
+}
+
+/// How old a replica's data was at the end of its master: the time from the last word that it had from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DataAge {
+    /// So old for certain, in seconds.
+    pub at_least_seconds: u64,
+    /// Not older than this, in seconds. `None`: nothing tells.
+    pub at_most_seconds: Option<u64>,
+}
+
+/// A part of a history that no node of the group has any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LostRange {
+    /// The history.
+    pub replid: ReplicationId,
+    /// The first byte that is lost, counted from 0; so many bytes are left.
+    pub from: u64,
+    /// The old master's end, as far as it is known.
+    pub to: u64,
+    /// Whether the old master ended there: otherwise it may have gone on.
+    pub is_exact: bool,
 }
 
 impl LossEstimate {
-    /// What is known to be lost.
+    /// What is known to be lost, in bytes.
     pub fn bytes_min(&self) -> u64 {
+        self.gone().map_or(0, |gone| gone.to - gone.from)
+    }
+
+    /// What is known to be lost.
+    pub fn gone(&self) -> Option<LostRange> {
         let seen = self.master_offset.unwrap_or(0).max(self.survivor_offset);
-        let end = self.master_end.map_or(seen, |end| end.max(seen));
-        end.saturating_sub(self.candidate_offset + self.salvaged_bytes)
+        let to = self.master_end.map_or(seen, |end| end.max(seen));
+        let from = self.candidate_offset + self.salvaged_bytes;
+        let is_exact = self.master_end.is_some();
+        (from < to).then(|| LostRange { replid: self.replid.clone(), from, to, is_exact })
     }
 
     /// Whether nobody knows how far the old master was.
@@ -198,6 +238,29 @@ impl fmt::Display for LossEstimate {
             (Some(_), bytes) => write!(out, "at least {bytes} bytes of the replication stream"),
             (None, 0) => write!(out, "unknown: nobody saw how far the old master was"),
             (None, bytes) => write!(out, "at least {bytes} bytes; nobody saw how far the old master was"),
+        }?;
+        match self.gone() {
+            Some(LostRange { replid, from, to, .. }) => write!(out, " (offsets {from} to {to} of {})", replid.short()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl DataAge {
+    /// Of a replica that heard from its master last so many seconds ago.
+    fn exactly(seconds: u64) -> Self {
+        Self { at_least_seconds: seconds, at_most_seconds: Some(seconds) }
+    }
+}
+
+impl fmt::Display for DataAge {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.at_least_seconds, self.at_most_seconds) {
+            (0, None) => write!(out, "of unknown age"),
+            (least, None) => write!(out, "at least {least} s old"),
+            (least, Some(most)) if least == most => write!(out, "{least} s old"),
+            (0, Some(most)) => write!(out, "at most {most} s old"),
+            (least, Some(most)) => write!(out, "{least} to {most} s old"),
         }
     }
 }
@@ -235,6 +298,12 @@ pub enum Step {
         node: String,
         /// The candidate.
         to: String,
+    },
+    /// Write down what only this node has of the stream, as commands, before anything throws it away. If it is alive, it takes
+    /// no write from then on.
+    KeepTail {
+        /// The node.
+        node: String,
     },
     /// Let the candidate follow the master itself: it can only hand over to one that it feeds.
     Attach {
@@ -283,6 +352,7 @@ impl fmt::Display for Step {
             Self::LeaveUnfenced { node } => write!(out, "leave {node} unfenced, and note that"),
             Self::AwaitDrain { nodes } => write!(out, "let {} read to the end of the stream", listed(nodes)),
             Self::Salvage { node, to } => write!(out, "salvage what {node} had not sent to {to}"),
+            Self::KeepTail { node } => write!(out, "keep what only {node} has as a list of commands"),
             Self::Attach { node, to } => write!(out, "let {node} follow {to} directly"),
             Self::HandOver { from, to } => write!(out, "hand over from {from} to {to}"),
             Self::Promote { node } => write!(out, "promote {node}"),
@@ -324,6 +394,14 @@ pub enum Refusal {
         /// The master.
         master: String,
     },
+    /// The master does not answer us, and serves others.
+    #[error("the master {master} does not answer, but {} {} still linked to it: it may well serve others", listed(.seen_by), is_or_are(.seen_by))]
+    MasterUnreachable {
+        /// The master.
+        master: String,
+        /// The replicas that have heard from it.
+        seen_by: Vec<String>,
+    },
     /// Only a person can say whose writes count.
     #[error("{} take writes at the same time", listed(.masters))]
     TwoMasters {
@@ -360,6 +438,14 @@ pub enum Refusal {
         /// How far behind.
         bytes: u64,
     },
+    /// The best node had lost its link long before the master ended, and lacks what came after that.
+    #[error("{node} is stale: its data is {}, and it lacks {loss}", .loss.age)]
+    Stale {
+        /// The node.
+        node: String,
+        /// What would be lost.
+        loss: Box<LossEstimate>,
+    },
     /// Another node is the master already.
     #[error("{master} took over as master already")]
     AlreadyMoved {
@@ -373,12 +459,14 @@ pub enum Refusal {
         diagnosis: Diagnosis,
     },
     /// The promotion would lose, or may lose, more than is allowed.
-    #[error("it would lose more than max-loss ({max_bytes} bytes) allows: {loss}")]
+    #[error("to promote {node} would lose more than max-loss ({max_bytes} bytes) allows: {loss}")]
     TooMuchLoss {
+        /// The best node that there is.
+        node: String,
         /// What is allowed.
         max_bytes: u64,
         /// What is known.
-        loss: LossEstimate,
+        loss: Box<LossEstimate>,
     },
 }
 
@@ -398,6 +486,9 @@ impl Refusal {
                 "--force lets them follow, and drops what they have: look into them first".to_owned()
             }
             Self::MasterLoading { .. } => "wait until it has loaded; --force ends it and promotes a replica".to_owned(),
+            Self::MasterUnreachable { master, .. } => {
+                format!("replctl logs {master}; --force ends it and promotes a replica")
+            }
             Self::TwoMasters { masters } => {
                 Diagnosis::TwoMasters { masters: masters.clone() }.hint().expect("two masters have a hint")
             }
@@ -409,6 +500,7 @@ impl Refusal {
             Self::NoSuchNode(_) => "replctl status lists the nodes".to_owned(),
             Self::WantedIneligible { .. } => "replctl promote --dry-run shows who can be promoted".to_owned(),
             Self::WantedBehind { best, .. } => format!("promote {best}, or give up these bytes with --force"),
+            Self::Stale { .. } => "replctl up starts nodes that may have more; --force gives that up".to_owned(),
             Self::AlreadyMoved { master } => format!("replctl promote {master} lets the others follow it"),
             Self::NotWhole { diagnosis } => diagnosis.hint().unwrap_or_else(|| "replctl status".to_owned()),
             Self::TooMuchLoss { .. } => "--force accepts the loss".to_owned(),
@@ -416,11 +508,16 @@ impl Refusal {
     }
 }
 
+/// The verb for so many names.
+fn is_or_are(names: &[String]) -> &'static str {
+    if names.len() == 1 { "is" } else { "are" }
+}
+
 fn serves(linked: &[String]) -> String {
     if linked.is_empty() { String::new() } else { format!("; {} say that it serves them", listed(linked)) }
 }
 
-fn reasons(rejected: &[Rejected]) -> String {
+pub(super) fn reasons(rejected: &[Rejected]) -> String {
     let words: Vec<String> = rejected.iter().map(|one| format!("{} ({})", one.node, one.reason)).collect();
     words.join(", ")
 }
@@ -466,7 +563,9 @@ impl FailoverPlan {
             diagnosis,
             Diagnosis::OrphanedReplicas { .. }
                 | Diagnosis::ReplicasUnreachable { .. }
+                | Diagnosis::ReplicasLoading { .. }
                 | Diagnosis::ReplicasNeverSynced { .. }
+                | Diagnosis::ReplicasStale { .. }
                 | Diagnosis::LinksDown { .. }
         );
         if !(diagnosis.is_healthy() || policy.force && only_replicas_suffer) {
@@ -493,13 +592,16 @@ impl FailoverPlan {
             candidate: candidate.name.clone(),
             lineage: master.replid.clone(),
             loss: LossEstimate {
+                replid: master.replid.clone(),
                 master_offset: Some(master.offset),
                 survivor_offset: master.offset,
                 // It gets what it lacks before it takes over.
                 candidate_offset: master.offset,
                 master_end: None,
                 salvaged_bytes: 0,
+                age: DataAge::exactly(0),
             },
+            max_loss_bytes: policy.max_loss_bytes,
             not_salvaged: None,
             steps: switchover_steps(view, old, candidate, &upstreams),
             ranked,
@@ -520,14 +622,17 @@ impl FailoverPlan {
             Some(wanted) => choose_wanted(wanted, old, &ranked, &rejected, policy.force)?,
             None => best,
         };
-        let loss = estimate_loss(view, old, &lineage, candidate.offset);
+        let candidate = view.node(&candidate.node).expect("a ranked node is in the view");
+        let loss = estimate_loss(view, old, &lineage, candidate);
+        if !policy.force && policy.max_loss_bytes.is_none() && is_stale(&loss) {
+            return Err(Refusal::Stale { node: candidate.name.clone(), loss: Box::new(loss) });
+        }
         if let Some(max_bytes) = policy.max_loss_bytes.filter(|_| !policy.force)
             && (loss.bytes_min() > max_bytes || loss.is_open())
         {
-            return Err(Refusal::TooMuchLoss { max_bytes, loss });
+            return Err(Refusal::TooMuchLoss { node: candidate.name.clone(), max_bytes, loss: Box::new(loss) });
         }
-        let candidate = view.node(&candidate.node).expect("a ranked node is in the view");
-        Ok(Self::with_steps(view, old, candidate, lineage, ranked.clone(), rejected, loss))
+        Ok(Self::with_steps(view, old, candidate, policy, (lineage, ranked.clone(), rejected, loss)))
     }
 
     fn complete(view: &GroupView, old: &NodeView, new: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
@@ -536,14 +641,8 @@ impl FailoverPlan {
         }
         let report = &new.report().expect("a master that was found has answered").replication;
         let ranked = vec![Ranked { node: new.name.clone(), offset: report.offset, priority: report.priority }];
-        let loss = LossEstimate {
-            master_offset: None,
-            survivor_offset: report.offset,
-            candidate_offset: report.offset,
-            master_end: None,
-            salvaged_bytes: 0,
-        };
-        Ok(Self::with_steps(view, old, new, report.replid.clone(), ranked, Vec::new(), loss))
+        let loss = loss_of_the_other(old, new, report);
+        Ok(Self::with_steps(view, old, new, policy, (report.replid.clone(), ranked, Vec::new(), loss)))
     }
 
     /// Whether another node is the master afterwards than was meant to be before.
@@ -567,10 +666,8 @@ impl FailoverPlan {
         view: &GroupView,
         old: &NodeView,
         candidate: &NodeView,
-        lineage: ReplicationId,
-        ranked: Vec<Ranked>,
-        rejected: Vec<Rejected>,
-        loss: LossEstimate,
+        policy: &Policy,
+        (lineage, ranked, rejected, loss): (ReplicationId, Vec<Ranked>, Vec<Rejected>, LossEstimate),
     ) -> Self {
         let upstreams = upstreams_after(view, old, candidate);
         let salvage = salvage(old, candidate, &lineage);
@@ -581,8 +678,9 @@ impl FailoverPlan {
             lineage,
             ranked,
             rejected,
+            steps: steps(view, old, candidate, &upstreams, salvage.is_ok(), &loss),
             loss,
-            steps: steps(view, old, candidate, &upstreams, salvage.is_ok()),
+            max_loss_bytes: policy.max_loss_bytes,
             not_salvaged: salvage.err(),
             upstreams,
         }
@@ -594,29 +692,46 @@ fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, 
     let old = view.meant_master();
     match diagnose(view) {
         Diagnosis::Down => Err(Refusal::Down),
-        Diagnosis::TwoMasters { masters } => Err(Refusal::TwoMasters { masters }),
+        Diagnosis::TwoMasters { masters } => match policy.wanted.as_ref().filter(|_| policy.force) {
+            // A person has chosen.
+            Some(wanted) if masters.contains(wanted) => {
+                let other = masters.iter().find(|master| *master != wanted).expect("there are two");
+                let old = if *wanted == old.name || !masters.contains(&old.name) { node(other) } else { old };
+                Ok(Situation::Taken { old, new: node(wanted) })
+            }
+            _ => Err(Refusal::TwoMasters { masters }),
+        },
         Diagnosis::UnfencedMaster { unknown, .. } if !unknown.is_empty() && !policy.force => {
             Err(Refusal::UnknownHistory { nodes: unknown })
         }
         Diagnosis::UnfencedMaster { nodes, .. } => Ok(Situation::Returned { old: node(&nodes[0]), master: old }),
         Diagnosis::MasterMoved { to, .. } => Ok(Situation::Taken { old, new: node(&to) }),
-        Diagnosis::OrphanedReplicas { master, .. } if !policy.force => Ok(Situation::Taken { old, new: node(&master) }),
+        Diagnosis::OrphanedReplicas { master, .. } | Diagnosis::Cycle { master: Some(master), .. } if !policy.force => {
+            Ok(Situation::Taken { old, new: node(&master) })
+        }
         Diagnosis::MasterDead { .. }
         | Diagnosis::MasterHung { .. }
+        | Diagnosis::NoCandidate { .. }
+        | Diagnosis::EmptyMaster { .. }
         | Diagnosis::MasterCameBackWithLess { .. }
+        | Diagnosis::Cycle { master: None, .. }
         | Diagnosis::NoMaster { .. } => Ok(Situation::Lost(old)),
         _ if policy.force => Ok(Situation::Lost(old)),
+        Diagnosis::MasterUnreachable { master, linked, .. } if old.is_managed() => {
+            Err(Refusal::MasterUnreachable { master, seen_by: linked })
+        }
         Diagnosis::MasterUnreachable { master, why, linked } => Err(Refusal::CannotFence { master, why, linked }),
         Diagnosis::MasterLoading { master } => Err(Refusal::MasterLoading { master }),
         _ => Err(Refusal::MasterAlive { master: old.name.clone() }),
     }
 }
 
-/// The history whose continuation is wanted: the one the old master itself reports; else the one recorded when the group
+/// The history whose continuation is wanted: the one the old master itself reports, unless it came back without it; else the one recorded when the group
 /// was last whole. Only where there is no record, or by force where nobody has that history any more, it is the one that
 /// most replicas with data have.
 fn lineage(view: &GroupView, old: &NodeView, force: bool) -> Option<ReplicationId> {
-    if let Some(report) = old.report().filter(|_| !came_back_with_less(view, old)) {
+    let is_smaller = |_: &&NodeReport| has_returned_smaller(view, old) || came_back_with_less(view, old);
+    if let Some(report) = old.report().filter(|report| !is_smaller(report)) {
         return Some(report.replication.replid.clone());
     }
     let with_data: Vec<&Replication> = view.nodes.iter().filter_map(replication_with_data).collect();
@@ -673,6 +788,13 @@ fn rank<'a>(
     (ranked, rejected)
 }
 
+/// Whether no node is left that could take the place of `old`; if so, all others with their reasons.
+pub(super) fn nobody_left(view: &GroupView, old: &NodeView) -> Option<Vec<Rejected>> {
+    let others = view.nodes.iter().filter(|node| node.name != old.name);
+    let (ranked, rejected) = rank(view, others, lineage(view, old, false).as_ref());
+    ranked.is_empty().then_some(rejected)
+}
+
 fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&'a Replication, Ineligible> {
     let unreachable = |why: &str| Err(Ineligible::Unreachable { why: why.to_owned() });
     let report = match &node.answer {
@@ -682,8 +804,8 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
         Answer::NotListening => return unreachable("its process has ended"),
         Answer::Silent => return unreachable("it does not answer"),
         Answer::Stranger { .. } if !node.is_managed() => return unreachable(&node.silence()),
-        Answer::Stranger { process_id, .. } => {
-            return unreachable(&format!("another process (pid {process_id}) holds its port"));
+        Answer::Stranger { report } => {
+            return unreachable(&format!("another process (pid {}) holds its port", report.process_id));
         }
         Answer::Error(error) => return unreachable(error),
     };
@@ -735,22 +857,98 @@ fn choose_wanted<'a>(
     Ok(chosen)
 }
 
-fn estimate_loss(view: &GroupView, old: &NodeView, lineage: &ReplicationId, candidate_offset: u64) -> LossEstimate {
+fn estimate_loss(view: &GroupView, old: &NodeView, lineage: &ReplicationId, candidate: &NodeView) -> LossEstimate {
+    let candidate_offset = candidate.report().map_or(0, |report| report.replication.offset);
     let of_lineage = view.nodes.iter().filter(|node| node.name != old.name).filter_map(replication_with_data);
     let survivor_offset = of_lineage
         .filter(|replication| replication.replid == *lineage)
         .map(|replication| replication.offset)
         .max()
         .unwrap_or(candidate_offset);
-    let reported = old.report().filter(|_| !came_back_with_less(view, old)).map(|report| report.replication.offset);
-    let seen = reported.or(view.offset_before_kill);
+    let reported = old.report().filter(|_| !came_back_with_less(view, old)).map(|report| &report.replication);
+    let master_offset = reported
+        .filter(|own| own.replid == *lineage)
+        .map(|own| own.offset)
+        .or(view.kill_note.and_then(|note| note.offset));
     let (master_end, salvaged_bytes) = match &old.kept_stream {
         KeptStream::Dead { replid, start, end } if is_of(lineage, replid) => {
             (Some(*end), if candidate_offset >= *start { end.saturating_sub(candidate_offset) } else { 0 })
         }
         _ => (None, 0),
     };
-    LossEstimate { master_offset: seen, survivor_offset, candidate_offset, master_end, salvaged_bytes }
+    LossEstimate {
+        replid: lineage.clone(),
+        master_offset,
+        survivor_offset,
+        candidate_offset,
+        master_end,
+        salvaged_bytes,
+        age: age(view, old, candidate),
+    }
+}
+
+/// Where another node has taken over already: what the old master has beyond the point where the two histories part.
+fn loss_of_the_other(old: &NodeView, new: &NodeView, taken: &Replication) -> LossEstimate {
+    let open = LossEstimate {
+        replid: taken.replid.clone(),
+        master_offset: None,
+        survivor_offset: taken.offset,
+        candidate_offset: taken.offset,
+        master_end: None,
+        salvaged_bytes: 0,
+        age: DataAge::default(),
+    };
+    let former = taken.former.as_ref();
+    match (&old.answer, &old.kept_stream, former) {
+        _ if old.name == new.name => open,
+        (Answer::Report(report), _, _) => match report.replication.shared_with(taken) {
+            Some(shared) => LossEstimate {
+                replid: report.replication.replid.clone(),
+                master_offset: Some(report.replication.offset),
+                survivor_offset: shared,
+                candidate_offset: shared,
+                ..open
+            },
+            None => open,
+        },
+        (_, KeptStream::Dead { replid, end, .. }, Some(former)) if is_of(&former.replid, replid) => LossEstimate {
+            replid: former.replid.clone(),
+            survivor_offset: former.shared_up_to,
+            candidate_offset: former.shared_up_to,
+            master_end: Some(*end),
+            ..open
+        },
+        _ => open,
+    }
+}
+
+/// How old a candidate's data was at the old master's end. When that was is known if it was killed by us, or still answers;
+/// otherwise the last word that any replica had from it is the earliest moment, and now is the latest.
+fn age(view: &GroupView, old: &NodeView, candidate: &NodeView) -> DataAge {
+    let heard_seconds_ago = |node: &NodeView| {
+        let upstream = node.report()?.replication.upstream()?;
+        match upstream.link {
+            _ if view.followed_by(node).is_none_or(|followed| followed.name != old.name) => None,
+            Link::Up => upstream.silent_seconds,
+            Link::Down { seconds } => seconds,
+            Link::Syncing { .. } => None,
+        }
+    };
+    let Some(heard) = heard_seconds_ago(candidate) else { return DataAge::default() };
+    if let Some(note) = view.kill_note {
+        return DataAge::exactly(heard.saturating_sub(note.seconds_ago));
+    }
+    if old.is_answering_master() {
+        return DataAge::exactly(heard);
+    }
+    let last_word = view.nodes.iter().filter_map(heard_seconds_ago).min().unwrap_or(heard);
+    DataAge { at_least_seconds: heard - last_word, at_most_seconds: Some(heard) }
+}
+
+/// Whether a candidate that lacks something was cut off long before the old master's end: rather a node to be looked after
+/// than one to be promoted without a word.
+fn is_stale(loss: &LossEstimate) -> bool {
+    loss.age.at_least_seconds >= STALE_SECONDS && loss.gone().is_some()
 }
 
 /// What a master that came back has beyond what the group's master has of it.
@@ -761,12 +959,15 @@ fn loss_of_returned(old: &NodeView, master: &NodeView) -> LossEstimate {
         _ => (0, None),
     };
     let shared = old_offset - bytes.unwrap_or(0);
+    let of = replication(old).or(replication(master)).expect("both have answered");
     LossEstimate {
+        replid: of.replid,
         master_offset: bytes.map(|_| old_offset),
         survivor_offset: shared,
         candidate_offset: shared,
         master_end: None,
         salvaged_bytes: 0,
+        age: DataAge::default(),
     }
 }
 
@@ -818,13 +1019,29 @@ fn steps(
     candidate: &NodeView,
     upstreams: &BTreeMap<String, String>,
     salvages: bool,
+    loss: &LossEstimate,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
-    let fence = fence(old, candidate);
+    // Where a person has chosen between masters, the others become replicas.
+    let came_back = returned_masters(view);
+    let is_given_up = |node: &NodeView| {
+        let takes_writes = candidate.is_answering_master() && node.is_answering_master();
+        takes_writes && node.name != candidate.name && !came_back.contains(&node.name)
+    };
+    let fence = fence(old, candidate).filter(|_| !is_given_up(old));
     let is_fenced = matches!(fence, Some(Step::Fence { .. }));
+    let has_a_tail = matches!(old.kept_stream, KeptStream::Dead { .. }) && !salvages && loss.gone().is_some();
+    // Also a master that is ended though it answers, and leaves nothing to be salvaged.
+    let can_tell = is_fenced && old.is_answering_master() && !salvages;
+    if has_a_tail || can_tell {
+        steps.push(Step::KeepTail { node: old.name.clone() });
+    }
+    let given_up = names(view, is_given_up).into_iter();
+    steps.extend(given_up.map(|node| Step::Demote { node, to: candidate.name.clone() }));
     steps.extend(fence);
     // A dead master's stream ends; one that somebody demoted goes on feeding its replicas.
     let ends = old.name != candidate.name
+        && !is_given_up(old)
         && if old.is_managed() { !is_replica(old) } else { old.answer == Answer::NotListening };
     let draining = if ends { linked_to(view, old) } else { Vec::new() };
     if !draining.is_empty() {

@@ -14,12 +14,13 @@ use tokio::task::JoinSet;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
-use super::plan::{FailoverPlan, LossEstimate, Policy, Step};
+use super::plan::{FailoverPlan, LossEstimate, LostRange, Policy, Step};
 use super::salvage::{self, Ghost, Salvaged};
 use super::stop::end_processes;
+use super::tail::{self, Tail, TailError, TailReport};
 use super::unmanaged::{self, Diverged};
 use super::view::{Clients, GroupView, observe};
-use super::{Group, GroupError, save_config};
+use super::{Group, GroupError, endpoint, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
 use crate::process::{Durability, GroupDir, RunNode, Unfenced};
@@ -32,6 +33,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the exchange of roles may take after the replica has caught up.
 const HAND_OVER_GRACE: Duration = Duration::from_secs(5);
+/// For how long a master that is about to become a replica takes no writes, should this program end in between.
+const KEEP_PAUSE_MS: &str = "10000";
 /// Between two looks at a node that is about to be where it should.
 const POLL_EVERY: Duration = Duration::from_millis(1);
 /// How often a plan that no longer fits what is seen is made anew.
@@ -64,6 +67,10 @@ pub struct FailoverReport {
     pub salvaged: Option<Salvaged>,
     /// What is lost, as far as it is known afterwards.
     pub loss: LossEstimate,
+    /// What of that is known: a part of a history that no node of the group has any more.
+    pub gone: Option<LostRange>,
+    /// The ends of streams that were written down as commands, and those that could not be.
+    pub tails: Vec<TailReport>,
     /// What masters had that were demoted, and the new master has not.
     pub diverged: Vec<Diverged>,
     /// How every replica came to follow the new master.
@@ -75,9 +82,13 @@ pub struct FailoverReport {
 }
 
 impl FailoverReport {
-    /// Whether there is a master that takes writes, everybody follows it, and the user's hook has run.
+    /// Whether there is a master that takes writes, everybody follows it, what was to be kept is kept, and the user's hook has
+    /// run.
     pub fn is_complete(&self) -> bool {
-        self.missing.is_empty() && self.first_write_us.is_some() && self.hook_error.is_none()
+        self.missing.is_empty()
+            && self.first_write_us.is_some()
+            && self.hook_error.is_none()
+            && !self.tails.iter().any(TailReport::is_gone)
     }
 }
 
@@ -131,17 +142,22 @@ pub async fn promote(
     let (mut view, mut clients) = observe(group).await?;
     FailoverPlan::new(&view, policy)?;
     recorder.record(Event::Began { command: "promote".to_owned() })?;
+    let mut tails = Vec::new();
     for _ in 0..PLANS_MAX {
         let plan = FailoverPlan::new(&view, policy)?;
         recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
         let mut promotion = Promotion::new(&plan, policy, group, clients, began, limit, recorder);
+        promotion.tails = tails;
         match promotion.execute(&view).await {
             Ok(()) => return promotion.report("promote", plan.clone(), view).await,
             Err(Stop::Failed(error)) => {
                 recorder.record(Event::Finished { command: "promote".to_owned(), error: Some(error.to_string()) })?;
                 return Err(error);
             }
-            Err(Stop::Stale) => (view, clients) = observe(group).await?,
+            Err(Stop::Stale) => {
+                tails = promotion.tails;
+                (view, clients) = observe(group).await?;
+            }
         }
     }
     let reason = format!("the replicas kept changing over {PLANS_MAX} plans");
@@ -203,6 +219,7 @@ struct Promotion<'a> {
     /// The replicas that were told to take the rest of the old master's stream from this ghost.
     haunted: Option<(Ghost, Vec<String>)>,
     loss: LossEstimate,
+    tails: Vec<TailReport>,
     diverged: Vec<Diverged>,
     first_write: Option<Duration>,
     /// How long a master may hold back its writes, and since when it does.
@@ -237,6 +254,7 @@ impl<'a> Promotion<'a> {
             salvaged: None,
             haunted: None,
             loss: plan.loss.clone(),
+            tails: Vec::new(),
             diverged: Vec::new(),
             first_write: None,
             patience: Duration::ZERO,
@@ -258,6 +276,7 @@ impl<'a> Promotion<'a> {
                 Step::LeaveUnfenced { node } => self.leave_unfenced(node)?,
                 Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
                 Step::Salvage { node, to } => self.salvage(view, &step, node, to).await?,
+                Step::KeepTail { node } => self.keep_tail(&step, node).await?,
                 Step::Attach { node, to } => self.attach(&step, node, to).await?,
                 Step::HandOver { from, to } => self.hand_over(view, &step, from, to).await?,
                 Step::Promote { node } => self.promote(&step, node).await?,
@@ -284,7 +303,12 @@ impl<'a> Promotion<'a> {
     async fn demote(&mut self, view: &GroupView, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
         let (old, new) = (self.client(node)?.clone(), self.client(to)?.clone());
         let unfenced = view.node(node).and_then(|node| node.unfenced());
-        let diverged = unmanaged::demote(node, unfenced, &old, &new).await.map_err(|error| failed(step, &error))?;
+        let demoted = unmanaged::demote(&self.group.dir, node, unfenced, &old, &new).await;
+        let (diverged, tails) = demoted.map_err(|error| failed(step, &error))?;
+        for tail in tails {
+            self.recorder.record(Event::Tail { tail: tail.clone() })?;
+            self.tails.push(tail);
+        }
         if node == self.plan.old_master {
             let shared = diverged.bytes.map(|bytes| diverged.end - bytes);
             self.loss.master_end = diverged.bytes.map(|_| diverged.end);
@@ -333,6 +357,9 @@ impl<'a> Promotion<'a> {
         let offsets = drains.join_all().await;
         let of_candidate = offsets.iter().find(|(is_candidate, _)| *is_candidate).map_or(0, |(_, offset)| *offset);
         let is_overtaken = offsets.iter().any(|(_, offset)| *offset > of_candidate);
+        // What is lost now is counted from where they got by reading on.
+        self.loss.candidate_offset = self.loss.candidate_offset.max(of_candidate);
+        self.loss.survivor_offset = self.loss.survivor_offset.max(of_candidate);
         if was_best && is_overtaken { Err(Stop::Stale) } else { Ok(()) }
     }
 
@@ -347,10 +374,11 @@ impl<'a> Promotion<'a> {
             Ok(remains) => {
                 let end = remains.end;
                 let lineage = &self.plan.lineage;
+                let replid = remains.history.replid.to_string();
                 self.loss.master_end = (remains.history.replid.as_str() == lineage.to_string()).then_some(end);
                 let handed_over = salvage::hand_over(self.group, node, remains, &client, (lineage, offset)).await;
-                handed_over
-                    .map(|(bytes, ghost)| (Salvaged { node: node.to_owned(), to: to.to_owned(), bytes, end }, ghost))
+                let (node, to) = (node.to_owned(), to.to_owned());
+                handed_over.map(|(bytes, ghost)| (Salvaged { node, to, replid, from: end - bytes, bytes, end }, ghost))
             }
             Err(error) => Err(error),
         };
@@ -362,14 +390,82 @@ impl<'a> Promotion<'a> {
                 self.loss.salvaged_bytes = salvaged.bytes;
                 self.salvaged = Some(salvaged.clone());
                 self.recorder.record(Event::Salvaged { salvaged })?;
+                if self.policy.keeps_salvaged {
+                    self.keep_dead_tail(node)?
+                }
                 Ok(())
             }
             Err(error) => {
                 let text = format!("nothing of what {node} had not sent could be salvaged: {error}");
                 self.recorder.record(Event::Warning { text })?;
-                self.refuse_loss(step)
+                self.refuse_loss(step)?;
+                if self.loss.gone().is_some() {
+                    self.keep_dead_tail(node)?
+                }
+                Ok(())
             }
         }
+    }
+
+    /// Writes down what a node alone has, before it follows another one and throws it away.
+    async fn keep_tail(&mut self, step: &Step, node: &str) -> Result<(), Stop> {
+        let Some(client) = self.clients.get(node).cloned() else { return Ok(self.keep_dead_tail(node)?) };
+        // It takes no more writes from here until it is a replica.
+        let paused = client.command(&["CLIENT", "PAUSE", KEEP_PAUSE_MS, "WRITE"]).await;
+        paused.map_err(|error| failed(step, &error))?;
+        let own = client.replication().await.map_err(|error| failed(step, &error))?;
+        let taken = self.caught_up(client.announced(), own.offset).await.map_err(|error| failed(step, &error))?;
+        if own.replid == self.loss.replid {
+            self.loss.master_offset = Some(own.offset);
+        }
+        let (from, to) = match own.shared_with(&taken) {
+            Some(shared) => (shared, own.offset),
+            // Where their histories part is unknown, so whatever is left may be its alone.
+            None => (own.backlog.as_ref().map_or(own.offset, |backlog| backlog.start), own.offset),
+        };
+        if from < to {
+            let endpoint = endpoint(self.group.run.node(node).expect("a plan names nodes of its group"));
+            let tail = Tail::fetch(&endpoint, &own.replid, own.backlog, (from, to)).await;
+            self.record_tail(node, &own.replid.to_string(), from..to, tail)?;
+        }
+        Ok(())
+    }
+
+    /// How far the candidate is, when it has everything up to `end` or if it is not fed from there anyway.
+    async fn caught_up(&self, master: &Address, end: u64) -> Result<Replication, WireError> {
+        let candidate = self.clients.get(&self.plan.candidate).ok_or(WireError::Closed)?;
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        loop {
+            let replication = candidate.replication().await?;
+            if !replication.is_linked_to(master) || replication.offset >= end || Instant::now() > deadline {
+                return Ok(replication);
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+
+    /// Writes down what a dead node's backlog has beyond what the candidate got.
+    fn keep_dead_tail(&mut self, node: &str) -> Result<(), GroupError> {
+        let (from, to) = (self.loss.candidate_offset, self.loss.master_end.unwrap_or(self.loss.candidate_offset));
+        if from < to {
+            let tail = salvage::dead_tail(&self.group.dir, node, from);
+            self.record_tail(node, &self.loss.replid.to_string(), from..to, tail)?;
+        }
+        Ok(())
+    }
+
+    fn record_tail(
+        &mut self,
+        node: &str,
+        replid: &str,
+        wished: std::ops::Range<u64>,
+        tail: Result<Tail, TailError>,
+    ) -> Result<(), GroupError> {
+        for tail in tail::keep(&self.group.dir, node, replid, wished, tail)? {
+            self.recorder.record(Event::Tail { tail: tail.clone() })?;
+            self.tails.push(tail);
+        }
+        Ok(())
     }
 
     /// Lets the others take it as well, beside what comes next: the candidate's own backlog may be too small for what they
@@ -497,7 +593,8 @@ impl<'a> Promotion<'a> {
         self.group.run.replid = Some(replication.replid.to_string());
         self.note_what_is_shared(&replication);
         self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
-        self.recorder.record(Event::Promoted { node: node.to_owned(), old_master: self.plan.old_master.clone() })?;
+        let (node, old_master) = (node.to_owned(), self.plan.old_master.clone());
+        self.recorder.record(Event::Promoted { node, old_master, former: replication.former })?;
         self.sync_beside()?;
         if self.first_write.is_none() {
             self.await_first_write(&client).await.map_err(|error| failed(step, &error))?;
@@ -660,7 +757,9 @@ impl<'a> Promotion<'a> {
             took_us,
             steps: self.steps,
             salvaged: self.salvaged,
+            gone: self.loss.gone(),
             loss: self.loss,
+            tails: self.tails,
             diverged: self.diverged,
             resyncs,
             missing: self.missing,

@@ -162,7 +162,14 @@ async fn follow(
     let mark = log_length(&log);
     let unfenced = group.run.node(&plan.node).and_then(RunNode::unmanaged).and_then(|server| server.unfenced.as_ref());
     let diverged = match replica.replication().await.map_err(wire)?.is_master() {
-        true => Some(unmanaged::demote(&plan.node, unfenced, replica, upstream).await.map_err(wire)?),
+        true => {
+            let demoted = unmanaged::demote(&group.dir, &plan.node, unfenced, replica, upstream).await;
+            let (diverged, tails) = demoted.map_err(wire)?;
+            for tail in tails {
+                recorder.record(Event::Tail { tail })?;
+            }
+            Some(diverged)
+        }
         false => {
             await_no_less(replica, upstream).await.map_err(wire)?;
             replica.follow(upstream.announced()).await.map_err(wire)?;

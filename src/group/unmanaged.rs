@@ -20,9 +20,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::tail::{self, Tail, TailReport};
 use super::view::{Answer, GroupView, NodeView};
 use super::{Group, GroupError, Refusal};
-use crate::process::{RunState, Unfenced};
+use crate::process::{GroupDir, RunState, Unfenced};
 use crate::wire::{Link, NodeClient, NodeReport, Replication, ReplicationId, WireError};
 
 /// How long a replica may take to read what its master has, once that takes no more writes.
@@ -138,7 +139,7 @@ pub(super) fn mark_strangers(view: &mut GroupView) -> Vec<String> {
     for index in strangers {
         let node = &mut view.nodes[index];
         if let Answer::Report(report) = &node.answer {
-            node.answer = Answer::Stranger { process_id: report.process_id, run_id: report.run_id.clone() };
+            node.answer = Answer::Stranger { report: report.clone() };
             names.push(node.name.clone());
         }
     }
@@ -312,31 +313,53 @@ pub(super) fn diverged_bytes(old: &Replication, new: &Replication, unfenced: Opt
 /// # Errors
 /// The server does not answer, or refuses: then it is as it was.
 pub(super) async fn demote(
+    dir: &GroupDir,
     node: &str,
     unfenced: Option<&Unfenced>,
     old: &NodeClient,
     new: &NodeClient,
-) -> Result<Diverged, WireError> {
+) -> Result<(Diverged, Vec<TailReport>), WireError> {
     let pause_ms = PAUSE.as_millis().to_string();
     old.command(&["CLIENT", "PAUSE", &pause_ms, "WRITE"]).await?;
-    let demoted = demote_paused(node, unfenced, old, new).await;
+    let demoted = demote_paused(dir, node, unfenced, old, new).await;
     // A replica refuses writes at once; a pause would only hold them back.
     let _ = old.command(&["CLIENT", "UNPAUSE"]).await;
     demoted
 }
 
 async fn demote_paused(
+    dir: &GroupDir,
     node: &str,
     unfenced: Option<&Unfenced>,
     old: &NodeClient,
     new: &NodeClient,
-) -> Result<Diverged, WireError> {
+) -> Result<(Diverged, Vec<TailReport>), WireError> {
     let own = old.report().await?;
     let theirs = drained(&own.replication, new).await?;
     let bytes = diverged_bytes(&own.replication, &theirs, unfenced);
     // Here, and no later, what `bytes` counts can still be read from it: nobody writes, and nothing is dropped yet.
+    let tails = keep_tail(dir, node, &own.replication, bytes, old).await?;
     old.follow(new.announced()).await?;
-    Ok(Diverged { node: node.to_owned(), bytes, keys: own.keys, end: own.replication.offset })
+    Ok((Diverged { node: node.to_owned(), bytes, keys: own.keys, end: own.replication.offset }, tails))
+}
+
+/// Writes down the last `bytes` of a stream; where nobody knows how many are the server's own, all that it still has.
+async fn keep_tail(
+    dir: &GroupDir,
+    node: &str,
+    own: &Replication,
+    bytes: Option<u64>,
+    client: &NodeClient,
+) -> Result<Vec<TailReport>, WireError> {
+    let to = own.offset;
+    let start = own.backlog.as_ref().map_or(to, |backlog| backlog.start);
+    let from = bytes.map_or(start, |bytes| to.saturating_sub(bytes));
+    if from == to {
+        return Ok(Vec::new());
+    }
+    let tail = Tail::fetch(client.endpoint(), &own.replid, own.backlog.clone(), (from, to)).await;
+    let kept = tail::keep(dir, node, &own.replid.to_string(), from..to, tail);
+    kept.map_err(|error| WireError::Nonsense(format!("what only it has cannot be kept: {error}")))
 }
 
 /// Where `new` is when it has read all that it can get of a master that takes no more writes.

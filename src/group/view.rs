@@ -29,10 +29,19 @@ pub struct GroupView {
     pub group: String,
     /// The history that its master was known to write last.
     pub recorded_replid: Option<ReplicationId>,
-    /// The offset at which the master was seen last before `kill-master` ended it.
-    pub offset_before_kill: Option<u64>,
+    /// What `kill-master` noted of the master that it ended.
+    pub kill_note: Option<KillNote>,
     /// All nodes, in topology order.
     pub nodes: Vec<NodeView>,
+}
+
+/// What was known of a master when it was killed on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct KillNote {
+    /// Bytes of its history; `None`: it did not answer.
+    pub offset: Option<u64>,
+    /// How long ago that was.
+    pub seconds_ago: u64,
 }
 
 /// One node at one moment.
@@ -92,10 +101,9 @@ pub enum Answer {
     Silent,
     /// Another server than the node's answers at its address.
     Stranger {
-        /// Its pid, as it says.
-        process_id: u32,
-        /// Its run id.
-        run_id: String,
+        /// What it says of itself.
+        #[serde(flatten)]
+        report: Box<NodeReport>,
     },
     /// It answered with an error.
     Error(String),
@@ -159,8 +167,8 @@ impl NodeView {
             Answer::Loading => "it is loading its data".to_owned(),
             Answer::NotListening => format!("nobody listens at {}", self.address),
             Answer::Silent => format!("no answer from {}", self.address),
-            Answer::Stranger { run_id, .. } => {
-                format!("another server answers at {} (run id {run_id:.8})", self.address)
+            Answer::Stranger { report } => {
+                format!("another server answers at {} (run id {:.8})", self.address, report.run_id)
             }
             Answer::Error(error) => error.clone(),
         }
@@ -253,7 +261,7 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
     let mut view = GroupView {
         group: group.run.group.clone(),
         recorded_replid: group.run.replid.as_deref().and_then(ReplicationId::parse),
-        offset_before_kill: group.offset_before_kill()?,
+        kill_note: group.kill_note()?,
         nodes,
     };
     for stranger in unmanaged::mark_strangers(&mut view) {
@@ -292,7 +300,7 @@ async fn ask(endpoint: &Endpoint, expected: Expected) -> (Answer, Option<NodeCli
     };
     match asked.await {
         Ok((_, report)) if matches!(expected, Expected::Process(pid) if pid != Some(report.process_id)) => {
-            (Answer::Stranger { process_id: report.process_id, run_id: report.run_id }, None)
+            (Answer::Stranger { report: Box::new(report) }, None)
         }
         Ok((client, report)) => (Answer::Report(Box::new(report)), Some(client)),
         Err(error) if error.is_loading() => (Answer::Loading, None),

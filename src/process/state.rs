@@ -261,6 +261,19 @@ impl GroupDir {
         replace_file(&self.config_file(node), text.as_bytes(), Durability::PageCache)
     }
 
+    /// Keeps what nobody has any more of a replication stream in `tails/NAME`, on disk before anything throws it away; tells
+    /// where.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn save_tail(&self, name: &str, commands: &[u8]) -> Result<PathBuf, StateError> {
+        let dir = self.path.join("tails");
+        create_private_dir(&dir)?;
+        let path = dir.join(name);
+        replace_file(&path, commands, Durability::Disk)?;
+        Ok(path)
+    }
+
     /// Forgets what was launched; data, logs and the journal stay. Only for who holds the lock.
     ///
     /// # Errors
@@ -333,7 +346,7 @@ pub enum Server {
 /// A server as it was launched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedServer {
-    /// The port that its topology gives it; `None`: one that the system chooses.
+    /// The port that its topology gives it; `None`: a free one.
     pub wished_port: Option<u16>,
     /// Its port on 127.0.0.1, kept for the life of the group.
     pub port: u16,

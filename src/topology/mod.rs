@@ -20,6 +20,7 @@ pub use address::{Address, Login};
 pub use diagnostic::{Diagnostic, Position, TopologyError};
 pub use directive::is_secret;
 pub use preset::{PRESETS, Preset};
+pub use raw::bytes_of;
 
 /// The file that `up` looks for in the current directory, and `init` writes.
 pub const FILE_NAME: &str = "replctl.toml";
@@ -74,7 +75,7 @@ pub struct UnmanagedNode {
 /// A server that replctl starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagedNode {
-    /// `None`: a free one, chosen by the system at `up` and kept from then on.
+    /// `None`: a free one, chosen at `up` and kept from then on.
     pub port: Option<u16>,
     /// The program that serves it.
     pub engine: Engine,

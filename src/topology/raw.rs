@@ -532,8 +532,8 @@ pub(super) fn wrong_name(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The bytes that a size like `0B`, `64KB` or `1MiB` stands for.
-fn bytes_of(size: &str) -> Option<u64> {
+/// The bytes that a size like `0B`, `64KB` or `1MiB` stands for; `None` if it is no size.
+pub fn bytes_of(size: &str) -> Option<u64> {
     let digits = size.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = size.split_at(digits);
     let unit_bytes: u64 = match unit.trim_start_matches(' ') {

@@ -155,6 +155,11 @@ impl NodeClient {
         self.command(&["REPLICAOF", host, &port.to_string()]).await.map(drop)
     }
 
+    /// Where the node is reached, and as whom.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// Runs one command.
     ///
     /// # Errors

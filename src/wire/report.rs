@@ -17,6 +17,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -94,12 +95,14 @@ pub struct Replication {
     pub priority: u32,
     /// It is about to exchange roles with one of its replicas (`master_failover_state`).
     pub is_handing_over: bool,
+    /// The part of the stream that its backlog holds, as offsets. `None`: it has no backlog.
+    pub backlog: Option<Range<u64>>,
     /// The replicas that are attached to this node.
     pub replicas: Vec<AttachedReplica>,
 }
 
 /// A history that ended in the present one by a promotion.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FormerHistory {
     /// Its name.
     pub replid: ReplicationId,
@@ -126,6 +129,8 @@ pub struct Upstream {
     pub port: u16,
     /// How the link is.
     pub link: Link,
+    /// For how many seconds nothing has come over a link that is up.
+    pub silent_seconds: Option<u64>,
     /// The data set of this replica is a prefix of its history: it has been synchronized, and no later full
     /// synchronization has begun to replace it. `false` is what makes an empty replica look complete.
     pub holds_data: bool,
@@ -212,6 +217,21 @@ impl AttachedReplica {
 }
 
 impl Replication {
+    /// The offset up to which this node and another one have the same stream; `None` if their histories tell of none.
+    pub fn shared_with(&self, other: &Self) -> Option<u64> {
+        let end_in = |former: &Option<FormerHistory>, replid: &ReplicationId| {
+            former.as_ref().filter(|former| former.replid == *replid).map(|former| former.shared_up_to)
+        };
+        if self.replid == other.replid {
+            return Some(self.offset.min(other.offset));
+        }
+        let both = || {
+            let own = self.former.as_ref()?;
+            Some(own.shared_up_to.min(end_in(&other.former, &own.replid)?))
+        };
+        end_in(&self.former, &other.replid).or_else(|| end_in(&other.former, &self.replid)).or_else(both)
+    }
+
     /// Reads the reply to `INFO replication`.
     ///
     /// # Errors
@@ -266,6 +286,7 @@ impl<'a> Info<'a> {
             offset,
             priority: self.number("slave_priority").unwrap_or(100),
             is_handing_over: self.get("master_failover_state").is_some_and(|state| state != "no-failover"),
+            backlog: self.backlog(),
             replicas: self.attached_replicas(),
         })
     }
@@ -289,6 +310,14 @@ impl<'a> Info<'a> {
         self.get(field) == Some("1")
     }
 
+    /// The wire tells the number of the first byte; bytes applied before it are one less.
+    fn backlog(&self) -> Option<Range<u64>> {
+        let first_byte: u64 =
+            self.number("repl_backlog_first_byte_offset").filter(|_| self.is("repl_backlog_active"))?;
+        let start = first_byte.saturating_sub(1);
+        Some(start..start.saturating_add(self.number("repl_backlog_histlen")?))
+    }
+
     fn former_history(&self) -> Option<FormerHistory> {
         let replid = self.get("master_replid2").and_then(ReplicationId::parse)?;
         let next_byte: u64 = self.number("second_repl_offset")?;
@@ -305,7 +334,8 @@ impl<'a> Info<'a> {
         let can_resume = resumable.is_some_and(|offset| u64::try_from(offset) == Ok(history_offset));
         let was_up = !matches!(link, Link::Down { seconds: None });
         let holds_data = link == Link::Up || (can_resume && (was_up || history_offset > 1));
-        Ok(Upstream { host: host.to_owned(), port, link, holds_data })
+        let silent_seconds = self.number("master_last_io_seconds_ago").filter(|_| link == Link::Up);
+        Ok(Upstream { host: host.to_owned(), port, link, silent_seconds, holds_data })
     }
 
     fn link(&self) -> Link {
@@ -434,6 +464,38 @@ mod tests {
         );
         assert_eq!(upstream.link, Link::Syncing { received_bytes: 250, total_bytes: Some(1000) });
         assert!(!upstream.holds_data);
+    }
+
+    #[test]
+    fn two_histories_part_where_the_one_that_was_promoted_says() {
+        let replication = |replid: &str, offset: u64, former: &str, second: i64| {
+            let text = format!(
+                "role:master\r\nmaster_replid:{replid}\r\nmaster_replid2:{former}\r\nmaster_repl_offset:{offset}\r\n\
+                 second_repl_offset:{second}\r\n"
+            );
+            Replication::parse(&text).expect("a whole reply")
+        };
+        let none = "0".repeat(40);
+        let third = "f".repeat(40);
+        let old = replication(ID, 1000, &none, -1);
+        let new = replication(OTHER, 950, ID, 901);
+        assert_eq!((old.shared_with(&new), new.shared_with(&old)), (Some(900), Some(900)));
+        let other_heir = replication(&third, 990, ID, 881);
+        assert_eq!(new.shared_with(&other_heir), Some(880));
+        assert_eq!(old.shared_with(&replication(ID, 10, &none, -1)), Some(10));
+        assert_eq!(old.shared_with(&replication(&third, 1000, &none, -1)), None);
+    }
+
+    #[test]
+    fn a_backlog_is_told_in_bytes_applied() {
+        let text = |active: u8| {
+            format!(
+                "role:master\r\nmaster_replid:{ID}\r\nmaster_repl_offset:150\r\nrepl_backlog_active:{active}\r\n\
+                 repl_backlog_first_byte_offset:101\r\nrepl_backlog_histlen:50\r\n"
+            )
+        };
+        let backlog = |active| Replication::parse(&text(active)).expect("a whole reply").backlog;
+        assert_eq!((backlog(1), backlog(0)), (Some(100..150), None));
     }
 
     #[test]

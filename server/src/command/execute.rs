@@ -12,6 +12,7 @@ use crate::client::{Admission, Client, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
 use crate::keyspace::{EntryRef, Keyspace};
 use crate::log::log;
+use crate::notify::{Classes, Event};
 use crate::number::parse_i64;
 use crate::resp::{Protocol, Reply, Request, Span, append_request};
 
@@ -91,11 +92,17 @@ struct Caller {
     db: usize,
     protocol: Protocol,
     is_upstream: bool,
+    touches: bool,
 }
 
 impl Caller {
     fn of(session: &Session) -> Caller {
-        Caller { db: session.db(), protocol: session.protocol, is_upstream: session.is_upstream() }
+        Caller {
+            db: session.db(),
+            protocol: session.protocol,
+            is_upstream: session.is_upstream(),
+            touches: session.touches(),
+        }
     }
 }
 
@@ -134,7 +141,7 @@ impl Instance {
                 let call = Call { command, args, canonical: (!planned.request.inline).then_some(bytes) };
                 let admitted = match command.handler {
                     Handler::Read(_) => session.admission.reads,
-                    Handler::Blocking(_) if !command.is_write() => session.admission.reads,
+                    Handler::Write(_) | Handler::Blocking(_) if !command.is_write() => session.admission.reads,
                     Handler::Write(_) | Handler::Blocking(_) => session.admission.writes,
                     Handler::Server(_) => {
                         session.admission = Admission::default();
@@ -152,7 +159,10 @@ impl Instance {
         if flow != Flow::Postpone {
             self.stats.total_commands_processed += 1;
         }
-        suppress_reply(session, start, out);
+        // What a connection hears from now on, or no more, is no reply but a message.
+        let listens = planned.command.is_some_and(|it| it.is(table::PUBSUB) && it.is(table::WHILE_SUBSCRIBED));
+        let is_message = listens && out.get(start) != Some(&b'-');
+        suppress_reply(session, if is_message { out.len() } else { start }, out);
         if self.waiters.any_ready() {
             self.serve_ready();
         }
@@ -260,7 +270,7 @@ impl Instance {
     }
 
     /// Whether this command may be run by this session now.
-    fn gate(&self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
+    fn gate(&mut self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
         let command = call.command;
         if !session.authenticated && !command.is(table::NO_AUTH) {
             return Err(ErrorReply::new("NOAUTH Authentication required."));
@@ -281,7 +291,7 @@ impl Instance {
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
             self.gate_write()?;
         }
-        if self.needs_memory(session, command) && self.is_out_of_memory() {
+        if self.config.maxmemory > 0 && !self.make_room() && self.needs_memory(session, command) {
             return Err(ErrorReply::new("OOM command not allowed when used memory > 'maxmemory'."));
         }
         let subscriptions = session.client.subscriptions.get();
@@ -316,13 +326,8 @@ impl Instance {
             let transaction = session.transaction.as_ref();
             transaction.is_some_and(|it| it.queue.iter().any(|queued| queued.command.is(table::DENY_OOM)))
         };
-        command.is(table::DENY_OOM) || command.name == "exec" && queued()
-    }
-
-    fn is_out_of_memory(&self) -> bool {
-        let ignored = self.config.replica_ignore_maxmemory && !self.replication.is_master();
-        let limit = self.config.maxmemory;
-        limit > 0 && !ignored && self.keyspace.memory_bytes() as u64 > limit
+        let is_queued = session.transaction.is_some() && !command.is(table::RUNS_IN_MULTI);
+        command.is(table::DENY_OOM) || is_queued || command.name == "exec" && queued()
     }
 
     /// Whether clients may change anything now.
@@ -338,6 +343,11 @@ impl Instance {
                  errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the \
                  Redis logs for details about the RDB error.",
             ));
+        }
+        if let Some(error) = &self.aof.error
+            && self.replication.is_master()
+        {
+            return Err(ErrorReply::owned(format!("MISCONF Errors writing to the AOF file: {error}")));
         }
         if self.replication.is_master() {
             let wanted = self.config.min_replicas_to_write as usize;
@@ -424,7 +434,7 @@ impl Instance {
         let hash = if request.command.keys.first == 1 { self.keyspace.hash(args.get(1)) } else { 0 };
         let args = Args::new(&request.request, &request.spans, hash);
         let call = Call { command: request.command, args, canonical: None };
-        let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false };
+        let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false, touches: true };
         match self.call_write(caller, &call, out, |context| handler(context, args, Some(key))) {
             Ok(Attempt::Done(_)) => true,
             Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. }) => false,
@@ -444,6 +454,7 @@ impl Instance {
         handler: fn(&mut ReadContext, Args) -> super::Result<()>,
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
+        self.keyspace.hold_access(!caller.touches && call.command.name != "touch");
         let mut context = ReadContext {
             keyspace: &self.keyspace,
             db: caller.db,
@@ -451,11 +462,19 @@ impl Instance {
             expiry_ms: self.expiry_ms(caller),
             config: &self.config,
             random: &mut self.dice,
+            stats: &self.stats,
+            met: &self.met,
             reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
         if self.keyspace.take_saw_expired() {
             self.expire_keys_of(caller, call);
+        }
+        for name in self.met.expired.take() {
+            self.expire_if_due(caller.db, &name);
+        }
+        for name in self.met.missed.take() {
+            self.notify(Classes::MISS, "keymiss", caller.db, &name);
         }
         result
     }
@@ -477,19 +496,30 @@ impl Instance {
         }
         let expiry_ms = self.expiry_ms(caller);
         self.effect.clear();
+        self.keyspace.hold_access(!caller.touches);
+        let notifies = self.config.notify_keyspace_events != Classes::NONE;
+        if notifies && self.config.notify_keyspace_events.has(Classes::NEW) {
+            self.keyspace.record_created();
+        }
         let mut context = WriteContext {
             db,
             now_ms: self.now_ms,
             expiry_ms,
             random: &mut self.dice,
+            stats: &self.stats,
             config: &self.config,
             ignores_checksums: self.ignores_checksums,
+            owns_data: caller.is_upstream || self.replication.is_master(),
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),
             effect: &mut self.effect,
+            events: &mut self.events,
         };
         let attempt = run(&mut context);
         let written = if is_observed { self.keyspace.take_written() } else { HashSet::new() };
+        if notifies {
+            self.end_events(attempt.is_ok());
+        }
         let attempt = attempt?;
         if let Attempt::Done(effect @ (Effect::Verbatim | Effect::Rewritten)) = attempt {
             if is_observed {
@@ -497,7 +527,20 @@ impl Instance {
             }
             self.commit(caller, call, effect);
         }
+        if notifies {
+            self.publish_events();
+        }
         Ok(attempt)
+    }
+
+    /// A handler has said all that has happened to keys; nothing if it failed.
+    fn end_events(&mut self, is_done: bool) {
+        let created = self.keyspace.take_created().into_iter();
+        self.events.extend(created.map(|(db, key)| Event { name: "new", db, key }));
+        self.keyspace.forget_created();
+        if !is_done {
+            self.events.clear();
+        }
     }
 
     /// Tells those who watch a key that was written, and those who wait for one.
@@ -527,7 +570,7 @@ impl Instance {
             self.note_own_deadlines(caller, call);
         }
         // A replica forwards its upstream's very bytes.
-        if caller.is_upstream || self.replication.backlog.is_none() {
+        if caller.is_upstream || self.replication.backlog.is_none() && !self.aof.is_open() {
             return;
         }
         match (effect, call.canonical) {
@@ -600,9 +643,20 @@ impl Instance {
         }
         self.stats.expired_subkeys += gone.len() as u64;
         self.touch(db, name);
+        self.notify(Classes::HASH, "hexpired", db, name);
+        if !self.exists(db, name) {
+            self.notify(Classes::GENERIC, "del", db, name);
+        }
         let request: Vec<&[u8]> = [b"HDEL", name].into_iter().chain(gone.iter().map(Vec::as_slice)).collect();
         self.propagate_request(db, &request);
         true
+    }
+
+    /// Deletes a key whose time has come, if that is this server's decision.
+    pub(crate) fn expire_if_due(&mut self, db: usize, name: &[u8]) {
+        if self.replication.is_master() && !self.is_paused(true) {
+            self.expire_key(db, name);
+        }
     }
 
     fn expire_key(&mut self, db: usize, name: &[u8]) {
@@ -614,6 +668,7 @@ impl Instance {
             self.keyspace.remove(db, key);
             self.stats.expired_keys += 1;
             self.touch(db, name);
+            self.notify(Classes::EXPIRED, "expired", db, name);
             if !planted!(ExpiryNotTold) {
                 self.propagate_request(db, &[b"DEL", name]);
             }

@@ -7,6 +7,7 @@
 use super::hash::small;
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::{Absent, Key};
+use crate::notify::Classes;
 use crate::resp::append_request;
 use crate::value::Hash;
 
@@ -65,12 +66,9 @@ fn is_over(context: &WriteContext, deadline_ms: i64) -> bool {
     deadline_ms <= context.expiry_ms
 }
 
-/// Encodes a request about some fields, if there are any: `words`, their number if it is wanted, and they.
+/// Encodes a request about some fields: `words`, their number if it is wanted, and they.
 fn tell(context: &mut WriteContext, words: &[&[u8]], is_counted: bool, fields: &[&[u8]]) {
-    if fields.is_empty() {
-        return;
-    }
-    let count = (fields.len()).to_string();
+    let count = fields.len().to_string();
     let count: &[&[u8]] = if is_counted { &[b"FIELDS", count.as_bytes()] } else { &[] };
     append_request(context.effect, &[words, count, fields].concat());
 }
@@ -81,6 +79,9 @@ fn rewritten(context: &WriteContext) -> Effect {
 
 /// Lets fields that are there expire then; those that do so at once go. Tells the replicas.
 fn set_deadlines(context: &mut WriteContext, key: Key, deadline_ms: i64, fields: &[&[u8]]) -> Result<()> {
+    if fields.is_empty() {
+        return Ok(());
+    }
     let goes = is_over(context, deadline_ms);
     context.edit(key, Absent::Skip, |hash: &mut Hash| {
         for field in fields {
@@ -92,8 +93,10 @@ fn set_deadlines(context: &mut WriteContext, key: Key, deadline_ms: i64, fields:
         }
     })?;
     if goes {
+        context.notify_taken(Classes::HASH, "hdel", key.bytes);
         tell(context, &[b"HDEL", key.bytes], false, fields);
     } else {
+        context.notify(Classes::HASH, "hexpire", key.bytes);
         tell(context, &[b"HPEXPIREAT", key.bytes, deadline_ms.to_string().as_bytes()], true, fields);
     }
     Ok(())
@@ -241,8 +244,16 @@ pub(super) fn hpersist(context: &mut WriteContext, args: Args) -> Result<Effect>
     let answers = answers.unwrap_or_else(|| vec![-2; args.len() - first]);
     context.reply.array(answers.len());
     answers.into_iter().for_each(|answer| context.reply.integer(answer));
-    tell(context, &[b"HPERSIST", key.bytes], true, &chosen);
+    tell_of_persistence(context, key, &chosen);
     Ok(rewritten(context))
+}
+
+/// Tells whoever wants to know that these fields, if any, have no deadline any more.
+fn tell_of_persistence(context: &mut WriteContext, key: Key, fields: &[&[u8]]) {
+    if !fields.is_empty() {
+        context.notify(Classes::HASH, "hpersist", key.bytes);
+        tell(context, &[b"HPERSIST", key.bytes], true, fields);
+    }
 }
 
 /// What becomes of the deadlines of fields that are read or set.
@@ -279,7 +290,7 @@ pub(super) fn hgetex(context: &mut WriteContext, args: Args) -> Result<Effect> {
                 had.iter().for_each(|field| hash.set_deadline(field, None));
                 had
             })?;
-            tell(context, &[b"HPERSIST", args.get(1)], true, &had_deadlines.unwrap_or_default());
+            tell_of_persistence(context, args.first_key(), &had_deadlines.unwrap_or_default());
         }
     }
     Ok(rewritten(context))
@@ -310,7 +321,10 @@ pub(super) fn hgetdel(context: &mut WriteContext, args: Args) -> Result<Effect> 
     context.edit(args.first_key(), Absent::Skip, |hash: &mut Hash| {
         present.iter().for_each(|field| _ = hash.remove(field));
     })?;
-    tell(context, &[b"HDEL", args.get(1)], false, &present);
+    if !present.is_empty() {
+        context.notify_taken(Classes::HASH, "hdel", args.get(1));
+        tell(context, &[b"HDEL", args.get(1)], false, &present);
+    }
     Ok(rewritten(context))
 }
 
@@ -387,6 +401,10 @@ pub(super) fn hsetex(context: &mut WriteContext, args: Args) -> Result<Effect> {
             }
         }
     })?;
+    context.notify(Classes::HASH, "hset", key.bytes);
+    if let Change::At(_) = options.change {
+        context.notify(Classes::HASH, "hexpire", key.bytes);
+    }
     let pairs: Vec<&[u8]> = args.from(options.first).collect();
     let count = fields.len().to_string();
     let deadline = if let Change::At(deadline_ms) = options.change { deadline_ms.to_string() } else { String::new() };

@@ -4,6 +4,7 @@ use super::key::{ScanOptions, parse_cursor, reply_scan};
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::Absent;
 use crate::long_double::LongDouble;
+use crate::notify::Classes;
 use crate::number::parse_i64;
 use crate::resp::{Protocol, append_request};
 use crate::value::{Field, Hash, Live, SmallForm};
@@ -36,6 +37,7 @@ fn set_fields(context: &mut WriteContext, args: Args, name: &str) -> Result<usiz
         let pairs = (2..args.len()).step_by(2);
         pairs.filter(|index| hash.insert(args.get(*index), args.get(index + 1), small)).count()
     })?;
+    context.notify(Classes::HASH, "hset", args.get(1));
     Ok(added.unwrap_or_default())
 }
 
@@ -54,19 +56,20 @@ pub(super) fn hmset(context: &mut WriteContext, args: Args) -> Result<Effect> {
 pub(super) fn hsetnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let present = value_of(context, args)?.is_some();
     if !present {
-        set_fields(context, args, "hsetnx")?;
+        set_field(context, args, args.get(3), "hset")?;
     }
     context.reply.integer(i64::from(!present));
     Ok(if present { Effect::None } else { Effect::Verbatim })
 }
 
 /// Sets the field `args[2]`, which keeps its deadline if it has one. Whether it has.
-fn change_field(context: &mut WriteContext, args: Args, value: &[u8]) -> Result<bool> {
+fn set_field(context: &mut WriteContext, args: Args, value: &[u8], event: &'static str) -> Result<bool> {
     let (small, field) = (small(context), args.get(2));
     let has_deadline = context.edit(args.first_key(), Absent::Create, |hash: &mut Hash| {
         hash.update(field, value, small);
         hash.deadline_ms(field).is_some()
     })?;
+    context.notify(Classes::HASH, event, args.get(1));
     Ok(has_deadline.unwrap_or_default())
 }
 
@@ -114,7 +117,11 @@ pub(super) fn hdel(context: &mut WriteContext, args: Args) -> Result<Effect> {
     })?;
     let removed = removed.unwrap_or_default();
     context.reply.integer(removed as i64);
-    Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
+    if removed == 0 {
+        return Ok(Effect::None);
+    }
+    context.notify_taken(Classes::HASH, "hdel", args.get(1));
+    Ok(Effect::Verbatim)
 }
 
 pub(super) fn hexists(context: &mut ReadContext, args: Args) -> Result<()> {
@@ -144,7 +151,7 @@ pub(super) fn hincrby(context: &mut WriteContext, args: Args) -> Result<Effect> 
     };
     let new = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment or decrement would overflow"))?;
     let mut digits = itoa::Buffer::new();
-    change_field(context, args, digits.format(new).as_bytes())?;
+    set_field(context, args, digits.format(new).as_bytes(), "hincrby")?;
     context.reply.integer(new);
     Ok(Effect::Verbatim)
 }
@@ -161,7 +168,7 @@ pub(super) fn hincrbyfloat(context: &mut WriteContext, args: Args) -> Result<Eff
     };
     let sum = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment would produce NaN or Infinity"))?;
     let text = sum.to_string();
-    let has_deadline = change_field(context, args, text.as_bytes())?;
+    let has_deadline = set_field(context, args, text.as_bytes(), "hincrbyfloat")?;
     context.reply.bulk(text.as_bytes());
     let (key, field) = (args.get(1), args.get(2));
     if has_deadline {

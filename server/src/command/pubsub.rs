@@ -72,14 +72,10 @@ pub(super) fn punsubscribe(context: &mut ServerContext, args: Args) -> Result<Fl
 
 /// Messages travel down the replication stream too.
 pub(super) fn publish(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let limit = context.instance.output_limit(ClientKind::Subscriber);
-    let published = context.instance.pubsub.publish(args.get(1), args.get(2), limit.hard_bytes);
-    for client in published.too_slow {
-        context.instance.enforce_output_limit(&client, client.pending_bytes());
-    }
+    let receivers = context.instance.publish(args.get(1), args.get(2));
     let db = context.session.db();
     context.instance.propagate_request(db, &[b"PUBLISH", args.get(1), args.get(2)]);
-    context.reply().integer(published.receivers as i64);
+    context.reply().integer(receivers as i64);
     Ok(Flow::Continue)
 }
 

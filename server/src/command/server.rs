@@ -4,6 +4,7 @@ use super::replication::check_upstream;
 use super::{Args, ErrorReply, Flow, Result, ServerContext, table};
 use crate::config::ShutdownOptions;
 use crate::instance::{Action, Instance, Stats};
+use crate::keyspace::lazily_freed;
 use crate::log::{self, log};
 use crate::resp::Reply;
 use crate::{info, snapshot};
@@ -54,6 +55,19 @@ pub(super) fn bgsave(context: &mut ServerContext, args: Args) -> Result<Flow> {
     };
     context.instance.act(Action::Save);
     context.reply().simple(text);
+    Ok(Flow::Continue)
+}
+
+pub(super) fn bgrewriteaof(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    if context.instance.aof.rewrite.is_some() {
+        return Err(ErrorReply::new("ERR Background append only file rewriting already in progress"));
+    }
+    let is_busy = context.instance.persistence.snapshot_since_ms.is_some();
+    context.instance.schedule_rewrite();
+    context.reply().simple(match is_busy {
+        true => "Background append only file rewriting scheduled",
+        false => "Background append only file rewriting started",
+    });
     Ok(Flow::Continue)
 }
 
@@ -136,7 +150,7 @@ pub(super) fn config_rewrite(context: &mut ServerContext, _args: Args) -> Result
 }
 
 pub(super) fn config_resetstat(context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    context.instance.stats = Stats::default();
+    context.instance.stats = Stats { lazyfreed_before: lazily_freed().1, ..Stats::default() };
     context.ok()
 }
 
@@ -151,7 +165,12 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
                 Some(upstream) => instance.follow(upstream),
                 None => instance.unfollow(),
             },
-            "notify-keyspace-events" => instance.config.warn_of_events(),
+            "appendonly" if instance.config.appendonly => instance.begin_aof(),
+            "appendonly" => instance.act(Action::StopAof),
+            "aof-disable-auto-gc" => instance.act(Action::TidyAof),
+            "maxmemory-policy" | "lfu-log-factor" | "lfu-decay-time" => instance.track_uses(),
+            // In a transaction what has to go does so after its end.
+            "maxmemory" if instance.transaction_stream.is_none() => _ = instance.make_room(),
             "replica-full-sync-guard" | "replica-expect-master-id" => instance.lift_refusal(),
             _ => {}
         }

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, field_deadline, function, geo, hash, key,
-    list, object, pubsub, quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, field_deadline, function, geo, hash,
+    hyperloglog, key, lcs, list, memory, object, pubsub, quotable, replication, server, set, sort, sorted_set, stream,
+    string, transaction,
 };
 use crate::number::parse_i64;
 
@@ -40,7 +41,7 @@ pub const PUBSUB: Flags = 1 << 11;
 
 /// Changes something that is no key.
 pub const CHANGES: Flags = 1 << 29;
-/// May wait, or does no more than read, but changes nothing.
+/// May wait or note something, or does no more than read, but changes nothing.
 pub const READS: Flags = 1 << 30;
 /// Runs while data come from an upstream, though not while the server's own are being loaded.
 pub const DURING_TRANSFER: Flags = 1 << 31;
@@ -187,8 +188,7 @@ impl Command {
     #[inline]
     pub fn is_write(&self) -> bool {
         match self.handler {
-            Handler::Write(_) => true,
-            Handler::Blocking(_) => !self.is(READS),
+            Handler::Write(_) | Handler::Blocking(_) => !self.is(READS),
             Handler::Read(_) | Handler::Server(_) => false,
         }
     }
@@ -208,7 +208,7 @@ impl Command {
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
         let kind = match self.handler {
             Handler::Read(_) => Some("readonly"),
-            Handler::Blocking(_) if self.is(READS) => Some("readonly"),
+            Handler::Write(_) | Handler::Blocking(_) if self.is(READS) => Some("readonly"),
             Handler::Write(_) | Handler::Blocking(_) => Some("write"),
             Handler::Server(_) if self.is(READS) => Some("readonly"),
             Handler::Server(_) if self.is(CHANGES) => Some("write"),
@@ -255,6 +255,7 @@ pub static COMMANDS: &[Command] = &[
     command("incr", 2, DENY_OOM | FAST, Keys::ONE, Write(string::incr)),
     command("incrby", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrby)),
     command("incrbyfloat", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrbyfloat)),
+    command("lcs", -3, 0, Keys::TWO, Read(lcs::lcs)),
     command("mget", -2, FAST, Keys::ALL, Read(string::mget)),
     command("mset", -3, DENY_OOM, Keys::PAIRS, Write(string::mset)),
     command("msetnx", -3, DENY_OOM, Keys::PAIRS, Write(string::msetnx)),
@@ -273,6 +274,12 @@ pub static COMMANDS: &[Command] = &[
     command("bitpos", -3, 0, Keys::ONE, Read(bit::bitpos)),
     command("getbit", 3, FAST, Keys::ONE, Read(bit::getbit)),
     command("setbit", 4, DENY_OOM, Keys::ONE, Write(bit::setbit)),
+    // HyperLogLogs.
+    command("pfadd", -2, DENY_OOM | FAST, Keys::ONE, Write(hyperloglog::pfadd)),
+    command("pfcount", -2, READS | MAY_REPLICATE, Keys::ALL, Write(hyperloglog::pfcount)),
+    command("pfdebug", 3, DENY_OOM | ADMIN, Keys::SECOND, Write(hyperloglog::pfdebug)),
+    command("pfmerge", -2, DENY_OOM, Keys::ALL, Write(hyperloglog::pfmerge)),
+    command("pfselftest", 1, ADMIN, Keys::NONE, Server(hyperloglog::pfselftest)),
     // Hashes.
     command("hexpire", -6, FAST, Keys::ONE, Write(field_deadline::hexpire)),
     command("hexpireat", -6, FAST, Keys::ONE, Write(field_deadline::hexpireat)),
@@ -429,6 +436,10 @@ pub static COMMANDS: &[Command] = &[
     command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
     command("keys", 2, 0, Keys::NONE, Read(key::keys)),
     container("memory", &[
+        command("memory|doctor", 2, 0, Keys::NONE, Server(memory::doctor)),
+        command("memory|malloc-stats", 2, 0, Keys::NONE, Server(memory::malloc_stats)),
+        command("memory|purge", 2, 0, Keys::NONE, Server(memory::purge)),
+        command("memory|stats", 2, 0, Keys::NONE, Server(memory::stats)),
         command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
     ]),
     command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
@@ -451,7 +462,7 @@ pub static COMMANDS: &[Command] = &[
     command("sort", -2, DENY_OOM, Keys::ONE_AND_STORED, Write(sort::sort)),
     command("sort_ro", -2, 0, Keys::ONE_AND_STORED, Read(sort::sort_ro)),
     command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
-    command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
+    command("touch", -2, FAST, Keys::ALL, Read(key::touch)),
     command("ttl", 2, FAST, Keys::ONE, Read(key::ttl)),
     command("type", 2, FAST, Keys::ONE, Read(key::kind)),
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),
@@ -501,6 +512,7 @@ pub static COMMANDS: &[Command] = &[
         command("acl|users", 2, OPERATOR, Keys::NONE, Server(acl::users)),
         command("acl|whoami", 2, PERSONAL, Keys::NONE, Server(acl::whoami)),
     ]),
+    command("bgrewriteaof", 1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgrewriteaof)),
     command("bgsave", -1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgsave)),
     Command { arity: -1, flags: LOADING | STALE, handler: Server(server::command), ..container("command", &[
         command("command|count", 2, LOADING | STALE, Keys::NONE, Server(server::command_count)),
@@ -554,6 +566,7 @@ pub static COMMANDS: &[Command] = &[
     command("slaveof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),
     command("sync", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::sync)),
     command("wait", 3, NO_SCRIPT, Keys::NONE, Server(replication::wait)),
+    command("waitaof", 4, NO_SCRIPT, Keys::NONE, Server(replication::waitaof)),
 ];
 
 /// The longest name of a command, in bytes.

@@ -218,7 +218,7 @@ fn set_refuses_in_the_words_of_redis() {
 fn what_the_server_does_not_do_is_refused_at_the_start_and_later_with_its_reason() {
     let mut config = load(&[], "").expect("defaults");
     for (name, only, other, reason) in [
-        ("appendonly", "no", "yes", "repld writes no append-only file"),
+        ("activedefrag", "no", "yes", "repld's allocator needs no defragmentation"),
         ("maxmemory-clients", "0", "100mb", "repld limits each client's memory, but not their sum"),
     ] {
         assert!(load(&["-", &format!("--{name}"), only], "").is_ok(), "{name}");

@@ -4,19 +4,24 @@
 //! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
 //! backlog, which is memory that happens to have a name.
 
+mod aof;
 mod blocking;
+mod eviction;
 mod failover;
 mod feed;
 mod guard;
 mod limits;
 mod link;
+mod notify;
 mod pause;
 mod random;
 mod replay;
+mod requests;
 mod role;
 mod stream;
 mod time;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
@@ -28,13 +33,16 @@ pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
 pub use pause::{Pause, PausedBy};
 pub use random::Random;
 pub use replay::{Replay, ReplayError};
+pub use requests::{Found, Requests, RequestsError};
 
+use crate::aof::Aof;
 use crate::client::{Client, ClientKind, Session};
-use crate::command::Command;
+use crate::command::{Command, Met};
 use crate::config::{Config, ShutdownOptions};
 use crate::functions::Functions;
 use crate::keyspace::Keyspace;
 use crate::log::log;
+use crate::notify::Event;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, History, Replication, ReplicationId};
 use crate::snapshot::{KeyDelay, Point};
@@ -55,6 +63,16 @@ pub enum Action {
     Save,
     /// A replica waits for a snapshot, or does so no longer.
     Sync,
+    /// Rewrite the append-only file in the background.
+    RewriteAof,
+    /// Write what is appended, and close the append-only file.
+    StopAof,
+    /// Load what is in the append-only file in place of the data, and answer the client of this id.
+    ReloadAof(u64),
+    /// Delete what a rewrite has made superfluous.
+    TidyAof,
+    /// Somebody waits for what was appended to be on the disk.
+    SyncAof,
     /// End the server.
     Shutdown(ShutdownOptions),
 }
@@ -130,8 +148,10 @@ pub struct Stats {
     pub sync_partial_err: u64,
     pub expired_keys: u64,
     pub expired_subkeys: u64,
-    pub keyspace_hits: u64,
-    pub keyspace_misses: u64,
+    pub evicted_keys: u64,
+    pub lazyfreed_before: u64,
+    pub keyspace_hits: Cell<u64>,
+    pub keyspace_misses: Cell<u64>,
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
     pub commands: CommandCounts,
@@ -195,6 +215,8 @@ pub struct Instance {
     pub clients: BTreeMap<u64, Rc<Client>>,
     /// What became of snapshots.
     pub persistence: Persistence,
+    /// Every write.
+    pub aof: Aof,
     /// What happened so far.
     pub stats: Stats,
     /// Names this run of the server.
@@ -222,12 +244,22 @@ pub struct Instance {
     pauses: [Option<Pause>; 3],
     /// Replicas that are synced in full again and again, by address and port.
     troubled: HashMap<(String, u16), limits::Troubled>,
+    eviction_pool: eviction::Pool,
+    /// What clients' buffers took when they were looked at last.
+    pub(crate) client_bytes: u64,
+    /// The most that was ever used, in bytes.
+    peak_bytes: u64,
+    /// What the process occupied before there were any data.
+    pub startup_bytes: u64,
     actions: Vec<Action>,
     pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
     /// Keys with a deadline that clients have written on a writable replica: no upstream will say that they have expired.
     pub(crate) own_deadlines: HashSet<Place>,
     pub(crate) effect: Vec<u8>,
+    /// What has happened to keys and is not published yet.
+    pub(crate) events: Vec<Event>,
+    pub(crate) met: Met,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
     random: Random,
@@ -241,7 +273,9 @@ impl Instance {
     /// An empty master. Whatever it leaves to chance comes from `random`.
     pub fn new(config: Config, now_ms: i64, mut random: Random) -> Self {
         let seed = [random.next_u64(), random.next_u64()];
-        let keyspace = Keyspace::new(config.databases as usize, seed);
+        let mut keyspace = Keyspace::new(config.databases as usize, seed);
+        keyspace.set_tracking(config.tracking());
+        keyspace.set_access_time(now_ms);
         Instance {
             keyspace,
             functions: Functions::default(),
@@ -249,6 +283,7 @@ impl Instance {
             pubsub: PubSub::default(),
             clients: BTreeMap::new(),
             persistence: Persistence { last_save_s: now_ms / 1000, ..Persistence::default() },
+            aof: Aof::default(),
             stats: Stats::default(),
             run_id: random.id(),
             started_ms: now_ms,
@@ -263,11 +298,17 @@ impl Instance {
             denied_commands: BTreeSet::new(),
             pauses: [None; 3],
             troubled: HashMap::new(),
+            eviction_pool: eviction::Pool::default(),
+            client_bytes: 0,
+            peak_bytes: 0,
+            startup_bytes: 0,
             actions: Vec::new(),
             waiters: Waiters::default(),
             watchers: HashMap::new(),
             own_deadlines: HashSet::new(),
             effect: Vec::new(),
+            events: Vec::new(),
+            met: Met::default(),
             transaction_stream: None,
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),
@@ -281,6 +322,7 @@ impl Instance {
     /// Lets time go on; it never goes back.
     pub fn set_now(&mut self, now_ms: i64) {
         self.now_ms = self.now_ms.max(now_ms);
+        self.keyspace.set_access_time(self.now_ms);
     }
 
     /// Asks the shell for something.
@@ -310,7 +352,9 @@ impl Instance {
         self.persistence.last_load_keys_loaded = keys_loaded;
         self.persistence.last_load_keys_expired = keys_expired;
         self.touch_database(None);
-        std::mem::replace(&mut self.keyspace, keyspace)
+        let old = std::mem::replace(&mut self.keyspace, keyspace);
+        self.track_uses();
+        old
     }
 
     /// What was loaded is a point of a known history, and those who know it may continue.
@@ -347,6 +391,7 @@ impl Instance {
     pub fn disconnect(&mut self, session: &mut Session) {
         self.unwatch(session);
         let client = &session.client;
+        self.client_bytes = self.client_bytes.saturating_sub(client.memory_bytes());
         client.clear_waker();
         self.clients.remove(&client.id);
         self.forget_waiter(client);

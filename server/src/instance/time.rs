@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::log::log;
+use crate::notify::Classes;
 use crate::replication::{Feed, FeedState, History};
 use crate::resp::append_request;
 
@@ -37,6 +38,10 @@ impl Instance {
             // It may be given up.
             self.act(Action::Sync);
         }
+        self.rewrite_if_due();
+        self.shed_unwritten();
+        self.measure_clients();
+        self.make_room();
         if self.last_second != self.now_ms / 1000 {
             self.last_second = self.now_ms / 1000;
             self.every_second();
@@ -68,6 +73,7 @@ impl Instance {
                 self.keyspace.remove(*db, key);
                 self.stats.expired_keys += 1;
                 self.touch(*db, name);
+                self.notify(Classes::EXPIRED, "expired", *db, name);
                 return false;
             }
             true
@@ -86,7 +92,7 @@ impl Instance {
             }
             let mut requests = Vec::new();
             let mut names: Vec<Box<[u8]>> = Vec::new();
-            let watched = !self.watchers.is_empty();
+            let watched = !self.watchers.is_empty() || self.config.notify_keyspace_events.has(Classes::EXPIRED);
             let count = self.keyspace.expire(db, self.now_ms, EXPIRE_SEGMENTS, |name| {
                 append_request(&mut requests, &[b"DEL", name]);
                 if watched {
@@ -95,7 +101,10 @@ impl Instance {
             });
             if count > 0 {
                 self.stats.expired_keys += count as u64;
-                names.iter().for_each(|name| self.touch(db, name));
+                for name in names {
+                    self.touch(db, &name);
+                    self.notify(Classes::EXPIRED, "expired", db, &name);
+                }
                 self.propagate(db, &requests, count);
             }
         }
@@ -201,7 +210,10 @@ impl Instance {
     fn forget_unused_backlog(&mut self) {
         let ttl_ms = self.config.repl_backlog_ttl.as_millis() as i64;
         let replication = &self.replication;
-        let unused = ttl_ms > 0 && replication.feeds.is_empty() && self.now_ms - replication.unfed_since_ms > ttl_ms;
+        let unused = ttl_ms > 0
+            && !self.aof.is_open()
+            && replication.feeds.is_empty()
+            && self.now_ms - replication.unfed_since_ms > ttl_ms;
         if replication.backlog.is_some() && replication.is_master() && unused {
             self.remove_backlog();
             self.replication.history = History { replid: self.random.id(), previous: None };

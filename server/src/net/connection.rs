@@ -92,8 +92,15 @@ impl Connection {
         // What it waited for comes before what it asked for since.
         self.session.client.collect(&mut self.out);
         self.closing |= self.session.client.is_dismissed();
-        if !self.closing && self.is_due() && self.run(server) == Flow::Feed {
-            return Poll::Ready(End::Feed);
+        if !self.closing && self.is_due() {
+            if self.run(server) == Flow::Feed {
+                return Poll::Ready(End::Feed);
+            }
+            if server.has_unwritten() {
+                // One write serves everyone whose turn comes first.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
         if std::mem::take(&mut self.yields) {
             context.waker().wake_by_ref();
@@ -104,6 +111,10 @@ impl Connection {
             return Poll::Ready(End::Closed);
         }
         self.session.client.collect(&mut self.out);
+        if !server.write_aof() {
+            // The server ends, and nobody is told what is not on the disk.
+            return Poll::Pending;
+        }
         match self.poll_flush(context) {
             Poll::Ready(Err(_)) => return Poll::Ready(End::Closed),
             Poll::Ready(Ok(())) if self.closing => return Poll::Ready(End::Closed),
@@ -127,6 +138,7 @@ impl Connection {
         ready!(self.stream.poll_read(context, &mut buffer))?;
         let read = buffer.filled();
         self.requests.input.extend_from_slice(read);
+        self.session.client.input_bytes.set(self.requests.input.capacity());
         let instance = server.instance.borrow();
         let arrived = self.requests.input.len();
         if arrived as u64 > instance.config.client_query_buffer_limit {

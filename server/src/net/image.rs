@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
 
+use super::aof::{BaseFile, Rewriting};
 use super::{Payload, step_back};
 use crate::keyspace::Chunk;
 use crate::rdb::{Encoder, Format, Reader};
@@ -26,12 +27,22 @@ pub(super) struct Made {
     pub(super) image: io::Result<()>,
     /// The dump file, if one was to be written.
     pub(super) file: Option<io::Result<File>>,
+    /// The append-only file's base, if one was to be made.
+    pub(super) base: Option<io::Result<()>>,
+}
+
+/// The files that are to be made.
+pub(super) struct Files<'a> {
+    /// Where the dump file is to be.
+    pub(super) dump: Option<PathBuf>,
+    /// A base of the append-only file.
+    pub(super) base: Option<&'a Rewriting>,
 }
 
 impl Made {
     pub(super) fn failed(reason: &str) -> Made {
         let error = || io::Error::other(reason.to_owned());
-        Made { image: Err(error()), file: Some(Err(error())) }
+        Made { image: Err(error()), file: Some(Err(error())), base: Some(Err(error())) }
     }
 }
 
@@ -45,6 +56,7 @@ struct Output {
 #[derive(Default)]
 struct Sinks {
     file: Option<io::Result<DumpFile>>,
+    base: Option<io::Result<BaseFile>>,
     replicas: Vec<mpsc::Sender<Payload>>,
 }
 
@@ -56,16 +68,44 @@ impl Sinks {
         {
             self.file = Some(Err(error));
         }
+        self.write_base(|base| base.write_image(&slice));
         if slice.is_empty() {
             self.replicas.retain(|replica| !replica.is_closed());
         } else {
             broadcast(&mut self.replicas, slice);
         }
-        let goes_nowhere = self.replicas.is_empty() && !matches!(self.file, Some(Ok(_)));
+        let has_file = matches!(self.file, Some(Ok(_))) || matches!(self.base, Some(Ok(_)));
+        let goes_nowhere = self.replicas.is_empty() && !has_file;
         if goes_nowhere || use_of_it.strong_count() == 0 {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
+    }
+
+    /// Whether anybody has a use for the image itself.
+    fn want_image(&self) -> bool {
+        self.file.is_some() || !self.replicas.is_empty() || self.base.iter().flatten().any(BaseFile::is_image)
+    }
+
+    fn write_base(&mut self, write: impl FnOnce(&mut BaseFile) -> io::Result<()>) {
+        if let Some(Ok(base)) = &mut self.base
+            && let Err(error) = write(base)
+        {
+            self.base = Some(Err(error));
+        }
+    }
+}
+
+impl Output {
+    /// Encodes a chunk for all that want it.
+    fn write(&mut self, chunk: &Chunk, image: &Image, use_of_it: &Weak<()>) -> io::Result<()> {
+        let Output { encoder, sinks, .. } = self;
+        sinks.write_base(|base| base.write_chunk(chunk));
+        if sinks.want_image() {
+            return snapshot::encode(encoder, chunk, image.delay(), |slice| sinks.write(slice, use_of_it));
+        }
+        (1..).zip(chunk.iter()).for_each(|(number, _)| image.delay().pause(number));
+        sinks.write(Vec::new(), use_of_it)
     }
 }
 
@@ -79,10 +119,12 @@ fn output_for<'a>(reader: Reader, image: &Image, outputs: &'a mut Vec<Output>) -
 }
 
 /// One output for each format that is needed.
-fn outputs(image: &Image, file: Option<PathBuf>, targets: Vec<Target>, mark: ReplicationId) -> Vec<Output> {
+fn outputs(image: &Image, files: Files, targets: Vec<Target>, mark: ReplicationId) -> Vec<Output> {
     let mut outputs: Vec<Output> = Vec::new();
-    if let Some(path) = file {
-        output_for(Reader::OWN, image, &mut outputs).file = Some(DumpFile::create(&path));
+    if files.dump.is_some() || files.base.is_some() {
+        let own = output_for(Reader::OWN, image, &mut outputs);
+        own.file = files.dump.map(|path| DumpFile::create(&path));
+        own.base = files.base.map(BaseFile::create);
     }
     for (reader, sender) in targets {
         output_for(reader, image, &mut outputs).replicas.push(sender);
@@ -93,21 +135,21 @@ fn outputs(image: &Image, file: Option<PathBuf>, targets: Vec<Target>, mark: Rep
     outputs
 }
 
-/// Encodes what comes, into a file if there is to be one, and for the replicas, for whom `mark` follows the end. It ends early
+/// Encodes what comes, into the files that there are to be, and for the replicas, for whom `mark` follows the end. It ends early
 /// when `use_of_it` does.
 pub(super) fn encode(
     image: &Image,
     chunks: Chunks,
-    file: Option<PathBuf>,
+    files: Files,
     targets: Vec<Target>,
     mark: ReplicationId,
     use_of_it: &Weak<()>,
 ) -> Made {
     step_back();
-    let mut outputs = outputs(image, file, targets, mark);
+    let mut outputs = outputs(image, files, targets, mark);
     let encoded = encode_chunks(image, chunks, &mut outputs, use_of_it);
     let copy = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
-    let (mut file, mut made) = (None, Err(io::ErrorKind::BrokenPipe.into()));
+    let (mut file, mut base, mut made) = (None, None, Err(io::ErrorKind::BrokenPipe.into()));
     for Output { encoder, mut sinks, .. } in outputs {
         let result = match &encoded {
             Ok(()) => sinks.write(encoder.finish(), use_of_it),
@@ -120,12 +162,19 @@ pub(super) fn encode(
             // What the disk said comes before what followed from it.
             file = Some(written.and_then(|written| result.as_ref().map(|()| written).map_err(copy)));
         }
+        if let Some(written) = sinks.base {
+            base = Some(written.and_then(|written| result.as_ref().map(|()| written).map_err(copy)));
+        }
         if made.is_err() {
             made = result;
         }
     }
     // The replicas have got everything: they need not wait for the disk.
-    Made { image: made, file: file.map(|file| file.and_then(DumpFile::commit)) }
+    Made {
+        image: made,
+        file: file.map(|file| file.and_then(DumpFile::commit)),
+        base: base.map(|base| base.and_then(BaseFile::commit)),
+    }
 }
 
 /// Encodes all chunks for all that still want them.
@@ -133,15 +182,15 @@ fn encode_chunks(image: &Image, mut chunks: Chunks, outputs: &mut Vec<Output>, u
     while let Some(message) = chunks.blocking_recv() {
         let Some(chunk) = message else { return Ok(()) };
         let mut failed = None;
-        for (index, Output { encoder, sinks, .. }) in outputs.iter_mut().enumerate() {
-            let emit = |slice| sinks.write(slice, use_of_it);
-            if let Err(error) = snapshot::encode(encoder, &chunk, image.delay(), emit) {
+        for (index, output) in outputs.iter_mut().enumerate() {
+            if let Err(error) = output.write(&chunk, image, use_of_it) {
                 failed = Some((index, error));
             }
         }
         if let Some((index, error)) = failed {
             // The others go on; of what the disk said the end is told.
-            if outputs.len() == 1 || outputs[index].sinks.file.is_some() {
+            let Sinks { file, base, .. } = &outputs[index].sinks;
+            if outputs.len() == 1 || file.is_some() || base.is_some() {
                 return Err(error);
             }
             outputs.remove(index);

@@ -17,7 +17,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, yield_now};
 
-use super::image::{Made, Target, broadcast, encode};
+use super::aof::{self, Rewriting};
+use super::image::{Files, Made, Target, broadcast, encode};
 use super::loading::{self, Load, Source};
 use super::{Payload, Server, now_ms, recover};
 use crate::client::Client;
@@ -37,6 +38,8 @@ struct Round {
     saves: bool,
     /// That was asked for by somebody else than replicas.
     is_save_wanted: bool,
+    /// A base of the append-only file is to be made.
+    rewrites: bool,
     /// Replicas that are sent the image as it is made.
     streamed: Vec<Rc<Feed>>,
     /// Replicas that are sent the dump file when it is whole.
@@ -86,7 +89,9 @@ async fn next_round(server: &Server) -> Option<Round> {
     let (streamed, filed): (Vec<_>, Vec<_>) = waiting(&instance).into_iter().partition(is_streamed);
     let is_save_wanted = server.save_wanted.take();
     let saves = is_save_wanted || !filed.is_empty();
-    (saves || !streamed.is_empty()).then_some(Round { saves, is_save_wanted, streamed, filed })
+    let rewrites = server.rewrite_wanted.take();
+    let round = Round { saves, is_save_wanted, rewrites, streamed, filed };
+    (saves || rewrites || !round.streamed.is_empty()).then_some(round)
 }
 
 /// Whether a replica reads the dump file of data that contain this.
@@ -99,7 +104,8 @@ fn delay_for_company(server: &Server) -> Option<Duration> {
     let instance = server.instance.borrow();
     let (config, waiting) = (&instance.config, waiting(&instance));
     let enough = config.repl_diskless_sync_max_replicas as usize;
-    let can_wait = config.repl_diskless_sync && waiting.iter().all(|feed| feed.eof) && !server.save_wanted.get();
+    let is_wanted = server.save_wanted.get() || server.rewrite_wanted.get();
+    let can_wait = config.repl_diskless_sync && waiting.iter().all(|feed| feed.eof) && !is_wanted;
     if !can_wait || enough > 0 && waiting.len() >= enough {
         return None;
     }
@@ -110,15 +116,20 @@ fn delay_for_company(server: &Server) -> Option<Duration> {
 
 /// Makes one snapshot for everyone who wants it now.
 async fn make(server: &Rc<Server>, round: Round) {
-    let Some(image) = begin(server, &round) else { return };
+    let Some((image, rewriting)) = begin(server, &round) else { return };
     let targets = take_targets(server, &round.streamed);
     let (chunks, received) = mpsc::channel(CHUNKS_QUEUED);
     let target = round.saves.then(|| snapshot::dump_path(&server.instance.borrow()));
     // As long as a replication id, and as unlikely to be met in the data.
     let mark = server.instance.borrow_mut().random_id();
+    let rewriting = rewriting.map(Arc::new);
+    let base = rewriting.clone();
     let use_of_it = Arc::new(());
     let asked = Arc::downgrade(&use_of_it);
-    let encoding = spawn_blocking(move || encode(&image, received, target, targets, mark, &asked));
+    let encoding = spawn_blocking(move || {
+        let files = Files { dump: target, base: base.as_deref() };
+        encode(&image, received, files, targets, mark, &asked)
+    });
     let making = async {
         walk(server, chunks).await;
         encoding.await.unwrap_or_else(|error| Made::failed(&error.to_string()))
@@ -129,7 +140,7 @@ async fn make(server: &Rc<Server>, round: Round) {
         Poll::Pending => end_of_use.as_mut().poll(context).map(|()| None),
     })
     .await;
-    finish(server, &round, made);
+    finish(server, &round, rewriting.and_then(Arc::into_inner), made);
 }
 
 /// Waits until nobody has a use for a file any more: the replicas that it was made for have gone, and nobody else wants it, or
@@ -140,6 +151,9 @@ async fn end_of_use(server: &Server, round: &Round) {
         let (instance, saving) = (server.instance.borrow(), server.saving.borrow());
         let waits = |feed: &Rc<Feed>| !feed.client.is_killed() && instance.clients.contains_key(&feed.client.id);
         let is_for_replicas = !round.is_save_wanted && round.streamed.is_empty() && instance.config.save.is_empty();
+        if round.rewrites {
+            continue;
+        }
         let has_replicas =
             !round.streamed.is_empty() || saving.as_ref().is_some_and(|saving| saving.filed.iter().any(waits));
         if !has_replicas && (is_for_replicas || instance.is_save_outdated()) {
@@ -149,7 +163,7 @@ async fn end_of_use(server: &Server, round: &Round) {
 }
 
 /// Fixes the image's moment, and lets those who get it know.
-fn begin(server: &Server, round: &Round) -> Option<Image> {
+fn begin(server: &Server, round: &Round) -> Option<(Image, Option<Rewriting>)> {
     let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
     if !round.streamed.is_empty() {
@@ -158,7 +172,16 @@ fn begin(server: &Server, round: &Round) -> Option<Image> {
     if !round.filed.is_empty() {
         log!(Notice, "Starting BGSAVE for SYNC with target: disk");
     }
-    let image = Image::begin(&mut instance).ok()?;
+    let mut rewriting = if round.rewrites { aof::prepare(server, &mut instance) } else { None };
+    let is_alone = !round.saves && round.streamed.is_empty();
+    if rewriting.is_none() && is_alone {
+        return None;
+    }
+    let mut image = Image::begin(&mut instance).ok()?;
+    if let Some(rewriting) = &mut rewriting {
+        image.is_aof_base = is_alone;
+        aof::begin(server, &mut instance, rewriting, &image, is_alone);
+    }
     let now_ms = instance.now_ms;
     let (keys, flushes) = (image.keys(), instance.keyspace.flushes());
     let persistence = &mut instance.persistence;
@@ -182,7 +205,7 @@ fn begin(server: &Server, round: &Round) -> Option<Image> {
         *server.saving.borrow_mut() =
             round.saves.then(|| Saving { point, contents: image.contents(), filed: round.filed.clone() });
     }
-    Some(image)
+    Some((image, rewriting))
 }
 
 /// Says what a replica is not sent since it could not load it.
@@ -251,7 +274,7 @@ async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>) {
 }
 
 /// Lets everyone know what has become of a snapshot; nothing, if nobody had a use for it any more.
-fn finish(server: &Server, round: &Round, made: Option<Made>) {
+fn finish(server: &Server, round: &Round, rewriting: Option<Rewriting>, made: Option<Made>) {
     let saving = server.saving.take();
     let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
@@ -260,12 +283,18 @@ fn finish(server: &Server, round: &Round, made: Option<Made>) {
     let started_ms = persistence.snapshot_since_ms.take().unwrap_or(now_ms);
     persistence.is_saving = false;
     persistence.snapshot_keys = (0, 0);
-    persistence.last_duration_s = Some((now_ms - started_ms) / 1000);
+    if round.saves || !round.streamed.is_empty() {
+        persistence.last_duration_s = Some((now_ms - started_ms) / 1000);
+    }
     log!(Notice, "Writes have made the snapshot copy {} bytes before their turn", persistence.last_preimage_bytes);
     let Some(made) = made else {
         instance.keyspace.abort_walk();
         return log!(Notice, "Background saving given up: nobody has a use for it any more");
     };
+    if let Some(rewriting) = rewriting {
+        let base = made.base.unwrap_or_else(|| Err(io::Error::other("it was not made")));
+        aof::finish(server, &mut instance, rewriting, base);
+    }
     if !round.streamed.is_empty() {
         finish_streams(&instance.clients, &round.streamed, &made.image);
     }
@@ -344,12 +373,25 @@ fn send_file(mut file: File, feeds: &[Rc<Feed>], targets: Vec<Target>) {
     });
 }
 
-/// Loads the dump file, if there is one.
+/// Loads what the directory holds: the append-only file, if one is wanted and there is one; otherwise the dump file, and an
+/// append-only file that is wanted is made of that.
 ///
 /// # Errors
 /// It can't be read, or it is not what it should be; the words say which file and why.
 pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
     let remains = recover::remains(server).await;
+    if !server.instance.borrow().config.appendonly {
+        return load_dump(server, remains).await;
+    }
+    if let Err(remains) = aof::load(server, remains).await? {
+        load_dump(server, remains).await?;
+        aof::create(server)?;
+    }
+    Ok(())
+}
+
+/// Loads the dump file, if there is one.
+async fn load_dump(server: &Rc<Server>, remains: Option<Remains>) -> Result<(), String> {
     let path = snapshot::dump_path(&server.instance.borrow());
     let mut file = match File::open(&path) {
         Ok(file) => file,

@@ -5,6 +5,7 @@ use std::io;
 use crc_fast::{CrcAlgorithm, Digest};
 
 use super::{Contents, Format, Reader, kind, lzf::Compressor, opcode, stream, string};
+use crate::keyspace::{AccessClock, Use};
 use crate::value::stream::{Group, Id};
 use crate::value::{Hash, Stream, ValueRef};
 
@@ -74,6 +75,10 @@ pub struct Encoder {
     compressor: Option<Compressor>,
     selected: Option<u32>,
     format: Format,
+    /// Makes something of the notes about the use of keys, if these are written.
+    uses: Option<AccessClock>,
+    /// What was said of the next key's.
+    last_use: Option<Use>,
 }
 
 /// Strings up to this length are not worth compressing.
@@ -91,6 +96,8 @@ impl Encoder {
             compressor: options.compress.then(Compressor::new),
             selected: None,
             format: options.format,
+            uses: None,
+            last_use: None,
         };
         encoder.pending.extend_from_slice(options.format.preamble().as_bytes());
         encoder.header(header);
@@ -100,7 +107,15 @@ impl Encoder {
     /// An encoder of parts that have no image around them.
     fn alone(compress: bool) -> Self {
         let compressor = compress.then(Compressor::new);
-        Self { pending: Vec::new(), crc: None, compressor, selected: None, format: Reader::OWN.format(Contents::ALL) }
+        Self {
+            pending: Vec::new(),
+            crc: None,
+            compressor,
+            selected: None,
+            format: Reader::OWN.format(Contents::ALL),
+            uses: None,
+            last_use: None,
+        }
     }
 
     /// A library of functions with its opcode before it, and nothing around it.
@@ -167,6 +182,16 @@ impl Encoder {
         push_length(&mut self.pending, deadlines);
     }
 
+    /// Writes down what is known of the use of keys.
+    pub fn keep_uses(&mut self, clock: Option<AccessClock>) {
+        self.uses = clock;
+    }
+
+    /// What is noted of the use of the key that comes next.
+    pub fn last_use(&mut self, access: u32) {
+        self.last_use = self.uses.as_ref().map(|clock| clock.use_of(access));
+    }
+
     /// Writes one key of database `db`. Entries of several databases may come in any order; each change costs two bytes.
     /// `deadline_ms` is in Unix milliseconds. Whenever [`SLICE_BYTES`] have gathered they go to `emit`.
     ///
@@ -184,6 +209,14 @@ impl Encoder {
         if let Some(deadline_ms) = deadline_ms {
             self.pending.push(opcode::EXPIRETIME_MS);
             self.pending.extend_from_slice(&deadline_ms.to_le_bytes());
+        }
+        match self.last_use.take() {
+            Some(Use::IdleSeconds(seconds)) => {
+                self.pending.push(opcode::IDLE);
+                push_length(&mut self.pending, seconds);
+            }
+            Some(Use::Frequency(frequency)) => self.pending.extend([opcode::FREQ, frequency]),
+            None => {}
         }
         self.pending.push(self.kind_of(value));
         self.string(key);

@@ -104,7 +104,7 @@ fn decoded<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Content, Rd
                 Item::SelectDb(selected) => db = selected,
                 Item::ResizeDb(..) | Item::Eof => {}
                 Item::Library(code) => content.libraries.push(code.into()),
-                Item::Entry { key, value, deadline_ms } => {
+                Item::Entry { key, value, deadline_ms, .. } => {
                     let value = match value {
                         super::Value::Str(bytes) => string(bytes),
                         super::Value::Aggregate(value) => value,

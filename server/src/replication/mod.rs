@@ -100,6 +100,8 @@ pub struct Feed {
     pub unreceived: Cell<u64>,
     /// It said that it has applied so much.
     pub acknowledged: Cell<u64>,
+    /// It said that so much is on its disk.
+    pub synced: Cell<Option<u64>>,
     /// When it last said anything, in milliseconds since the epoch.
     pub heard_ms: Cell<i64>,
     /// Since when it takes nothing of the snapshot that is being sent, in milliseconds since the epoch.
@@ -397,6 +399,7 @@ mod tests {
             cursor: cursor.into(),
             unreceived: unreceived.into(),
             acknowledged: acknowledged.into(),
+            synced: None.into(),
             heard_ms: 0.into(),
             stalled_since_ms: None.into(),
             rdb_only: false,

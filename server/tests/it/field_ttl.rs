@@ -261,3 +261,27 @@ fn a_value_travels_alone_with_its_deadlines() {
     assert_eq!(client.call(&[b"RESTORE".as_slice(), b"third", b"0", payload]), b"+OK\r\n");
     assert_eq!(contents(&mut client, "third"), contents(&mut client, "h"));
 }
+
+#[test]
+fn an_append_only_file_keeps_deadlines_and_functions() {
+    const LIBRARY: &str = "#!lua name=mine\nredis.register_function('f', function() return 1 end)";
+    for preamble in ["yes", "no"] {
+        let server = repld().directive("appendonly", "yes").directive("aof-use-rdb-preamble", preamble);
+        let mut server = server.start();
+        let mut client = server.connect();
+        client.run("HSET h a 1 b 2");
+        client.run("HPEXPIREAT h 2000000000123 FIELDS 1 a");
+        client.call(&["FUNCTION", "LOAD", LIBRARY]);
+        client.run("BGREWRITEAOF");
+        wait_until("it is rewritten", || {
+            client.info("aof_rewrite_in_progress") == "0" && client.info("aof_rewrite_scheduled") == "0"
+        });
+        client.run("HPEXPIREAT h 2000000000456 FIELDS 1 b");
+        let before = (contents(&mut client, "h"), client.call(&["FUNCTION", "LIST", "WITHCODE"]));
+        server.kill();
+        server.restart();
+        let mut client = server.connect();
+        let after = (contents(&mut client, "h"), client.call(&["FUNCTION", "LIST", "WITHCODE"]));
+        assert_eq!(after, before, "aof-use-rdb-preamble {preamble}");
+    }
+}

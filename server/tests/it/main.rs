@@ -2,21 +2,26 @@
 //!
 //! Every test starts its own servers in directories of their own, on ports chosen by the system, and ends them.
 
+mod aof;
 mod blocking;
 mod client;
 mod differential;
+mod eviction;
 mod failover;
 mod field_ttl;
 mod full_sync;
 mod functions;
 mod guards;
+mod hyperloglog;
 mod links;
 mod long_double;
 mod malformed;
+mod notifications;
 mod random;
 mod replication;
 mod salvage;
 mod sentinel;
 mod server;
 mod shell;
+mod streams;
 mod values;
