@@ -12,7 +12,7 @@ use crate::replication::{Backlog, FeedState, Link, Role};
 type Render = fn(&Instance, &mut String);
 
 /// All sections, in the order in which they are shown.
-const SECTIONS: [(&str, Render); 10] = [
+const SECTIONS: [(&str, Render); 12] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
@@ -21,6 +21,8 @@ const SECTIONS: [(&str, Render); 10] = [
     ("Replication", replication),
     ("CPU", cpu),
     ("Commandstats", commands),
+    ("Errorstats", errors),
+    ("Latencystats", latencies),
     ("Cluster", cluster),
     ("Keyspace", keyspace),
 ];
@@ -32,7 +34,8 @@ pub fn render(instance: &Instance, wanted: &[String]) -> String {
     let really_everything = wanted.iter().any(|name| matches!(name.as_str(), "all" | "everything"));
     let mut text = String::new();
     for (name, render) in SECTIONS {
-        let everything = if name == "Commandstats" { really_everything } else { everything };
+        let in_detail = matches!(name, "Commandstats" | "Latencystats");
+        let everything = if in_detail { really_everything } else { everything };
         if everything || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)) {
             if !text.is_empty() {
                 text.push_str("\r\n");
@@ -80,6 +83,7 @@ fn clients(instance: &Instance, text: &mut String) {
     field!(text, "cluster_connections", 0);
     field!(text, "maxclients", instance.config.maxclients);
     field!(text, "blocked_clients", instance.blocked_clients());
+    field!(text, "tracking_clients", instance.tracking.totals().clients);
     field!(text, "pubsub_clients", count(ClientKind::Subscriber));
 }
 
@@ -202,7 +206,7 @@ fn progress(loading: &Loading, now_ms: i64, text: &mut String) {
 
 fn stats(instance: &Instance, text: &mut String) {
     let stats = &instance.stats;
-    let (channels, patterns) = instance.pubsub.counts();
+    let (listening, tracking) = (instance.pubsub.counts(), instance.tracking.totals());
     field!(text, "total_connections_received", stats.total_connections_received);
     field!(text, "total_commands_processed", stats.total_commands_processed);
     field!(text, "total_net_input_bytes", stats.total_net_input_bytes);
@@ -217,8 +221,12 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "evicted_clients", 0);
     field!(text, "keyspace_hits", stats.keyspace_hits.get());
     field!(text, "keyspace_misses", stats.keyspace_misses.get());
-    field!(text, "pubsub_channels", channels);
-    field!(text, "pubsub_patterns", patterns);
+    field!(text, "pubsub_channels", listening.channels);
+    field!(text, "pubsub_patterns", listening.patterns);
+    field!(text, "pubsubshard_channels", listening.shards);
+    field!(text, "tracking_total_keys", tracking.keys);
+    field!(text, "tracking_total_items", tracking.items);
+    field!(text, "tracking_total_prefixes", tracking.prefixes);
     field!(text, "total_error_replies", stats.total_error_replies);
     field!(text, "client_output_buffer_limit_disconnections", stats.client_output_buffer_limit_disconnections);
 }
@@ -324,11 +332,33 @@ fn cpu(_instance: &Instance, text: &mut String) {
     field!(text, "used_cpu_user", format_args!("{:.6}", seconds(11)));
 }
 
-/// How long they took is not measured.
 fn commands(instance: &Instance, text: &mut String) {
     for (name, count) in instance.stats.commands.iter() {
-        let (calls, rejected, failed) = (count.calls, count.rejected, count.failed);
-        let _ = write!(text, "cmdstat_{name}:calls={calls},rejected_calls={rejected},failed_calls={failed}\r\n");
+        let (calls, us, rejected, failed) = (count.calls, count.us, count.rejected, count.failed);
+        let each_us = us as f64 / calls.max(1) as f64;
+        let _ = write!(
+            text,
+            "cmdstat_{name}:calls={calls},usec={us},usec_per_call={each_us:.2},rejected_calls={rejected},failed_calls={failed}\r\n"
+        );
+    }
+}
+
+fn errors(instance: &Instance, text: &mut String) {
+    for (code, count) in instance.stats.errors.iter() {
+        let _ = write!(text, "errorstat_{code}:count={count}\r\n");
+    }
+}
+
+fn latencies(instance: &Instance, text: &mut String) {
+    let timed = instance.stats.commands.iter().filter(|(_, count)| count.histogram.calls() > 0);
+    for (name, count) in timed.filter(|_| instance.config.latency_tracking) {
+        let wanted = instance.config.latency_tracking_info_percentiles.iter();
+        let percentile = |percent: &f64| {
+            let us = count.histogram.percentile_ns(*percent) as f64 / 1000.0;
+            format!("p{percent}={us:.3}")
+        };
+        let percentiles: Vec<String> = wanted.map(percentile).collect();
+        let _ = write!(text, "latency_percentiles_usec_{name}:{}\r\n", percentiles.join(","));
     }
 }
 

@@ -16,6 +16,7 @@ pub mod aof;
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod delays;
 pub mod functions;
 pub mod geohash;
 pub mod glob;
@@ -32,7 +33,9 @@ pub mod rdb;
 pub mod replication;
 pub mod resp;
 pub mod salvage;
+pub mod slowlog;
 pub mod snapshot;
+pub mod tracking;
 pub mod value;
 
 use std::ffi::OsString;

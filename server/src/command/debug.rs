@@ -78,8 +78,18 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
         }
         (b"replicate", 3..) => replicate(context, args),
         (b"protocol", 3) => protocol(context, args),
+        (b"help", 2) => help(context),
         _ => Err(ErrorReply::subcommand_arguments(args)),
     }
+}
+
+fn help(context: &mut ServerContext) -> Result<Flow> {
+    const LINES: [&str; 2] =
+        ["DEBUG <subcommand> [<arg> [value] [opt] ...]. The subcommands are those that tests need,", "and may change."];
+    let mut reply = context.reply();
+    reply.array(LINES.len());
+    LINES.iter().for_each(|line| reply.simple(line));
+    Ok(Flow::Continue)
 }
 
 /// `QUICKLIST-PACKED-THRESHOLD size`: looked at, and without an effect.

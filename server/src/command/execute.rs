@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use super::table::Keys;
 use super::{
-    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, object, pubsub,
-    table, transaction,
+    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, monitor, object,
+    pubsub, table, transaction,
 };
 use crate::client::{Admission, Client, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
@@ -15,6 +15,10 @@ use crate::log::log;
 use crate::notify::{Classes, Event};
 use crate::number::parse_i64;
 use crate::resp::{Protocol, Reply, Request, Span, append_request};
+use crate::tracking::Wish;
+
+/// What a command is called that nobody knows.
+const UNKNOWN: &str = "<unknown>";
 
 /// What the connection does after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +96,8 @@ struct Caller {
     db: usize,
     protocol: Protocol,
     is_upstream: bool,
+    /// Of its client.
+    id: u64,
     touches: bool,
 }
 
@@ -101,6 +107,7 @@ impl Caller {
             db: session.db(),
             protocol: session.protocol,
             is_upstream: session.is_upstream(),
+            id: session.client.id,
             touches: session.touches(),
         }
     }
@@ -134,6 +141,7 @@ impl Instance {
         let flow = match planned.command {
             None => {
                 let error = table::resolve(args).err().expect("nobody knew the command when it was planned");
+                session.client.last_command.set(UNKNOWN);
                 self.refuse(session, None, &error, out);
                 Flow::Continue
             }
@@ -159,31 +167,47 @@ impl Instance {
         if flow != Flow::Postpone {
             self.stats.total_commands_processed += 1;
         }
-        // What a connection hears from now on, or no more, is no reply but a message.
-        let listens = planned.command.is_some_and(|it| it.is(table::PUBSUB) && it.is(table::WHILE_SUBSCRIBED));
-        let is_message = listens && out.get(start) != Some(&b'-');
-        suppress_reply(session, if is_message { out.len() } else { start }, out);
+        suppress_reply(session, start, planned.command, out);
         if self.waiters.any_ready() {
             self.serve_ready();
         }
         if session.feed.is_some() && flow != Flow::Feed && out.len() > start {
             out.truncate(start);
-            return self.refuse_reply(session, planned.command, args);
+            return self.refuse_reply(session, planned.command);
+        }
+        if self.tracking.is_on() {
+            self.tell_trackers();
+            if session.tracks {
+                forget_caching(session, planned.command);
+            }
+            // What it is told of its own doing comes right behind the reply.
+            session.client.collect(out);
         }
         flow
     }
 
     /// A replica has asked for something that has a reply, which it would take for a part of the stream.
-    fn refuse_reply(&self, session: &Session, command: Option<&'static Command>, args: Args) -> Flow {
-        let is_help = command.is_some_and(|command| !command.subcommands.is_empty()) && args.is(1, "help");
+    fn refuse_reply(&self, session: &Session, command: Option<&'static Command>) -> Flow {
         log!(
             Warning,
-            "Replica generated a reply to command '{}{}', disconnecting it: {}",
-            name_of(command),
-            if is_help { "|help" } else { "" },
+            "Replica generated a reply to command '{}', disconnecting it: {}",
+            command.map_or(UNKNOWN, |command| command.name),
             session.client.describe(self.now_ms)
         );
         Flow::Close
+    }
+
+    /// Tells those who track keys of what has changed.
+    pub(crate) fn tell_trackers(&mut self) {
+        if self.tracking.is_on() {
+            self.tracking.settle(self.config.tracking_table_max_keys, &self.clients);
+        }
+    }
+
+    fn remember_reads(&mut self, session: &Session, call: &Call) {
+        if session.client.tracking.borrow().as_ref().is_some_and(Wish::wants_reads) {
+            self.tracking.remember(session.client.id, call.command.keys.of(call.args));
+        }
     }
 
     /// What `session` may do to keys, as far as no gate has to be asked for each request.
@@ -191,51 +215,49 @@ impl Instance {
         let unhindered = session.authenticated
             && session.transaction.is_none()
             && session.feed.is_none()
-            && session.client.subscriptions.get() == (0, 0)
+            && !session.client.subscriptions.get().any()
             && self.loading.is_none()
             && !self.has_pause()
-            && self.denied_commands.is_empty()
+            && session.client.user.borrow().is_unrestricted()
             && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission {
-            reads: unhindered && serves,
+            reads: unhindered && serves && self.has_room(),
             writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write().is_ok(),
         }
     }
 
     /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
     /// to end is over.
-    fn refuse(
-        &mut self,
-        session: &mut Session,
-        command: Option<&'static Command>,
-        error: &ErrorReply,
-        out: &mut Vec<u8>,
-    ) {
+    fn refuse(&mut self, session: &mut Session, call: Option<&Call>, error: &ErrorReply, out: &mut Vec<u8>) {
+        let command = call.map(|call| call.command);
         if let Some(command) = command {
             self.stats.commands.of(command).rejected += 1;
         }
         if command.is_some_and(|command| command.name == "exec") {
             transaction::abandon(self, session);
+            if let Some(call) = call.filter(|_| !self.monitors.is_empty()) {
+                self.show(session, call);
+            }
             let reason = error.text().strip_prefix(b"ERR ").unwrap_or(error.text());
             let text = [b"EXECABORT Transaction discarded because of: ", reason].concat();
-            return self.reply_error(session, command, &text, out);
+            return self.reply_error(session, &text, out);
         }
         if let Some(transaction) = &mut session.transaction {
             transaction.aborted = true;
         }
-        self.reply_error(session, command, error.text(), out);
+        self.reply_error(session, error.text(), out);
     }
 
-    fn reply_error(&mut self, session: &Session, command: Option<&'static Command>, text: &[u8], out: &mut Vec<u8>) {
-        self.stats.total_error_replies += 1;
+    pub(super) fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
+        self.count_error(text);
         if session.is_upstream() || session.feed.is_some() {
             let (from, to) = if session.is_upstream() { ("replica", "master") } else { ("master", "replica") };
             log!(
                 Warning,
                 "== CRITICAL == This {from} is sending an error to its {to}: '{}' after processing the command '{}'",
                 String::from_utf8_lossy(text),
-                name_of(command)
+                session.client.last_command.get()
             );
         }
         Reply::new(out, session.protocol).error(text);
@@ -244,15 +266,21 @@ impl Instance {
     fn admit(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let command = call.command;
         if !command.takes(call.args.len()) {
-            self.refuse(session, Some(command), &ErrorReply::arity(command.name), out);
+            self.refuse(session, Some(call), &ErrorReply::arity(command.name), out);
             return Flow::Continue;
         }
+        session.client.last_command.set(command.name);
         if session.is_upstream() {
             return self.queue_or_call(session, call, out);
         }
-        session.client.last_command.set(command.name);
-        if let Err(error) = self.gate(session, call) {
-            self.refuse(session, Some(command), &error, out);
+        let gate = self.gate(session, call);
+        if self.tracking.is_on() {
+            // Who was to make room has been evicted before the answer.
+            self.tell_trackers();
+            session.client.collect(out);
+        }
+        if let Err(error) = gate {
+            self.refuse(session, Some(call), &error, out);
             return Flow::Continue;
         }
         if session.feed.is_none() && self.is_paused(self.may_write(session, command)) {
@@ -272,12 +300,12 @@ impl Instance {
     /// Whether this command may be run by this session now.
     fn gate(&mut self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
         let command = call.command;
-        if !session.authenticated && !command.is(table::NO_AUTH) {
+        if !session.authenticated && !command.is(table::NO_AUTH) && !self.users.default_user().is_open() {
             return Err(ErrorReply::new("NOAUTH Authentication required."));
         }
-        if self.denied_commands.contains(command.name) && !command.is(table::NO_AUTH) {
-            let text = format!("NOPERM this user has no permissions to run the '{}' command", command.name);
-            return Err(ErrorReply::owned(text));
+        let is_restricted = !session.client.user.borrow().is_unrestricted();
+        if is_restricted {
+            self.check_permission(session, command, call.args).map_err(|denied| denied.reply(command, call.args))?;
         }
         if session.feed.is_some() && !matches!(command.handler, Handler::Server(_)) {
             return Err(ErrorReply::new("ERR Replica can't interact with the keyspace"));
@@ -378,6 +406,9 @@ impl Instance {
         let start = out.len();
         self.stats.commands.of(call.command).calls += 1;
         let caller = Caller::of(session);
+        // What an upstream sends comes in turns of its own, and is not timed.
+        let is_timed = !caller.is_upstream && !self.joins_run(call.command);
+        let begun_us = if is_timed { self.end_run() } else { 0 };
         let result = match call.command.handler {
             Handler::Read(handler) => self.call_read(caller, call, handler, out).map(|()| Flow::Continue),
             Handler::Write(handler) => {
@@ -394,15 +425,24 @@ impl Instance {
                 handler(&mut ServerContext { instance: self, session: &mut *session, out: &mut *out }, call.args)
             }
         };
+        if !self.monitors.is_empty() {
+            self.show(session, call);
+        }
+        if session.tracks && call.command.is_readonly() {
+            self.remember_reads(session, call);
+        }
         if let Ok(Flow::Block) = result {
             // What was written is for those who may not wait.
             out.truncate(start);
+        } else if is_timed {
+            let arguments = || monitor::shown(call.command, call.args);
+            self.end_command(&session.client, call.command, begun_us, arguments);
         }
         result.unwrap_or_else(|error| {
             // A handler may fail after it has begun its reply.
             out.truncate(start);
             self.stats.commands.of(call.command).failed += 1;
-            self.reply_error(session, Some(call.command), error.text(), out);
+            self.reply_error(session, error.text(), out);
             Flow::Continue
         })
     }
@@ -427,19 +467,32 @@ impl Instance {
     }
 
     /// Tries a request again that waits for a key that may hold something by now; false if it waits on.
-    pub(crate) fn try_again(&mut self, client: &Client, request: &Queued, place: &Place, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn try_again(
+        &mut self,
+        client: &Rc<Client>,
+        request: &Queued,
+        place: &Place,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let (db, key) = place;
         let Handler::Blocking(handler) = request.command.handler else { return false };
         let args = Args::new(&request.request, &request.spans, 0);
         let hash = if request.command.keys.first == 1 { self.keyspace.hash(args.get(1)) } else { 0 };
         let args = Args::new(&request.request, &request.spans, hash);
         let call = Call { command: request.command, args, canonical: None };
-        let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false, touches: true };
-        match self.call_write(caller, &call, out, |context| handler(context, args, Some(key))) {
+        let caller =
+            Caller { db: *db, protocol: client.protocol.get(), is_upstream: false, id: client.id, touches: true };
+        let begun_us = self.end_run();
+        let attempt = self.call_write(caller, &call, out, |context| handler(context, args, Some(key)));
+        if !matches!(attempt, Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. })) {
+            self.end_command(client, call.command, begun_us, || monitor::shown(call.command, args));
+        }
+        match attempt {
             Ok(Attempt::Done(_)) => true,
             Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. }) => false,
             Err(error) => {
-                self.stats.total_error_replies += 1;
+                self.count_error(error.text());
+                self.stats.commands.of(request.command).failed += 1;
                 out.clear();
                 Reply::new(out, caller.protocol).error(error.text());
                 true
@@ -490,7 +543,7 @@ impl Instance {
         let db = caller.db;
         self.expire_keys_of(caller, call);
         let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
-        let is_observed = !targets.is_empty() || self.waiters.await_keys();
+        let is_observed = !targets.is_empty() || self.waiters.await_keys() || self.tracking.is_on();
         if is_observed {
             self.keyspace.record_writes();
         }
@@ -523,7 +576,7 @@ impl Instance {
         let attempt = attempt?;
         if let Attempt::Done(effect @ (Effect::Verbatim | Effect::Rewritten)) = attempt {
             if is_observed {
-                self.tell_of_change(call, db, &targets, &written);
+                self.tell_of_change(call, caller, &targets, &written);
             }
             self.commit(caller, call, effect);
         }
@@ -544,7 +597,14 @@ impl Instance {
     }
 
     /// Tells those who watch a key that was written, and those who wait for one.
-    fn tell_of_change(&mut self, call: &Call, db: usize, targets: &[WatchedTarget], written: &HashSet<(usize, u64)>) {
+    fn tell_of_change(
+        &mut self,
+        call: &Call,
+        caller: Caller,
+        targets: &[WatchedTarget],
+        written: &HashSet<(usize, u64)>,
+    ) {
+        let db = caller.db;
         let keyspace = &self.keyspace;
         let is_written =
             |db: usize, name: &[u8]| call.command.keys == Keys::NONE || written.contains(&(db, keyspace.hash(name)));
@@ -558,6 +618,18 @@ impl Instance {
             let places = places_of(call, db, self.waiters.places());
             let ready: Vec<Place> = places.into_iter().filter(|(db, name)| is_written(*db, name)).collect();
             ready.into_iter().for_each(|place| self.waiters.mark_ready(place));
+        }
+        if self.tracking.is_on() {
+            match call.command.name {
+                "flushall" | "flushdb" => self.tracking.forget_all(&self.clients),
+                "swapdb" => {}
+                _ => {
+                    let places = places_of(call, db, std::iter::empty()).into_iter();
+                    for (_, name) in places.filter(|(db, name)| written.contains(&(*db, self.keyspace.hash(name)))) {
+                        self.tracking.invalidate(&name, Some(caller.id));
+                    }
+                }
+            }
         }
     }
 
@@ -667,7 +739,7 @@ impl Instance {
         if self.keyspace.peek(db, key).is_some_and(|entry| entry.is_expired(self.now_ms)) {
             self.keyspace.remove(db, key);
             self.stats.expired_keys += 1;
-            self.touch(db, name);
+            self.forget_key(db, name);
             self.notify(Classes::EXPIRED, "expired", db, name);
             if !planted!(ExpiryNotTold) {
                 self.propagate_request(db, &[b"DEL", name]);
@@ -714,6 +786,17 @@ fn runs_when(session: &Session, command: &Command, flag: table::Flags) -> bool {
     command.is(flag) && (command.name != "exec" || queued())
 }
 
+/// What `CLIENT CACHING` has said holds for one command, or for one transaction.
+fn forget_caching(session: &Session, command: Option<&Command>) {
+    let is_family = command.is_some_and(|command| command.name.starts_with("client|"));
+    if !is_family
+        && session.transaction.is_none()
+        && let Some(wish) = session.client.tracking.borrow_mut().as_mut()
+    {
+        wish.caching = false;
+    }
+}
+
 /// What a replica needs for its handshake, and what shows an operator how far the replicas are.
 fn runs_on_a_ghost(command: &Command) -> bool {
     let family = command.name.split('|').next().unwrap_or_default();
@@ -736,22 +819,19 @@ fn runs_on_a_ghost(command: &Command) -> bool {
         || ["shutdown", "time"].contains(&command.name)
 }
 
-/// A command as the log names it.
-fn name_of(command: Option<&'static Command>) -> &'static str {
-    command.map_or("<unknown>", |command| command.name)
-}
-
-fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {
-    match session.reply_mode {
-        ReplyMode::On => {}
-        ReplyMode::Off => out.truncate(start),
-        ReplyMode::SkipNext => {
-            out.truncate(start);
-            session.reply_mode = ReplyMode::Skip;
-        }
-        ReplyMode::Skip => {
-            out.truncate(start);
-            session.reply_mode = ReplyMode::On;
-        }
+fn suppress_reply(session: &mut Session, start: usize, command: Option<&Command>, out: &mut Vec<u8>) {
+    let mode = session.reply_mode;
+    if mode == ReplyMode::On {
+        return;
+    }
+    session.reply_mode = match mode {
+        ReplyMode::SkipNext => ReplyMode::Skip,
+        ReplyMode::Skip => ReplyMode::On,
+        ReplyMode::On | ReplyMode::Off => mode,
+    };
+    // What confirms a subscription is a message like those that follow.
+    let listens = |command: &Command| command.is(table::PUBSUB) && command.is(table::WHILE_SUBSCRIBED);
+    if !command.is_some_and(listens) {
+        out.truncate(start);
     }
 }

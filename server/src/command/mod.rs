@@ -4,8 +4,11 @@
 //! return the [`Effect`] that replicas are told. What concerns the connection or the server as a whole is a
 //! [`Handler::Server`].
 
+mod about;
 mod acl;
 mod bit;
+mod category;
+mod client;
 mod connection;
 mod debug;
 mod execute;
@@ -14,26 +17,32 @@ mod function;
 mod geo;
 mod hash;
 mod hyperloglog;
+mod introspection;
 mod key;
+mod keyspec;
 mod lcs;
 mod list;
 mod memory;
+mod monitor;
 mod object;
 mod pubsub;
 mod replication;
 mod server;
 mod set;
+mod slowlog;
 mod sort;
 mod sorted_set;
 mod stream;
 mod string;
 mod table;
+mod tracking;
 mod transaction;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
+pub use acl::{LogEntry, User, Users};
 pub use execute::{Flow, Planned};
 pub use table::Command;
 
@@ -175,6 +184,11 @@ impl<'a> Args<'a> {
     fn get(&self, index: usize) -> &'a [u8] {
         let span = self.spans[index];
         &self.request[span.start as usize..][..span.len as usize]
+    }
+
+    /// The request that begins with argument `first`.
+    fn inner(self, first: usize) -> Args<'a> {
+        Args { request: self.request, spans: &self.spans[first..], first_key_hash: 0 }
     }
 
     fn maybe(&self, index: usize) -> Option<&'a [u8]> {

@@ -99,12 +99,14 @@ macro_rules! directives {
             $($(#[$doc])* pub $field: $type,)+
             /// Values of directives without a field, where they were given.
             kept: BTreeMap<&'static str, Vec<u8>>,
+            /// The lines that make users, each `user NAME rule…`.
+            pub users: Vec<Vec<u8>>,
             pub(super) file: Option<PathBuf>,
         }
 
         impl Default for Config {
             fn default() -> Config {
-                Config { $($field: $default,)+ kept: BTreeMap::new(), file: None }
+                Config { $($field: $default,)+ kept: BTreeMap::new(), users: Vec::new(), file: None }
             }
         }
 
@@ -188,6 +190,12 @@ directives! {
     masterauth: Option<Secret> = None, ["masterauth"], Password, Live;
     /// The user name given to the master with the password.
     masteruser: Option<String> = None, ["masteruser"], Text, Live;
+    /// The file that holds the users.
+    aclfile: Option<PathBuf> = None, ["aclfile"], OptionalPath, AtStart;
+    /// New users may use all channels.
+    acl_pubsub_default: bool = false, ["acl-pubsub-default"], Choice(CHANNELS), Live;
+    /// So many refusals are kept.
+    acllog_max_len: usize = 128, ["acllog-max-len"], Integer(0, i64::MAX), Live;
     /// Who may change protected directives, such as `dir`.
     enable_protected_configs: Allowed = Allowed::No, ["enable-protected-configs"], Choice(ALLOWED), AtStart;
     /// Who may use `DEBUG`.
@@ -298,6 +306,19 @@ directives! {
     min_replicas_to_write: u32 = 0, ["min-replicas-to-write", "min-slaves-to-write"], Integer(0, MAX_I32), Live;
     /// A replica is good if it acknowledged within so long; zero: all are.
     min_replicas_max_lag: Duration = Duration::from_secs(10), ["min-replicas-max-lag", "min-slaves-max-lag"], Seconds(0, MAX_I32), Live;
+    // What is told.
+    /// Commands that take longer are kept, in microseconds; below zero, none is.
+    slowlog_log_slower_than: i64 = 10_000, ["slowlog-log-slower-than"], Integer(-1, i64::MAX), Live;
+    /// So many of them are kept.
+    slowlog_max_len: usize = 128, ["slowlog-max-len"], Integer(0, i64::MAX), Live;
+    /// Delays of so many milliseconds are noted; 0: none are.
+    latency_monitor_threshold: u64 = 0, ["latency-monitor-threshold"], Integer(0, i64::MAX), Live;
+    /// Note how long each command takes.
+    latency_tracking: bool = true, ["latency-tracking"], YesNo, Live;
+    /// The percentiles of these times that `INFO` shows.
+    latency_tracking_info_percentiles: Vec<f64> = vec![50.0, 99.0, 99.9], ["latency-tracking-info-percentiles"], Percentiles, Live;
+    /// Remember so many keys that clients have read and want to hear of; 0: any number.
+    tracking_table_max_keys: usize = 1_000_000, ["tracking-table-max-keys"], Integer(0, i64::MAX), Live;
     // The data.
     /// A block of a stream that has so many bytes takes no more; 0: any amount.
     stream_node_max_bytes: u64 = 4096, ["stream-node-max-bytes"], Memory(0, MAX_MEMORY), Live;
@@ -351,12 +372,6 @@ static KEPT: &[Directive] = &[
     kept(&["tls-port"], Check::Only(&Check::Integer(0, 65535), "0", "repld speaks no TLS"), "0", AtStart),
     kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", AtStart),
     kept(
-        &["aclfile"],
-        Check::Only(&Check::Text, "", "repld knows no users but 'default': use 'requirepass'"),
-        "",
-        AtStart,
-    ),
-    kept(
         &["maxmemory-clients"],
         Check::Only(&Check::Memory, "0", "repld limits each client's memory, but not their sum"),
         "0",
@@ -395,14 +410,6 @@ static KEPT: &[Directive] = &[
     kept(&["replica-ignore-disk-write-errors"], Check::YesNo, "no", Live),
     kept(&["replica-lazy-flush", "slave-lazy-flush"], Check::YesNo, "no", Live),
     kept(&["enable-module-command"], Check::OneOf(&["no", "yes", "local"]), "no", AtStart),
-    kept(&["acllog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
-    kept(&["acl-pubsub-default"], Check::OneOf(&["allchannels", "resetchannels"]), "resetchannels", Live),
-    kept(&["slowlog-log-slower-than"], Check::Integer(-1, i64::MAX), "10000", Live),
-    kept(&["slowlog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
-    kept(&["latency-monitor-threshold"], Check::Integer(0, i64::MAX), "0", Live),
-    kept(&["latency-tracking"], Check::YesNo, "yes", Live),
-    kept(&["latency-tracking-info-percentiles"], Check::Words, "50 99 99.9", Live),
-    kept(&["tracking-table-max-keys"], Check::Integer(0, i64::MAX), "1000000", Live),
     kept(&["lua-time-limit", "busy-reply-threshold"], Check::Integer(0, i64::MAX), "5000", Live),
     kept(&["maxmemory-eviction-tenacity"], Check::Integer(0, 100), "10", Live),
     kept(&["lazyfree-lazy-user-flush"], Check::YesNo, "no", Live),
@@ -429,6 +436,7 @@ const LEVELS: &[(&str, Level)] =
 const ALLOWED: &[(&str, Allowed)] = &[("no", Allowed::No), ("yes", Allowed::Yes), ("local", Allowed::Local)];
 
 const FSYNC: &[(&str, Fsync)] = &[("everysec", Fsync::EverySecond), ("always", Fsync::Always), ("no", Fsync::Never)];
+const CHANNELS: &[(&str, bool)] = &[("allchannels", true), ("resetchannels", false)];
 
 const DISKLESS_LOAD: &[(&str, DisklessLoad)] =
     &[("disabled", DisklessLoad::Disabled), ("on-empty-db", DisklessLoad::OnEmptyDb), ("swapdb", DisklessLoad::SwapDb)];
@@ -463,6 +471,11 @@ fn output_limits() -> OutputLimits {
 }
 
 impl Config {
+    /// Whether the value of the directive of this name is a secret.
+    pub fn is_sensitive(name: &[u8]) -> bool {
+        Directive::named(name).is_some_and(|directive| directive.sensitive)
+    }
+
     /// The file it was read from, absolute; `None` if it came from the command line and standard input alone.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()

@@ -80,6 +80,26 @@ impl Kind<Duration> for Seconds {
     }
 }
 
+/// Numbers from 0 to 100, or none.
+pub(super) struct Percentiles;
+
+impl Kind<Vec<f64>> for Percentiles {
+    const SEVERAL_WORDS: bool = true;
+
+    fn update(&self, value: &mut Vec<f64>, words: &[Vec<u8>]) -> Result<(), String> {
+        let number = |word: &Vec<u8>| std::str::from_utf8(word).ok()?.parse::<f64>().ok();
+        let percentiles = words.iter().filter(|word| !word.is_empty()).map(|word| {
+            number(word).filter(|number| (0.0..=100.0).contains(number)).ok_or("argument must be between 0 and 100")
+        });
+        *value = percentiles.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn print(&self, value: &Vec<f64>) -> Vec<u8> {
+        value.iter().map(f64::to_string).collect::<Vec<_>>().join(" ").into_bytes()
+    }
+}
+
 /// A permission mask in octal.
 pub(super) struct Octal(pub u32);
 

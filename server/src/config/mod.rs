@@ -24,6 +24,7 @@ pub mod words;
 pub use directives::Config;
 pub use kind::parse_memory;
 pub use load::ConfigError;
+pub(crate) use runtime::replace as replace_file;
 pub use values::*;
 
 use crate::keyspace::Tracking;

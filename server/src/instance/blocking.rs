@@ -230,12 +230,19 @@ impl Instance {
     pub(crate) fn unblock_client(&mut self, id: u64, with_error: bool) -> bool {
         let Some(&ticket) = self.waiters.tickets.get(&id) else { return false };
         if with_error {
-            self.stats.total_error_replies += 1;
+            self.count_error(b"UNBLOCKED");
+            self.count_failure(ticket);
             self.release(ticket, b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
         } else {
             self.give_up(ticket);
         }
         true
+    }
+
+    fn count_failure(&mut self, ticket: Ticket) {
+        if let Some(Awaited::Keys { request, .. }) = self.waiters.all.get(&ticket).map(|waiter| &waiter.awaited) {
+            self.stats.commands.of(request.command).failed += 1;
+        }
     }
 
     /// This server has become a replica: whatever somebody waits for, it is its master's now.
@@ -244,7 +251,7 @@ impl Instance {
             b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
         while let Some((&ticket, waiter)) = self.waiters.all.first_key_value() {
             waiter.client.dismiss();
-            self.stats.total_error_replies += 1;
+            self.count_error(b"UNBLOCKED");
             self.release(ticket, REASON);
         }
     }

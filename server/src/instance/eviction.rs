@@ -84,6 +84,11 @@ impl Instance {
         self.config.maxmemory > 0 && !is_upstreams_affair
     }
 
+    /// Whether nothing has to be evicted before a command.
+    pub(crate) fn has_room(&self) -> bool {
+        self.config.maxmemory == 0 || self.evictable_bytes() <= self.config.maxmemory
+    }
+
     /// Evicts keys as far as memory is short; false if it still is and there is nothing more to evict.
     pub(crate) fn make_room(&mut self) -> bool {
         if !self.has_memory_limit() {
@@ -141,7 +146,7 @@ impl Instance {
         let key = self.keyspace.key(name);
         self.keyspace.remove(db, key);
         self.stats.evicted_keys += 1;
-        self.touch(db, name);
+        self.forget_key(db, name);
         self.notify(Classes::EVICTED, "evicted", db, name);
         let request: &[u8] = if self.config.lazyfree_lazy_eviction { b"UNLINK" } else { b"DEL" };
         self.propagate_request(db, &[request, name]);

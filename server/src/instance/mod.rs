@@ -20,9 +20,10 @@ mod requests;
 mod role;
 mod stream;
 mod time;
+mod timing;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 pub(crate) use blocking::Awaited;
@@ -34,18 +35,22 @@ pub use pause::{Pause, PausedBy};
 pub use random::Random;
 pub use replay::{Replay, ReplayError};
 pub use requests::{Found, Requests, RequestsError};
+pub use timing::{Histogram, Timing};
 
 use crate::aof::Aof;
 use crate::client::{Client, ClientKind, Session};
-use crate::command::{Command, Met};
-use crate::config::{Config, ShutdownOptions};
+use crate::command::{Command, Met, Users};
+use crate::config::{Config, Secret, ShutdownOptions};
+use crate::delays::Delays;
 use crate::functions::Functions;
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::notify::Event;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, History, Replication, ReplicationId};
+use crate::slowlog::SlowLog;
 use crate::snapshot::{KeyDelay, Point};
+use crate::tracking::Tracking;
 use crate::value::Dice;
 
 /// The version of Redis whose behaviour clients may expect.
@@ -155,15 +160,22 @@ pub struct Stats {
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
     pub commands: CommandCounts,
+    pub errors: ErrorCounts,
 }
 
 /// What became of the requests for one command.
-#[derive(Debug, Clone, Copy, Default)]
-#[expect(missing_docs, reason = "each is the field of that name in INFO's commandstats")]
+#[derive(Debug, Clone, Default)]
 pub struct CommandCount {
+    /// How often it was run.
     pub calls: u64,
+    /// How often it was refused.
     pub rejected: u64,
+    /// How often it ended with an error.
     pub failed: u64,
+    /// How long all calls took, in microseconds.
+    pub us: u64,
+    /// How long each took.
+    pub histogram: Histogram,
 }
 
 /// The same for each command that was asked for.
@@ -185,9 +197,39 @@ impl CommandCounts {
         &mut self.all[index].1
     }
 
+    /// That of the command of this name, if it was asked for.
+    pub fn get(&self, name: &str) -> Option<&CommandCount> {
+        self.iter().find(|(own, _)| *own == name).map(|(_, count)| count)
+    }
+
     /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, CommandCount)> {
-        self.all.iter().copied()
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &CommandCount)> {
+        self.all.iter().map(|(name, count)| (*name, count))
+    }
+}
+
+/// How often errors of each code were answered.
+#[derive(Debug, Clone, Default)]
+pub struct ErrorCounts(BTreeMap<Box<str>, u64>);
+
+impl ErrorCounts {
+    /// More codes than this are no codes.
+    const CODES_MAX: usize = 128;
+
+    /// Counts an error by its first word.
+    pub fn count(&mut self, text: &[u8]) {
+        let code = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let code = String::from_utf8_lossy(code);
+        if let Some(count) = self.0.get_mut(&*code) {
+            *count += 1;
+        } else if self.0.len() < Self::CODES_MAX {
+            self.0.insert(code.into(), 1);
+        }
+    }
+
+    /// All of them, by code.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(code, count)| (&**code, *count))
     }
 }
 
@@ -211,6 +253,14 @@ pub struct Instance {
     pub replication: Replication,
     /// Who listens to what.
     pub pubsub: PubSub,
+    /// Who is told when keys change.
+    pub tracking: Tracking,
+    /// Who looks on.
+    pub monitors: Vec<Rc<Client>>,
+    /// What took long.
+    pub slowlog: SlowLog,
+    /// What somebody may have had to wait for.
+    pub delays: Delays,
     /// Who is connected.
     pub clients: BTreeMap<u64, Rc<Client>>,
     /// What became of snapshots.
@@ -239,8 +289,8 @@ pub struct Instance {
     pub ignores_checksums: bool,
     /// A client has killed others in this turn.
     pub has_killed: bool,
-    /// Commands that nobody may run.
-    pub denied_commands: BTreeSet<&'static str>,
+    /// Who may come in, and do what.
+    pub users: Users,
     pauses: [Option<Pause>; 3],
     /// Replicas that are synced in full again and again, by address and port.
     troubled: HashMap<(String, u16), limits::Troubled>,
@@ -265,6 +315,7 @@ pub struct Instance {
     random: Random,
     /// What commands leave to chance.
     pub(crate) dice: Dice,
+    timing: Timing,
     last_ping_ms: i64,
     last_second: i64,
 }
@@ -281,6 +332,10 @@ impl Instance {
             functions: Functions::default(),
             replication: Replication::new(random.id()),
             pubsub: PubSub::default(),
+            tracking: Tracking::default(),
+            monitors: Vec::new(),
+            slowlog: SlowLog::default(),
+            delays: Delays::default(),
             clients: BTreeMap::new(),
             persistence: Persistence { last_save_s: now_ms / 1000, ..Persistence::default() },
             aof: Aof::default(),
@@ -295,7 +350,7 @@ impl Instance {
             failover: None,
             ignores_checksums: false,
             has_killed: false,
-            denied_commands: BTreeSet::new(),
+            users: Users::new(config.requirepass.as_ref().map(Secret::expose)),
             pauses: [None; 3],
             troubled: HashMap::new(),
             eviction_pool: eviction::Pool::default(),
@@ -313,6 +368,7 @@ impl Instance {
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),
             random,
+            timing: Timing::default(),
             last_ping_ms: now_ms,
             last_second: 0,
             config,
@@ -352,6 +408,7 @@ impl Instance {
         self.persistence.last_load_keys_loaded = keys_loaded;
         self.persistence.last_load_keys_expired = keys_expired;
         self.touch_database(None);
+        self.tracking.forget_all(&self.clients);
         let old = std::mem::replace(&mut self.keyspace, keyspace);
         self.track_uses();
         old
@@ -378,7 +435,10 @@ impl Instance {
 
     /// A connection was made.
     pub fn connect(&mut self, address: String, local_address: String, kind: ClientKind) -> Rc<Client> {
-        let client = Client::new(self.next_client_id, address, local_address, self.now_ms, kind);
+        let client = {
+            let user = Rc::clone(self.users.default_user());
+            Client::new(self.next_client_id, (address, local_address), self.now_ms, kind, user)
+        };
         self.next_client_id += 1;
         if kind != ClientKind::Master {
             self.stats.total_connections_received += 1;
@@ -387,9 +447,16 @@ impl Instance {
         client
     }
 
+    /// An error is answered.
+    pub(crate) fn count_error(&mut self, text: &[u8]) {
+        self.stats.total_error_replies += 1;
+        self.stats.errors.count(text);
+    }
+
     /// A connection has ended.
     pub fn disconnect(&mut self, session: &mut Session) {
         self.unwatch(session);
+        self.forget_monitor(session);
         let client = &session.client;
         self.client_bytes = self.client_bytes.saturating_sub(client.memory_bytes());
         client.clear_waker();
@@ -398,7 +465,8 @@ impl Instance {
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.clients.retain(|waiting| waiting.id != client.id);
         }
-        if client.subscriptions.get() != (0, 0) {
+        self.tracking.stop(client);
+        if client.subscriptions.get().any() {
             self.pubsub.forget(client.id);
         }
         if let Some(feed) = session.feed.take() {
@@ -444,16 +512,19 @@ impl Instance {
 
     /// Lets `session` be told when the key changes.
     pub(crate) fn watch(&mut self, session: &mut Session, db: usize, name: &[u8]) {
-        if session.watched.iter().any(|(watched_db, watched)| *watched_db == db && &watched[..] == name) {
+        if session.watched.iter().any(|(watched_db, watched, _)| *watched_db == db && &watched[..] == name) {
             return;
         }
-        session.watched.push((db, name.into()));
+        let entry = self.keyspace.peek(db, self.keyspace.key(name));
+        let deadline_ms = entry.and_then(|entry| entry.deadline_ms()).filter(|deadline| *deadline > self.now_ms);
+        session.watched.push((db, name.into(), deadline_ms));
         self.watchers.entry((db, name.into())).or_default().push(Rc::clone(&session.client));
     }
 
     /// Ends all of that.
     pub(crate) fn unwatch(&mut self, session: &mut Session) {
-        for place in session.watched.drain(..) {
+        for (db, name, _) in session.watched.drain(..) {
+            let place = (db, name);
             if let Some(clients) = self.watchers.get_mut(&place) {
                 clients.retain(|client| client.id != session.client.id);
                 if clients.is_empty() {
@@ -471,6 +542,14 @@ impl Instance {
         }
         if let Some(clients) = self.watchers.get(&(db, name.into())) {
             clients.iter().for_each(|client| client.watch_broken.set(true));
+        }
+    }
+
+    /// A key has gone without anybody's doing: it has expired.
+    pub(crate) fn forget_key(&mut self, db: usize, name: &[u8]) {
+        self.touch(db, name);
+        if self.tracking.is_on() {
+            self.tracking.invalidate(name, None);
         }
     }
 

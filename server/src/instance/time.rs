@@ -29,8 +29,11 @@ impl Instance {
         self.end_due_pauses();
         self.advance_failover();
         self.enforce_output_limits();
+        let begun_us = self.end_run();
         self.expire_due_keys();
         self.expire_due_fields();
+        let took_us = self.end_run() - begun_us;
+        self.note_delay("expire-cycle", took_us / 1000);
         self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
@@ -42,6 +45,7 @@ impl Instance {
         self.shed_unwritten();
         self.measure_clients();
         self.make_room();
+        self.tell_trackers();
         if self.last_second != self.now_ms / 1000 {
             self.last_second = self.now_ms / 1000;
             self.every_second();
@@ -72,7 +76,7 @@ impl Instance {
             if entry.is_expired(self.now_ms) {
                 self.keyspace.remove(*db, key);
                 self.stats.expired_keys += 1;
-                self.touch(*db, name);
+                self.forget_key(*db, name);
                 self.notify(Classes::EXPIRED, "expired", *db, name);
                 return false;
             }
@@ -92,7 +96,8 @@ impl Instance {
             }
             let mut requests = Vec::new();
             let mut names: Vec<Box<[u8]>> = Vec::new();
-            let watched = !self.watchers.is_empty() || self.config.notify_keyspace_events.has(Classes::EXPIRED);
+            let listens = self.config.notify_keyspace_events.has(Classes::EXPIRED);
+            let watched = !self.watchers.is_empty() || self.tracking.is_on() || listens;
             let count = self.keyspace.expire(db, self.now_ms, EXPIRE_SEGMENTS, |name| {
                 append_request(&mut requests, &[b"DEL", name]);
                 if watched {
@@ -102,7 +107,7 @@ impl Instance {
             if count > 0 {
                 self.stats.expired_keys += count as u64;
                 for name in names {
-                    self.touch(db, &name);
+                    self.forget_key(db, &name);
                     self.notify(Classes::EXPIRED, "expired", db, &name);
                 }
                 self.propagate(db, &requests, count);

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 
 use super::stream::Stream;
-use super::{Server, feed, now_ms};
+use super::{Server, feed};
 use crate::client::Session;
 use crate::command::{Args, Command, Flow, Planned};
 use crate::instance::Instance;
@@ -167,10 +167,13 @@ impl Connection {
     pub(super) fn run(&mut self, server: &Rc<Server>) -> Flow {
         let flow = {
             let mut instance = server.instance.borrow_mut();
-            instance.set_now(now_ms());
+            instance.begin_turn();
+            let input = &self.requests.input;
+            self.session.client.query_bytes.set((input.len(), input.capacity() - input.len()));
             self.session.client.last_active_ms.set(instance.now_ms);
             let flow = self.requests.run(&mut instance, &mut self.session, &mut self.out);
             self.yields = std::mem::take(&mut instance.has_killed);
+            instance.end_turn();
             instance.stats.total_net_input_bytes += self.requests.forget_run() as u64;
             let pending_bytes = (self.out.len() - self.sent) as u64;
             instance.stats.total_net_output_bytes += pending_bytes;

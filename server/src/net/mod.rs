@@ -78,9 +78,13 @@ pub(crate) struct Server {
     stop: Notify,
 }
 
-fn now_ms() -> i64 {
+fn now_us() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn now_ms() -> i64 {
+    now_us() / 1000
 }
 
 /// Serves until it is told to stop: the data of its directory, or as a ghost what remains of a dead server.
@@ -105,6 +109,8 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
     let mut instance = Instance::new(config, now_ms(), Random::from_system());
+    instance.set_clock(now_us);
+    instance.make_users()?;
     instance.startup_bytes = crate::info::own_bytes();
     let is_ghost = remains.is_some();
     match (remains, instance.config.replicaof.clone()) {
@@ -253,7 +259,9 @@ impl Server {
         {
             let mut instance = self.instance.borrow_mut();
             let config = &instance.config;
-            let open = !config.protected_mode || config.requirepass.is_some() || peer.ip().to_canonical().is_loopback();
+            let open = !config.protected_mode
+                || !instance.users.default_user().needs_no_password()
+                || peer.ip().to_canonical().is_loopback();
             if !open {
                 instance.stats.rejected_connections += 1;
                 // As far as it gets: the connection is closed anyway.
@@ -274,7 +282,7 @@ impl Server {
             return;
         }
         let client = instance.connect(address, local_address, ClientKind::Normal);
-        let session = Session::new(client, instance.config.requirepass.is_none());
+        let session = Session::new(client, instance.users.default_user().is_open());
         drop(instance);
         spawn_local(connection::serve(Rc::clone(self), stream, session));
     }

@@ -386,10 +386,17 @@ impl Replication {
 mod tests {
     use super::*;
     use crate::client::ClientKind;
+    use crate::command::Users;
 
     fn feed(cursor: u64, unreceived: u64, acknowledged: u64) -> Rc<Feed> {
         Rc::new(Feed {
-            client: Client::new(cursor, "127.0.0.1:1".into(), "127.0.0.1:2".into(), 0, ClientKind::Replica),
+            client: Client::new(
+                cursor,
+                ("127.0.0.1:1".into(), "127.0.0.1:2".into()),
+                0,
+                ClientKind::Replica,
+                Users::new(None).default_user().clone(),
+            ),
             ip: "127.0.0.1".into(),
             port: 1,
             eof: true,

@@ -2,6 +2,7 @@
 //!
 //! Every test starts its own servers in directories of their own, on ports chosen by the system, and ends them.
 
+mod acl;
 mod aof;
 mod blocking;
 mod client;
@@ -13,6 +14,7 @@ mod full_sync;
 mod functions;
 mod guards;
 mod hyperloglog;
+mod introspection;
 mod links;
 mod long_double;
 mod malformed;
@@ -24,4 +26,5 @@ mod sentinel;
 mod server;
 mod shell;
 mod streams;
+mod tracking;
 mod values;
