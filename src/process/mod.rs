@@ -16,6 +16,6 @@ pub use launch::{Started, launched, log_tail, render_config, spawn};
 pub use port::{Listeners, Stranger, free_ports};
 pub use rdb::{Build, Reading};
 pub use state::{
-    Durability, GroupDir, GroupLock, ManagedServer, RunNode, RunProcess, RunState, Server, StateDir, StateError,
-    Unfenced, UnmanagedServer, WishedEngine,
+    Durability, GroupDir, GroupLock, ManagedServer, Promoting, RunNode, RunProcess, RunState, Server, StateDir,
+    StateError, Unfenced, UnmanagedServer, WishedEngine,
 };

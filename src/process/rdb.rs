@@ -5,7 +5,7 @@
 //! | Redis 5.0 to 6.2, 7.0, 7.2, 7.4 and 8.0 | 9, 10, 11, 12 | its own and older ones |
 //! | Valkey 7.2, 8 | 11 | 11 and older ones |
 //! | Valkey 9 | 80; 11 for replicas that do not say that they read 80 | 80, 11 and older ones |
-//! | repld | 9 | 12 and older ones, 80 |
+//! | repld | 9; 12 or, for Valkey 9, 80 if there is what 9 has no place for | 12 and older ones, 80 |
 //!
 //! Source: `RDB_VERSION` and `RDB_FOREIGN_VERSION_MIN` in `src/rdb.h` of Redis and Valkey. Of versions that are not listed nothing
 //! is known, and nothing is claimed.
@@ -47,12 +47,21 @@ impl Build {
     /// The formats that it may send to a replica, oldest first; empty: unknown.
     fn sends(&self) -> &'static [u32] {
         match (self.family, self.release()) {
-            (EngineFamily::Repld, _) | (EngineFamily::Redis, Some((5..=6, _))) => &[9],
+            (EngineFamily::Repld, _) => &[9, 12],
+            (EngineFamily::Redis, Some((5..=6, _))) => &[9],
             (EngineFamily::Redis, Some((7, 0))) => &[10],
             (EngineFamily::Redis, Some((7, 2))) | (EngineFamily::Valkey, Some((7..=8, _))) => &[11],
             (EngineFamily::Redis, Some((7, 4) | (8, 0))) => &[12],
             (EngineFamily::Valkey, Some((9, _))) => &[11, 80],
             _ => &[],
+        }
+    }
+
+    /// As [`Build::sends`], to a replica that says who it is.
+    fn sends_to(&self, replica: &Build) -> &'static [u32] {
+        match (self.family, replica.family, replica.release()) {
+            (EngineFamily::Repld, EngineFamily::Valkey, Some((9, _))) => &[9, 80],
+            _ => self.sends(),
         }
     }
 
@@ -69,7 +78,7 @@ impl Build {
 
     /// Whether it could be synchronized in full by a master of another build.
     pub fn reads_from(&self, master: &Build) -> Reading {
-        let sent = master.sends();
+        let sent = master.sends_to(self);
         let reads: Option<Vec<bool>> = sent.iter().map(|rdb| self.reads(*rdb)).collect();
         match (sent.first(), reads) {
             (Some(_), Some(reads)) if reads.iter().all(|reads| *reads) => Reading::Known,
@@ -110,7 +119,8 @@ mod tests {
     fn a_replica_is_known_to_read_what_is_no_newer_than_itself() {
         for (replica, master) in [
             ("redis 7.0.15", "redis 6.2.1"),
-            ("redis 7.0.15", "repld 0.1.0"),
+            ("redis 8.0.2", "repld 0.1.0"),
+            ("valkey 9.1.0", "repld 0.1.0"),
             ("repld 0.1.0", "redis 8.0.2"),
             ("repld 0.1.0", "valkey 9.1.0"),
             ("valkey 9.1.0", "redis 7.2.4"),
@@ -138,6 +148,7 @@ mod tests {
     fn of_unknown_versions_nothing_is_claimed() {
         for (replica, master) in [
             ("redis 7.2.4", "valkey 9.1.0"),
+            ("redis 7.0.15", "repld 0.1.0"),
             ("redis 99.0.0", "redis 7.0.15"),
             ("repld 0.1.0", "redis 99.0.0"),
             ("redis 7.0.15", "redis "),
@@ -148,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_is_said_of_repld_is_what_it_does() {
-        assert_eq!(build("repld 0.1.0").sends(), [repld::rdb::VERSION_WRITTEN]);
+        assert_eq!(repld::rdb::Format::PLAIN, repld::rdb::Format::Redis(build("repld 0.1.0").sends()[0]));
         assert_eq!(build("repld 0.1.0").reads(repld::rdb::VERSION_READ_MAX), Some(true));
         assert_eq!(build("repld 0.1.0").reads(repld::rdb::VERSION_READ_MAX + 1), Some(false));
     }
