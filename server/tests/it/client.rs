@@ -140,6 +140,7 @@ impl Client {
             b"+set\r\n" => (vec![&b"SMEMBERS"[..], key], 1),
             b"+list\r\n" => return self.call(&[&b"LRANGE"[..], key, b"0", b"-1"]),
             b"+zset\r\n" => return self.scores(key),
+            b"+stream\r\n" => return self.stream(key),
             _ => return self.call(&[&b"GET"[..], key]),
         };
         let reply = self.call(&command);
@@ -158,6 +159,24 @@ impl Client {
             [pair[0], format!(" {:x}\n", score.to_bits()).as_bytes()].concat()
         };
         strings(&reply).chunks(2).flat_map(entry).collect()
+    }
+
+    /// The entries of a stream, its counters and its groups; without the forms and times in which servers differ.
+    fn stream(&mut self, key: &[u8]) -> Vec<u8> {
+        let reply = self.call(&[&b"XINFO"[..], b"STREAM", key, b"FULL", b"COUNT", b"0"]);
+        let lines: Vec<&[u8]> = reply.split(|byte| *byte == b'\n').collect();
+        let mut kept = Vec::new();
+        let mut index = 0;
+        while index < lines.len() {
+            let name = lines[index].strip_suffix(b"\r").unwrap_or(lines[index]);
+            let is_own = [&b"radix-tree-keys"[..], b"radix-tree-nodes", b"seen-time", b"active-time"].contains(&name);
+            // A name, and the integer behind it.
+            index += if is_own { 2 } else { 1 };
+            if !is_own {
+                kept.extend([name, b"\n"].concat());
+            }
+        }
+        kept
     }
 
     /// A field of `INFO`.
