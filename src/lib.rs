@@ -1,5 +1,8 @@
 //! replctl stands up, breaks and repairs Redis-protocol replication groups of real processes.
 
+#[macro_use]
+pub mod planted;
+
 pub mod event;
 pub mod group;
 pub mod process;

@@ -207,7 +207,7 @@ impl Instance {
             && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission {
-            reads: unhindered && serves,
+            reads: unhindered && serves && self.has_room(),
             writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write(session).is_ok(),
         }
     }
@@ -253,7 +253,13 @@ impl Instance {
             return self.queue_or_call(session, call, out);
         }
         session.client.last_command.set(command.name);
-        if let Err(error) = self.gate(session, call) {
+        let gate = self.gate(session, call);
+        if self.tracking.is_on() {
+            // Who was to make room has been evicted before the answer.
+            self.tell_trackers();
+            session.client.collect(out);
+        }
+        if let Err(error) = gate {
             self.refuse(session, Some(call), &error, out);
             return Flow::Continue;
         }
