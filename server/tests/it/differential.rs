@@ -3,6 +3,7 @@
 mod comparison;
 mod generator;
 mod random;
+mod replicated;
 mod steps;
 
 use repld::config::words;

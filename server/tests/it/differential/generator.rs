@@ -64,7 +64,7 @@ fn transaction(random: &mut Random, kind: Kind) -> Vec<String> {
     };
     let mut lines = Vec::new();
     if random.below(2) == 0 {
-        lines.push("WATCH s:1 l:1 x:1 absent".into());
+        lines.push("WATCH watched:1 watched:2".into());
     }
     lines.extend(commands(random, 2));
     lines.push("MULTI".into());

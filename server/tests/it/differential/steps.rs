@@ -81,7 +81,7 @@ impl Connection {
         };
         match theirs.as_slice() {
             b"+QUEUED\r\n" => self.queued.push(line.into()),
-            _ if ["EXEC", "DISCARD", "MULTI"].iter().any(|other| name.eq_ignore_ascii_case(other)) => self.queued.clear(),
+            _ if ["EXEC", "DISCARD"].iter().any(|other| name.eq_ignore_ascii_case(other)) => self.queued.clear(),
             _ => {}
         }
         if is_same { Ok(()) } else { different() }
