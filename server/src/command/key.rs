@@ -65,7 +65,8 @@ pub(super) fn parse_cursor(text: &[u8]) -> Result<u64> {
         [b'-', digits @ ..] => (true, digits),
         _ => (false, text),
     };
-    let magnitude = if text.is_empty() { Some(0) } else { std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()) };
+    let magnitude =
+        if text.is_empty() { Some(0) } else { std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()) };
     let cursor = magnitude.map(|cursor: u64| if is_negative { cursor.wrapping_neg() } else { cursor });
     cursor.ok_or(ErrorReply::new("ERR invalid cursor"))
 }

@@ -9,10 +9,10 @@ mod steps;
 use repld::config::words;
 
 use crate::client::{Client, encode, shown, strings};
-use comparison::Tree;
-use generator::command;
 use crate::random::Random;
 use crate::server::{Kind, Launcher, Server, wait_until};
+use comparison::Tree;
+use generator::command;
 
 /// A command per line; `2>` in front sends it on a second connection. `<` and `2<` only await what a connection is sent
 /// out of turn, or what it waits for since `2!`, which sends a command that blocks. `SCAN-ALL …` follows a scan to its end.
@@ -133,7 +133,8 @@ fn compare_data(servers: &[Server; 2]) -> Result<(), String> {
             return Err(format!("database {database} has {:?} instead of {:?}", names(&ours), names(&theirs)));
         }
         for ((key, ours), (_, theirs)) in ours.iter().zip(&theirs) {
-            let is_same = without_times(&ours[0]) == without_times(&theirs[0]) && same(&[b"PEXPIRETIME".to_vec()], &ours[1], &theirs[1]);
+            let is_same = without_times(&ours[0]) == without_times(&theirs[0])
+                && same(&[b"PEXPIRETIME".to_vec()], &ours[1], &theirs[1]);
             if !is_same {
                 let [ours, theirs] = [ours, theirs].map(|parts| parts.each_ref().map(|part| shown(part)));
                 return Err(format!("{} of database {database}: {ours:?} instead of {theirs:?}", shown(key)));
@@ -241,7 +242,10 @@ fn a_pipeline_is_answered_in_order() {
     let Some(mut pair) = Pair::start("2") else { return };
     let mut random = Random::new(4);
     for _ in 0..20 {
-        let lines: Vec<String> = (0..200).map(|_| command(&mut random, generator::Kind::Repeatable)).filter(|line| !steps::is_composite(line)).collect();
+        let lines: Vec<String> = (0..200)
+            .map(|_| command(&mut random, generator::Kind::Repeatable))
+            .filter(|line| !steps::is_composite(line))
+            .collect();
         let requests: Vec<u8> = lines.iter().flat_map(|line| encode(&words_of(line))).collect();
         for client in &mut pair.first {
             client.send(&requests).expect("a live server");

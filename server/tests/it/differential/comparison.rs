@@ -118,7 +118,9 @@ pub fn same(line: &str, ours: &Tree, theirs: &Tree) -> bool {
             both_of([b"embstr", b"raw"]) || both_of([b"int", b"raw"]) || both_of([b"listpack", b"skiplist"])
         }
         "SCAN" | "HSCAN" | "SSCAN" | "ZSCAN" => match (ours.nodes(), theirs.nodes()) {
-            ([our_cursor, ours], [their_cursor, theirs]) => our_cursor == their_cursor && sorted(ours, 1) == sorted(theirs, 1),
+            ([our_cursor, ours], [their_cursor, theirs]) => {
+                our_cursor == their_cursor && sorted(ours, 1) == sorted(theirs, 1)
+            }
             _ => false,
         },
         "OBJECT" if has("IDLETIME") => close(ours, theirs, 20),
@@ -144,7 +146,9 @@ fn alike(ours: &Tree, theirs: &Tree) -> bool {
     match (ours, theirs) {
         (Tree::Leaf(ours, _), Tree::Leaf(theirs, _)) => ours == theirs,
         (Tree::Node(kind, ours), Tree::Node(other, theirs)) => {
-            kind == other && ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(ours, theirs)| alike(ours, theirs))
+            kind == other
+                && ours.len() == theirs.len()
+                && ours.iter().zip(theirs).all(|(ours, theirs)| alike(ours, theirs))
         }
         _ => false,
     }

@@ -28,7 +28,8 @@ impl Writer {
         let mut done = 0;
         while done < commands {
             let steps = (0..BATCH).flat_map(|_| step(&mut self.random, Script::Lively));
-            let lines: Vec<String> = steps.filter(|line| !super::steps::is_composite(line.trim_start_matches("2> "))).collect();
+            let lines: Vec<String> =
+                steps.filter(|line| !super::steps::is_composite(line.trim_start_matches("2> "))).collect();
             done += lines.len();
             let mut sent = [0, 0];
             for line in &lines {
@@ -43,8 +44,8 @@ impl Writer {
     }
 }
 
-fn follows(master: Kind, replica: Kind, seed: u64, commands: usize) {
-    let (Some(master), Some(replica)) = (master.server(), replica.server()) else { return };
+fn follows(master_kind: Kind, replica_kind: Kind, seed: u64, commands: usize) {
+    let (Some(master), Some(replica)) = (master_kind.server(), replica_kind.server()) else { return };
     println!("seed {seed}");
     let master = master.start();
     let mut writer = Writer::new(&master, Random::new(seed));
@@ -52,10 +53,10 @@ fn follows(master: Kind, replica: Kind, seed: u64, commands: usize) {
     // What is there already comes as an image.
     let replica = replica.replica_of(&master).start();
     writer.write(commands / 4);
-    wait_until_equal(&master, &replica);
+    wait_until_equal(master_kind, &master, &replica);
     cut(&master);
     writer.write(commands / 4);
-    wait_until_equal(&master, &replica);
+    wait_until_equal(master_kind, &master, &replica);
     assert_eq!(number(&master, "sync_full"), 1, "the cut link is continued");
 
     // The roles change: the old master follows.
@@ -64,7 +65,7 @@ fn follows(master: Kind, replica: Kind, seed: u64, commands: usize) {
     master.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", replica.port()));
     let mut writer = Writer::new(&replica, random);
     writer.write(commands / 4);
-    wait_until_equal(&replica, &master);
+    wait_until_equal(replica_kind, &replica, &master);
 }
 
 fn cut(master: &Server) {
@@ -77,7 +78,7 @@ fn number(server: &Server, field: &str) -> u64 {
 }
 
 /// Waits until the replica has all that the master has, and holds every key's content and deadline against the master's.
-fn wait_until_equal(master: &Server, replica: &Server) {
+fn wait_until_equal(kind: Kind, master: &Server, replica: &Server) {
     let (mut upstream, mut downstream) = (master.connect(), replica.connect());
     wait_until("the link is up", || downstream.info("master_link_status") == "up");
     // What has expired is deleted on the way, and not by our looking at it.
@@ -86,19 +87,47 @@ fn wait_until_equal(master: &Server, replica: &Server) {
         upstream.info("master_repl_offset") == downstream.info("master_repl_offset")
     });
     for database in 0..DATABASES {
-        let [ours, theirs] = [&mut upstream, &mut downstream].map(|client| client.data(database));
+        let [ours, theirs] = [&mut upstream, &mut downstream].map(|client| told_by(kind, client.data(database)));
         let only_in = |these: &Data, those: &Data| -> Vec<String> {
             let differing = these.iter().filter(|entry| !those.contains(entry));
-            differing.map(|(key, [contents, deadline])| format!("{}: {} {}", shown(key), contents.escape_ascii(), shown(deadline))).collect()
+            differing
+                .map(|(key, [contents, deadline])| {
+                    format!("{}: {} {}", shown(key), contents.escape_ascii(), shown(deadline))
+                })
+                .collect()
         };
         let differing = [only_in(&ours, &theirs), only_in(&theirs, &ours)].concat();
         assert!(differing.is_empty(), "database {database} differs:\n{}", differing.join("\n"));
     }
 }
 
-#[test]
-fn a_redis_replica_has_what_random_commands_made_on_redis() {
-    follows(Kind::Redis, Kind::Redis, 3, COMMANDS);
+/// The data without what a master of this kind does not tell its replicas of the groups of streams: how many entries
+/// were read, consumers that were made by reading nothing, and that a consumer has read its own entries again.
+fn told_by(kind: Kind, mut data: Data) -> Data {
+    if kind != Kind::Repld {
+        for (_, [contents, _]) in data.iter_mut().filter(|(_, [contents, _])| contents.starts_with(b"length\n")) {
+            let lines: Vec<&[u8]> = contents.split(|byte| *byte == b'\n').collect();
+            *contents = told(&lines).join(&b"\n"[..]);
+        }
+    }
+    data
+}
+
+fn told<'a>(mut lines: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    let mut told = Vec::new();
+    while let [first, rest @ ..] = lines {
+        lines = match rest {
+            [_, rest @ ..] if [&b"entries-read"[..], b"lag"].contains(first) => rest,
+            [_, b"pel-count", b":0", b"pending", rest @ ..] if *first == b"name" => rest,
+            // When an entry was delivered, and how often.
+            [_, rest @ ..] if first.len() == 14 && first[0] == b':' => rest,
+            rest => {
+                told.push(*first);
+                rest
+            }
+        };
+    }
+    told
 }
 
 #[test]
@@ -127,9 +156,12 @@ fn a_valkey_replica_has_what_random_commands_made_on_repld() {
 fn replicas_have_what_many_random_commands_made() {
     let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
     let (commands, seed) = (number("COMMANDS", 100_000), number("FIRST_SEED", 100) as u64);
-    for (master, replica) in
-        [(Kind::Redis, Kind::Repld), (Kind::Valkey, Kind::Repld), (Kind::Repld, Kind::Redis), (Kind::Repld, Kind::Valkey)]
-    {
+    for (master, replica) in [
+        (Kind::Redis, Kind::Repld),
+        (Kind::Valkey, Kind::Repld),
+        (Kind::Repld, Kind::Redis),
+        (Kind::Repld, Kind::Valkey),
+    ] {
         println!("a {replica:?} follows a {master:?}");
         follows(master, replica, seed, commands);
     }
