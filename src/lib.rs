@@ -1,5 +1,6 @@
 //! replctl stands up, breaks and repairs Redis-protocol replication groups of real processes.
 
+pub mod drill;
 pub mod event;
 pub mod group;
 pub mod process;

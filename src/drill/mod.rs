@@ -1,0 +1,6 @@
+//! A rehearsal of a failure with a verdict that can be trusted: writers record what they were told ([`history`]), and what is
+//! there afterwards is held against it ([`account`], [`linear`]).
+
+pub mod account;
+pub mod history;
+pub mod linear;
