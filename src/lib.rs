@@ -2,6 +2,7 @@
 
 pub mod drill;
 pub mod event;
+pub mod fault;
 pub mod group;
 pub mod process;
 pub mod topology;

@@ -340,7 +340,8 @@ mod tests {
             adds_up(&account);
             assert!(column(&account) > 0 && account.first_anomaly.is_some(), "{name}: {account:?}");
         }
-        let plants: [(&str, fn(&mut HashSet<u64>), Column); 3] = [
+        type PlantKeys = fn(&mut HashSet<u64>);
+        let plants: [(&str, PlantKeys, Column); 3] = [
             ("hole", |found| assert!(found.remove(&4)), |account| account.holes),
             ("resurrected", |found| assert!(found.insert(14)), |account| account.resurrected),
             ("unknown", |found| assert!(found.insert(777)), |account| account.unknown),
