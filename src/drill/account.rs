@@ -116,6 +116,7 @@ impl Request {
             Request::Push { list, .. } => format!("drill:list:{list}"),
             Request::Increment { counter } => format!("drill:counter:{counter}"),
             Request::Write { register, .. } | Request::Read { register } => format!("drill:register:{register}"),
+            Request::Mixed { number } => format!("request {number}"),
         }
     }
 

@@ -58,6 +58,11 @@ pub enum Request {
         /// The key.
         register: u32,
     },
+    /// A command on any type. Its effect is not told apart; only the nodes' data are compared.
+    Mixed {
+        /// Names the request.
+        number: u64,
+    },
 }
 
 /// What came of an operation.
