@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::group::{FailoverPlan, GroupError, Journal, NodeSignal, Salvaged, Step};
+use crate::group::{Diverged, FailoverPlan, GroupError, Journal, NodeSignal, Salvaged, Step, TailReport};
 use crate::process::ProcessIdentity;
+use crate::wire::FormerHistory;
 
 /// Something that happened. As JSON it is an object with the kebab-case name under `"event"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,12 +85,29 @@ pub enum Event {
         #[serde(flatten)]
         salvaged: Salvaged,
     },
+    /// The end of a stream that no node of the group has any more was kept, or could not be.
+    Tail {
+        /// What it was.
+        #[serde(flatten)]
+        tail: TailReport,
+    },
+    /// An old master that replctl did not start was made a replica.
+    Demoted {
+        /// What it had that its new master has not.
+        #[serde(flatten)]
+        diverged: Diverged,
+        /// Its new master.
+        to: String,
+    },
     /// A node took over as master.
     Promoted {
         /// The node.
         node: String,
         /// The one it replaced.
         old_master: String,
+        /// The history that its own goes on from, and up to where both are the same.
+        #[serde(default)]
+        former: Option<FormerHistory>,
     },
     /// A replica follows another node from now on.
     Repointed {

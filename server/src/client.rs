@@ -5,10 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
 
-use crate::command::Command;
+use crate::command::{Command, User};
 use crate::config::{Origin, OutputLimit};
 use crate::replication::{Feed, FeedIdentity};
 use crate::resp::{Protocol, Span};
+use crate::tracking::Wish;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,22 @@ impl ClientKind {
     }
 }
 
+/// How many of each somebody listens to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub struct Subscriptions {
+    pub channels: usize,
+    pub patterns: usize,
+    pub shards: usize,
+}
+
+impl Subscriptions {
+    /// Whether there are any.
+    pub fn any(self) -> bool {
+        self.channels + self.patterns + self.shards > 0
+    }
+}
+
 /// One connection: its public face. Shared between its task and everything that lists, kills, wakes or messages it.
 #[derive(Debug)]
 pub struct Client {
@@ -58,6 +75,8 @@ pub struct Client {
     pub created_ms: i64,
     /// What it is for.
     pub kind: Cell<ClientKind>,
+    /// Who it is.
+    pub user: RefCell<Rc<User>>,
     /// `CLIENT SETNAME`.
     pub name: RefCell<Vec<u8>>,
     /// The selected database.
@@ -66,10 +85,22 @@ pub struct Client {
     pub last_command: Cell<&'static str>,
     /// When it sent that, in milliseconds since the epoch.
     pub last_active_ms: Cell<i64>,
-    /// How many channels and patterns it listens to.
-    pub subscriptions: Cell<(usize, usize)>,
+    /// What it listens to.
+    pub subscriptions: Cell<Subscriptions>,
+    /// What it wants to hear of changes of keys.
+    pub tracking: RefCell<Option<Wish>>,
+    /// `CLIENT NO-EVICT`.
+    pub no_evict: Cell<bool>,
+    /// `CLIENT NO-TOUCH`.
+    pub no_touch: Cell<bool>,
+    /// The name and the version of the library that it uses, as `CLIENT SETINFO` has told.
+    pub library: (RefCell<Vec<u8>>, RefCell<Vec<u8>>),
     /// Requests queued by MULTI, if it is in one.
     pub queued: Cell<Option<usize>>,
+    /// It is shown all commands.
+    pub monitors: Cell<bool>,
+    /// Bytes of its input that were not run yet, and how many more there is room for, when it was last its turn.
+    pub query_bytes: Cell<(usize, usize)>,
     /// It waits for a key or for replicas: its requests are not run.
     pub blocked: Cell<bool>,
     /// Its next request waits for the end of a pause.
@@ -78,6 +109,8 @@ pub struct Client {
     pub watch_broken: Cell<bool>,
     /// Bytes that wait to be sent, without its mailbox and the stream.
     pub output_bytes: Cell<usize>,
+    /// What its input buffer takes.
+    pub input_bytes: Cell<usize>,
     /// Bytes of the replication stream that wait to be sent, when they were last measured.
     pub stream_bytes: Cell<u64>,
     /// The protocol it speaks.
@@ -92,23 +125,37 @@ pub struct Client {
 
 impl Client {
     /// A connection that has just been made.
-    pub fn new(id: u64, address: String, local_address: String, now_ms: i64, kind: ClientKind) -> Rc<Self> {
+    pub fn new(
+        id: u64,
+        (address, local_address): (String, String),
+        now_ms: i64,
+        kind: ClientKind,
+        user: Rc<User>,
+    ) -> Rc<Self> {
         Rc::new(Client {
             id,
             address,
             local_address,
             created_ms: now_ms,
             kind: Cell::new(kind),
+            user: RefCell::new(user),
             name: RefCell::default(),
             db: Cell::new(0),
             last_command: Cell::new("NULL"),
             last_active_ms: Cell::new(now_ms),
-            subscriptions: Cell::new((0, 0)),
+            subscriptions: Cell::default(),
+            tracking: RefCell::default(),
+            no_evict: Cell::new(false),
+            no_touch: Cell::new(false),
+            library: Default::default(),
             queued: Cell::new(None),
+            monitors: Cell::new(false),
+            query_bytes: Cell::new((0, 0)),
             blocked: Cell::new(false),
             postponed: Cell::new(false),
             watch_broken: Cell::new(false),
             output_bytes: Cell::new(0),
+            input_bytes: Cell::new(0),
             stream_bytes: Cell::new(0),
             protocol: Cell::new(Protocol::Resp2),
             slow_since_ms: Cell::new(None),
@@ -192,7 +239,14 @@ impl Client {
         *self.waker.borrow_mut() = None;
     }
 
-    /// Bytes that wait to be sent to it.
+    /// What its buffers take, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        // What waits for a replica lies in the backlog.
+        let output = if self.kind.get() == ClientKind::Replica { 0 } else { self.pending_bytes() };
+        self.input_bytes.get() as u64 + output
+    }
+
+    /// What waits to be sent to it.
     pub fn pending_bytes(&self) -> u64 {
         (self.output_bytes.get() + self.mailbox.borrow().len()) as u64 + self.stream_bytes.get()
     }
@@ -219,8 +273,12 @@ impl Client {
 
     /// Its line of `CLIENT LIST`, without the line's end.
     pub fn describe(&self, now_ms: i64) -> String {
-        let (channels, patterns) = self.subscriptions.get();
+        let Subscriptions { channels, patterns, shards } = self.subscriptions.get();
+        let tracking = self.tracking.borrow();
         let mut flags = String::new();
+        if self.monitors.get() {
+            flags.push('O');
+        }
         if self.kind.get() != ClientKind::Normal {
             flags.push(self.kind.get().flag());
         }
@@ -233,13 +291,20 @@ impl Client {
         if self.watch_broken.get() {
             flags.push('d');
         }
+        if let Some(wish) = tracking.as_ref() {
+            flags.push('t');
+            flags.extend(wish.broken.then_some('R'));
+            flags.extend(wish.broadcast.then_some('B'));
+        }
+        flags.extend(self.no_evict.get().then_some('e'));
+        flags.extend(self.no_touch.get().then_some('T'));
         if flags.is_empty() {
             flags.push('N');
         }
         format!(
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub=0 multi={} qbuf=0 \
-             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} \
-             user=default redir=-1 resp={}",
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} qbuf={} \
+             qbuf-free={} argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} \
+             user={} redir={} resp={} lib-name={} lib-ver={}",
             self.id,
             self.address,
             self.local_address,
@@ -250,11 +315,18 @@ impl Client {
             self.db.get(),
             channels,
             patterns,
+            shards,
             self.queued.get().map_or(-1, |queued| queued as i64),
+            self.query_bytes.get().0,
+            self.query_bytes.get().1,
             self.pending_bytes(),
             self.pending_bytes() + size_of::<Client>() as u64,
             self.last_command.get(),
+            String::from_utf8_lossy(&self.user.borrow().name),
+            tracking.as_ref().map_or(-1, |wish| wish.redirect.unwrap_or(0) as i64),
             if self.protocol.get() == Protocol::Resp3 { 3 } else { 2 },
+            String::from_utf8_lossy(&self.library.0.borrow()),
+            String::from_utf8_lossy(&self.library.1.borrow()),
         )
     }
 }
@@ -314,8 +386,10 @@ pub struct Session {
     pub authenticated: bool,
     /// A transaction was begun.
     pub transaction: Option<Transaction>,
-    /// Keys under `WATCH`.
-    pub watched: Vec<(usize, Box<[u8]>)>,
+    /// Keys under `WATCH`, and when each was to expire, in milliseconds since the epoch, when it came under it.
+    pub watched: Vec<(usize, Box<[u8]>, Option<i64>)>,
+    /// The keys that it reads are remembered.
+    pub tracks: bool,
     /// `CLIENT REPLY`.
     pub reply_mode: ReplyMode,
     /// What `REPLCONF` told of the replica at the other end.
@@ -337,12 +411,18 @@ impl Session {
             authenticated,
             transaction: None,
             watched: Vec::new(),
+            tracks: false,
             reply_mode: ReplyMode::default(),
             identity: FeedIdentity::default(),
             old_sync: false,
             admission: Admission::default(),
             feed: None,
         }
+    }
+
+    /// Whether its commands count as uses of keys: not after `CLIENT NO-TOUCH on`.
+    pub fn touches(&self) -> bool {
+        !self.client.no_touch.get()
     }
 
     /// The selected database.

@@ -3,14 +3,16 @@
 
 use std::fmt::Write;
 
+use crate::aof::State;
 use crate::client::ClientKind;
 use crate::instance::{Failover, Instance, Loading, REDIS_VERSION};
+use crate::keyspace::lazily_freed;
 use crate::replication::{Backlog, FeedState, Link, Role};
 
 type Render = fn(&Instance, &mut String);
 
 /// All sections, in the order in which they are shown.
-const SECTIONS: [(&str, Render); 10] = [
+const SECTIONS: [(&str, Render); 12] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
@@ -19,6 +21,8 @@ const SECTIONS: [(&str, Render); 10] = [
     ("Replication", replication),
     ("CPU", cpu),
     ("Commandstats", commands),
+    ("Errorstats", errors),
+    ("Latencystats", latencies),
     ("Cluster", cluster),
     ("Keyspace", keyspace),
 ];
@@ -30,7 +34,8 @@ pub fn render(instance: &Instance, wanted: &[String]) -> String {
     let really_everything = wanted.iter().any(|name| matches!(name.as_str(), "all" | "everything"));
     let mut text = String::new();
     for (name, render) in SECTIONS {
-        let everything = if name == "Commandstats" { really_everything } else { everything };
+        let in_detail = matches!(name, "Commandstats" | "Latencystats");
+        let everything = if in_detail { really_everything } else { everything };
         if everything || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)) {
             if !text.is_empty() {
                 text.push_str("\r\n");
@@ -78,20 +83,36 @@ fn clients(instance: &Instance, text: &mut String) {
     field!(text, "cluster_connections", 0);
     field!(text, "maxclients", instance.config.maxclients);
     field!(text, "blocked_clients", instance.blocked_clients());
+    field!(text, "tracking_clients", instance.tracking.totals().clients);
     field!(text, "pubsub_clients", count(ClientKind::Subscriber));
 }
 
 fn memory(instance: &Instance, text: &mut String) {
     let data = instance.keyspace.memory_bytes();
     let backlog = instance.replication.backlog.as_ref().map_or(0, Backlog::capacity);
-    let used = data as u64 + backlog;
+    let used = instance.used_memory();
     field!(text, "used_memory", used);
     field!(text, "used_memory_human", human(used));
     field!(text, "used_memory_rss", resident_bytes());
+    let peak = instance.peak_memory();
+    field!(text, "used_memory_peak", peak);
+    field!(text, "used_memory_peak_human", human(peak));
+    field!(text, "used_memory_peak_perc", format_args!("{:.2}%", used as f64 * 100.0 / peak.max(1) as f64));
+    field!(text, "used_memory_overhead", used - data as u64);
+    field!(text, "used_memory_startup", instance.startup_bytes);
     field!(text, "used_memory_dataset", data);
-    field!(text, "mem_replication_backlog", backlog);
+    field!(text, "mem_fragmentation_ratio", format_args!("{:.2}", resident_bytes() as f64 / used.max(1) as f64));
+    field!(text, "mem_not_counted_for_evict", backlog);
+    field!(text, "mem_clients_normal", instance.client_bytes);
+    // What the backlog has grown by for a replica that is slow.
+    field!(text, "mem_clients_slaves", backlog.saturating_sub(instance.config.repl_backlog_size));
+    field!(text, "mem_aof_buffer", 0);
+    field!(text, "mem_replication_backlog", backlog.min(instance.config.repl_backlog_size));
     field!(text, "mem_total_replication_buffers", backlog);
     field!(text, "mem_allocator", "mimalloc");
+    let (pending, freed) = lazily_freed();
+    field!(text, "lazyfree_pending_objects", pending);
+    field!(text, "lazyfreed_objects", freed.saturating_sub(instance.stats.lazyfreed_before));
     field!(text, "maxmemory", instance.config.maxmemory);
     field!(text, "maxmemory_human", human(instance.config.maxmemory));
     field!(text, "maxmemory_policy", String::from_utf8_lossy(&maxmemory_policy(instance)));
@@ -102,10 +123,18 @@ fn maxmemory_policy(instance: &Instance) -> Vec<u8> {
 }
 
 /// What the process occupies, as the kernel counts it; 0 if it does not say.
-fn resident_bytes() -> u64 {
+pub fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * rustix::param::page_size() as u64
+}
+
+/// What the process has of memory that is no file's, as the kernel counts it; 0 if it does not say.
+pub fn own_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+    kib * 1024
 }
 
 fn human(bytes: u64) -> String {
@@ -117,25 +146,41 @@ fn human(bytes: u64) -> String {
 }
 
 fn persistence(instance: &Instance, text: &mut String) {
-    let state = &instance.persistence;
+    let (state, aof) = (&instance.persistence, &instance.aof);
     let serves_old_data = instance.loading.is_some_and(|loading| loading.serves_old_data);
     field!(text, "loading", u8::from(instance.loading.is_some() && !serves_old_data));
     field!(text, "async_loading", u8::from(serves_old_data));
     field!(text, "current_cow_size", instance.keyspace.walk_preimage_bytes());
     field!(text, "rdb_changes_since_last_save", state.dirty);
-    field!(text, "rdb_bgsave_in_progress", u8::from(state.snapshot_since_ms.is_some()));
+    let is_snapshot = state.snapshot_since_ms.is_some() && !aof.rewrite.is_some_and(|rewrite| rewrite.is_alone);
+    field!(text, "rdb_bgsave_in_progress", u8::from(is_snapshot));
     field!(text, "rdb_last_save_time", state.last_save_s);
     field!(text, "rdb_last_bgsave_status", if state.failed { "err" } else { "ok" });
     field!(text, "rdb_last_bgsave_time_sec", state.last_duration_s.unwrap_or(-1));
-    let current_s = state.snapshot_since_ms.map_or(-1, |since| (instance.now_ms - since) / 1000);
+    let since_s = |since_ms: Option<i64>| since_ms.map_or(-1, |since_ms| (instance.now_ms - since_ms) / 1000);
+    let current_s = since_s(state.snapshot_since_ms.filter(|_| is_snapshot));
     field!(text, "rdb_current_bgsave_time_sec", current_s);
     field!(text, "rdb_saves", state.saves);
     // Nothing is copied because of a fork: these are the copies that writes have made before a snapshot's turn.
     field!(text, "rdb_last_cow_size", state.last_preimage_bytes);
     field!(text, "rdb_last_load_keys_expired", state.last_load_keys_expired);
     field!(text, "rdb_last_load_keys_loaded", state.last_load_keys_loaded);
-    field!(text, "aof_enabled", 0);
-    field!(text, "aof_rewrite_in_progress", 0);
+    field!(text, "aof_enabled", u8::from(aof.state != State::Off));
+    field!(text, "aof_rewrite_in_progress", u8::from(aof.rewrite.is_some()));
+    field!(text, "aof_rewrite_scheduled", u8::from(aof.rewrite_scheduled));
+    field!(text, "aof_last_rewrite_time_sec", aof.last_rewrite_s.unwrap_or(-1));
+    field!(text, "aof_current_rewrite_time_sec", since_s(aof.rewrite.map(|rewrite| rewrite.since_ms)));
+    field!(text, "aof_last_bgrewrite_status", if aof.failed_rewrites > 0 { "err" } else { "ok" });
+    field!(text, "aof_last_write_status", if aof.error.is_some() { "err" } else { "ok" });
+    field!(text, "aof_last_cow_size", state.last_preimage_bytes);
+    if aof.state != State::Off {
+        field!(text, "aof_current_size", aof.current_bytes);
+        field!(text, "aof_base_size", aof.base_bytes);
+        field!(text, "aof_pending_rewrite", 0);
+        field!(text, "aof_buffer_length", aof.unwritten().len());
+        field!(text, "aof_pending_bio_fsync", u8::from(aof.is_syncing));
+        field!(text, "aof_delayed_fsync", aof.delayed_fsyncs);
+    }
     if let Some(loading) = &instance.loading {
         progress(loading, instance.now_ms, text);
     }
@@ -157,7 +202,7 @@ fn progress(loading: &Loading, now_ms: i64, text: &mut String) {
 
 fn stats(instance: &Instance, text: &mut String) {
     let stats = &instance.stats;
-    let (channels, patterns) = instance.pubsub.counts();
+    let (listening, tracking) = (instance.pubsub.counts(), instance.tracking.totals());
     field!(text, "total_connections_received", stats.total_connections_received);
     field!(text, "total_commands_processed", stats.total_commands_processed);
     field!(text, "total_net_input_bytes", stats.total_net_input_bytes);
@@ -167,8 +212,16 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "sync_partial_ok", stats.sync_partial_ok);
     field!(text, "sync_partial_err", stats.sync_partial_err);
     field!(text, "expired_keys", stats.expired_keys);
-    field!(text, "pubsub_channels", channels);
-    field!(text, "pubsub_patterns", patterns);
+    field!(text, "evicted_keys", stats.evicted_keys);
+    field!(text, "evicted_clients", 0);
+    field!(text, "keyspace_hits", stats.keyspace_hits.get());
+    field!(text, "keyspace_misses", stats.keyspace_misses.get());
+    field!(text, "pubsub_channels", listening.channels);
+    field!(text, "pubsub_patterns", listening.patterns);
+    field!(text, "pubsubshard_channels", listening.shards);
+    field!(text, "tracking_total_keys", tracking.keys);
+    field!(text, "tracking_total_items", tracking.items);
+    field!(text, "tracking_total_prefixes", tracking.prefixes);
     field!(text, "total_error_replies", stats.total_error_replies);
     field!(text, "client_output_buffer_limit_disconnections", stats.client_output_buffer_limit_disconnections);
 }
@@ -272,11 +325,33 @@ fn cpu(_instance: &Instance, text: &mut String) {
     field!(text, "used_cpu_user", format_args!("{:.6}", seconds(11)));
 }
 
-/// How long they took is not measured.
 fn commands(instance: &Instance, text: &mut String) {
     for (name, count) in instance.stats.commands.iter() {
-        let (calls, rejected, failed) = (count.calls, count.rejected, count.failed);
-        let _ = write!(text, "cmdstat_{name}:calls={calls},rejected_calls={rejected},failed_calls={failed}\r\n");
+        let (calls, us, rejected, failed) = (count.calls, count.us, count.rejected, count.failed);
+        let each_us = us as f64 / calls.max(1) as f64;
+        let _ = write!(
+            text,
+            "cmdstat_{name}:calls={calls},usec={us},usec_per_call={each_us:.2},rejected_calls={rejected},failed_calls={failed}\r\n"
+        );
+    }
+}
+
+fn errors(instance: &Instance, text: &mut String) {
+    for (code, count) in instance.stats.errors.iter() {
+        let _ = write!(text, "errorstat_{code}:count={count}\r\n");
+    }
+}
+
+fn latencies(instance: &Instance, text: &mut String) {
+    let timed = instance.stats.commands.iter().filter(|(_, count)| count.histogram.calls() > 0);
+    for (name, count) in timed.filter(|_| instance.config.latency_tracking) {
+        let wanted = instance.config.latency_tracking_info_percentiles.iter();
+        let percentile = |percent: &f64| {
+            let us = count.histogram.percentile_ns(*percent) as f64 / 1000.0;
+            format!("p{percent}={us:.3}")
+        };
+        let percentiles: Vec<String> = wanted.map(percentile).collect();
+        let _ = write!(text, "latency_percentiles_usec_{name}:{}\r\n", percentiles.join(","));
     }
 }
 

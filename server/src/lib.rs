@@ -4,16 +4,19 @@
 //! A request's way: [`net`](crate) reads bytes and lets [`resp`] find requests in them; the table in [`command`] says what
 //! each may do; a handler changes the [`keyspace`] and returns an effect; [`instance`] commits the effect to the stream of
 //! [`replication`]; replies go out when the input is drained. A replica is fed from the stream's backlog by a cursor, and
-//! brought up from an image that [`snapshot`] takes without a fork and [`rdb`] encodes.
+//! brought up from an image that [`snapshot`] takes without a fork and [`rdb`] encodes. What is to outlive the machine's
+//! power goes into the append-only file of [`aof`].
 //!
 //! Everything but the shell in `net` is functions of values: time and bytes come in, bytes and actions come out.
 
 #[macro_use]
 pub mod planted;
 
+pub mod aof;
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod delays;
 pub mod geohash;
 pub mod glob;
 pub mod info;
@@ -22,13 +25,16 @@ pub mod keyspace;
 pub mod log;
 pub mod long_double;
 mod net;
+pub mod notify;
 pub mod number;
 pub mod pubsub;
 pub mod rdb;
 pub mod replication;
 pub mod resp;
 pub mod salvage;
+pub mod slowlog;
 pub mod snapshot;
+pub mod tracking;
 pub mod value;
 
 use std::ffi::OsString;
@@ -111,13 +117,11 @@ fn start(config: Config, remains: Option<Remains>) -> Result<(), String> {
     log!(Warning, "oO0OoO0OoO0Oo repld is starting oO0OoO0OoO0Oo");
     log!(
         Warning,
-        "repld version={}, Redis version={}, PID: {}, port {}",
+        "repld version={}, Redis version={}, pid={}, just started",
         env!("CARGO_PKG_VERSION"),
         instance::REDIS_VERSION,
-        std::process::id(),
-        config.port
+        std::process::id()
     );
-    config.warn_of_events();
     if let Some(Remains { history, start, end, .. }) = &remains {
         log!(Warning, "Ghost master of {}: serves offsets {start} to {end} of a dead server's backlog", history.replid);
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use crate::client::Client;
+use crate::client::{Client, Subscriptions};
 use crate::glob;
 use crate::resp::{Protocol, Reply};
 
@@ -16,6 +16,7 @@ type Listeners = HashMap<Box<[u8]>, BTreeMap<u64, Rc<Client>>>;
 pub struct PubSub {
     channels: Listeners,
     patterns: Listeners,
+    shard_channels: Listeners,
 }
 
 /// What a subscription names.
@@ -25,6 +26,8 @@ pub enum Topic {
     Channel,
     /// All channels that match.
     Pattern,
+    /// One shard channel, which in a cluster is a matter of one master and its replicas.
+    Shard,
 }
 
 impl PubSub {
@@ -32,6 +35,15 @@ impl PubSub {
         match topic {
             Topic::Channel => &mut self.channels,
             Topic::Pattern => &mut self.patterns,
+            Topic::Shard => &mut self.shard_channels,
+        }
+    }
+
+    fn all(&self, topic: Topic) -> &Listeners {
+        match topic {
+            Topic::Channel => &self.channels,
+            Topic::Pattern => &self.patterns,
+            Topic::Shard => &self.shard_channels,
         }
     }
 
@@ -54,16 +66,16 @@ impl PubSub {
 
     /// What `client` listens to.
     pub fn subscriptions(&self, topic: Topic, client: u64) -> Vec<Box<[u8]>> {
-        let all = match topic {
-            Topic::Channel => &self.channels,
-            Topic::Pattern => &self.patterns,
-        };
-        all.iter().filter(|(_, listeners)| listeners.contains_key(&client)).map(|(name, _)| name.clone()).collect()
+        self.all(topic)
+            .iter()
+            .filter(|(_, listeners)| listeners.contains_key(&client))
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// Ends everything that `client` listens to.
     pub fn forget(&mut self, client: u64) {
-        for listeners in [&mut self.channels, &mut self.patterns] {
+        for listeners in [&mut self.channels, &mut self.patterns, &mut self.shard_channels] {
             listeners.retain(|_, clients| {
                 clients.remove(&client);
                 !clients.is_empty()
@@ -85,9 +97,18 @@ impl PubSub {
         published
     }
 
-    /// The channels with listeners that match `pattern`.
-    pub fn channels(&self, pattern: Option<&[u8]>) -> Vec<&[u8]> {
-        self.channels
+    /// The same to those who listen to a shard channel.
+    pub fn publish_to_shard(&self, channel: &[u8], message: &[u8], pending_bytes_max: u64) -> Published {
+        let mut published = Published::default();
+        if let Some(listeners) = self.shard_channels.get(channel) {
+            published.deliver(listeners, &[b"smessage", channel, message], pending_bytes_max);
+        }
+        published
+    }
+
+    /// The channels (or shard channels) with listeners that match `pattern`.
+    pub fn channels(&self, topic: Topic, pattern: Option<&[u8]>) -> Vec<&[u8]> {
+        self.all(topic)
             .keys()
             .map(|name| &name[..])
             .filter(|name| pattern.is_none_or(|pattern| glob::matches(pattern, name, glob::Case::Sensitive)))
@@ -95,13 +116,14 @@ impl PubSub {
     }
 
     /// How many listen to a channel by its name.
-    pub fn listener_count(&self, channel: &[u8]) -> usize {
-        self.channels.get(channel).map_or(0, BTreeMap::len)
+    pub fn listener_count(&self, topic: Topic, channel: &[u8]) -> usize {
+        self.all(topic).get(channel).map_or(0, BTreeMap::len)
     }
 
-    /// How many channels and how many patterns anyone listens to.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.channels.len(), self.patterns.len())
+    /// How many channels, patterns and shard channels anyone listens to.
+    pub fn counts(&self) -> Subscriptions {
+        let (channels, patterns, shards) = (self.channels.len(), self.patterns.len(), self.shard_channels.len());
+        Subscriptions { channels, patterns, shards }
     }
 }
 

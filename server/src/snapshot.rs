@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::instance::{Instance, REDIS_VERSION};
-use crate::keyspace::{Chunk, DatabaseSize, Deadline, Key, Keyspace, WalkInProgress};
+use crate::keyspace::{AccessClock, Chunk, DatabaseSize, Deadline, Key, Keyspace, Use, WalkInProgress};
 use crate::log::log;
 use crate::rdb::{self, Decoder, Encoder, Item, RdbError};
 use crate::replication::ReplicationId;
@@ -36,11 +36,15 @@ pub struct Point {
 pub struct Image {
     /// Where in the history it was taken, if there is one.
     pub point: Option<Point>,
+    /// It is made for an append-only file.
+    pub is_aof_base: bool,
     sizes: Vec<DatabaseSize>,
     created_s: u64,
     used_memory_bytes: u64,
     options: rdb::Options,
     delay: KeyDelay,
+    /// What makes something of the notes about the use of keys, if these are saved.
+    uses: Option<AccessClock>,
 }
 
 impl Image {
@@ -62,11 +66,13 @@ impl Image {
         });
         Ok(Image {
             point,
+            is_aof_base: false,
             sizes,
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
             options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
             delay: KeyDelay::fixed(instance.config.rdb_key_save_delay),
+            uses: instance.config.saves_uses().then(|| instance.keyspace.clock().clone()),
         })
     }
 
@@ -79,11 +85,13 @@ impl Image {
     pub fn empty(instance: &Instance, point: Point) -> Image {
         Image {
             point: Some(point),
+            is_aof_base: false,
             sizes: Vec::new(),
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
             options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
             delay: KeyDelay::fixed(0),
+            uses: None,
         }
     }
 
@@ -98,9 +106,11 @@ impl Image {
                 replid: point.id.as_str(),
                 offset: point.offset,
             }),
+            aof_base: self.is_aof_base,
             ..rdb::Header::default()
         };
         let mut encoder = Encoder::new(&header, self.options);
+        encoder.keep_uses(self.uses.clone());
         for size in self.sizes.iter().filter(|size| size.keys > 0) {
             encoder.resize_db(size.db as u32, size.keys as u64, size.with_deadline as u64);
         }
@@ -120,6 +130,7 @@ pub fn encode(
     mut emit: impl FnMut(Vec<u8>) -> io::Result<()>,
 ) -> io::Result<()> {
     for (number, frame) in (1..).zip(chunk.iter()) {
+        encoder.last_use(frame.access);
         encoder.entry(frame.db as u32, frame.key, frame.value, frame.deadline_ms, &mut emit)?;
         if delay.is_set() {
             delay.pause(number);
@@ -201,7 +212,6 @@ impl Drop for DumpFile {
 pub fn save(instance: &mut Instance) -> io::Result<()> {
     let image = Image::begin(instance).map_err(io::Error::other)?;
     let result = write_all(instance, &image);
-    instance.keyspace.abort_walk();
     instance.persistence.last_try_ms = instance.now_ms;
     instance.persistence.failed = result.is_err();
     result?;
@@ -215,12 +225,29 @@ pub fn save(instance: &mut Instance) -> io::Result<()> {
 fn write_all(instance: &mut Instance, image: &Image) -> io::Result<()> {
     let mut encoder = image.encoder();
     let mut file = DumpFile::create(&dump_path(instance))?;
-    while let Some(chunk) = instance.keyspace.walk_slice(SLICE_BYTES) {
-        encode(&mut encoder, &chunk, image.delay(), |slice| file.write(&slice))?;
-    }
+    walk_now(instance, |chunk| encode(&mut encoder, chunk, image.delay(), |slice| file.write(&slice)))?;
     file.write(&encoder.finish())?;
     file.commit()?;
     Ok(())
+}
+
+/// Takes the walk that was begun to its end while everything else waits, and hands on each chunk.
+///
+/// # Errors
+/// Those of `take`.
+pub fn walk_now(instance: &mut Instance, mut take: impl FnMut(&Chunk) -> io::Result<()>) -> io::Result<()> {
+    let result = loop {
+        match instance.keyspace.walk_slice(SLICE_BYTES) {
+            None => break Ok(()),
+            Some(chunk) => {
+                if let Err(error) = take(&chunk) {
+                    break Err(error);
+                }
+            }
+        }
+    };
+    instance.keyspace.abort_walk();
+    result
 }
 
 /// Where the dump file lies.
@@ -255,7 +282,7 @@ impl KeyDelay {
         self.0.store(delay, Ordering::Relaxed);
     }
 
-    /// A pause of its own, which does not follow later changes.
+    /// A pause of its own, which does not follow the directive's later changes.
     pub fn fixed(delay: i32) -> KeyDelay {
         KeyDelay(Arc::new(AtomicI32::new(delay)))
     }
@@ -269,8 +296,16 @@ impl KeyDelay {
     pub fn pause(&self, key: u64) {
         let delay = self.0.load(Ordering::Relaxed);
         let due = delay > 0 || delay < 0 && key.is_multiple_of(u64::from(delay.unsigned_abs()));
-        if due {
-            std::thread::sleep(Duration::from_micros(delay.max(1) as u64));
+        if !due {
+            return;
+        }
+        // Whoever changes it does not want to wait for the end of a long one.
+        const STEP: Duration = Duration::from_millis(5);
+        let mut left = Duration::from_micros(delay.max(1) as u64);
+        while !left.is_zero() && self.0.load(Ordering::Relaxed) == delay {
+            let step = left.min(STEP);
+            std::thread::sleep(step);
+            left -= step;
         }
     }
 }
@@ -285,6 +320,7 @@ pub struct Loader {
     drops_expired: bool,
     facts: Facts,
     batch: Batch,
+    fed: u64,
     loaded: u64,
     expired: u64,
     /// What was dropped of a history that others may continue: they have to be told.
@@ -307,6 +343,7 @@ struct Decoded {
     key_end: usize,
     end: usize,
     deadline_ms: Option<i64>,
+    last_use: Option<Use>,
 }
 
 /// Entries of a batch.
@@ -316,11 +353,11 @@ const BATCH_ENTRIES: usize = 32;
 const BATCHED_BYTES_MAX: usize = 1024;
 
 impl Batch {
-    fn push(&mut self, hash: u64, key: &[u8], value: &[u8], deadline_ms: Option<i64>) {
+    fn push(&mut self, hash: u64, key: &[u8], value: &[u8], (deadline_ms, last_use): (Option<i64>, Option<Use>)) {
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
         self.bytes.extend_from_slice(value);
-        self.entries.push(Decoded { hash, key_end, end: self.bytes.len(), deadline_ms });
+        self.entries.push(Decoded { hash, key_end, end: self.bytes.len(), deadline_ms, last_use });
     }
 
     fn insert_into(&mut self, keyspace: &mut Keyspace, db: usize) {
@@ -329,6 +366,9 @@ impl Batch {
             let key = Key { bytes: &self.bytes[start..entry.key_end], hash: entry.hash };
             let deadline = entry.deadline_ms.map_or(Deadline::Clear, Deadline::At);
             keyspace.set_str(db, key, &self.bytes[entry.key_end..entry.end], deadline);
+            if let Some(last_use) = entry.last_use {
+                keyspace.set_last_use(db, key, last_use);
+            }
             start = entry.end;
         }
         self.bytes.clear();
@@ -454,14 +494,18 @@ impl KeyCounter {
 impl Loader {
     /// A loader for data like those of `instance`.
     pub fn new(instance: &Instance) -> Loader {
+        let mut keyspace = Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed());
+        keyspace.set_tracking(instance.config.tracking());
+        keyspace.set_access_time(instance.now_ms);
         Loader {
             decoder: Decoder::new(instance.config.small_forms()),
-            keyspace: Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed()),
+            keyspace,
             db: 0,
             now_ms: instance.now_ms,
             drops_expired: instance.replication.is_master(),
             facts: Facts::default(),
             batch: Batch::default(),
+            fed: 0,
             loaded: 0,
             expired: 0,
             dropped: Vec::new(),
@@ -480,6 +524,7 @@ impl Loader {
     /// The image is not what it should be.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<bool, LoadError> {
         self.decoder.feed(bytes);
+        self.fed += bytes.len() as u64;
         while let Some(item) = self.decoder.next_item()? {
             match item {
                 Item::Aux(name, value) => self.facts.learn(name, value, self.now_ms),
@@ -504,12 +549,12 @@ impl Loader {
                         self.dropped.push((self.db, key.into()));
                     }
                 }
-                Item::Entry { key, value, deadline_ms } => {
+                Item::Entry { key, value, deadline_ms, last_use } => {
                     let key = self.keyspace.key(key);
                     match value {
                         rdb::Value::Str(value) if value.len() <= BATCHED_BYTES_MAX => {
                             self.keyspace.prefetch_slot(self.db, key.hash);
-                            self.batch.push(key.hash, key.bytes, value, deadline_ms);
+                            self.batch.push(key.hash, key.bytes, value, (deadline_ms, last_use));
                         }
                         rdb::Value::Str(value) => {
                             let deadline = deadline_ms.map_or(Deadline::Clear, Deadline::At);
@@ -518,6 +563,9 @@ impl Loader {
                         rdb::Value::Aggregate(value) => {
                             self.keyspace.insert(self.db, key, value, deadline_ms);
                         }
+                    }
+                    if let Some(last_use) = last_use {
+                        self.keyspace.set_last_use(self.db, key, last_use);
                     }
                     self.loaded += 1;
                     if self.batch.entries.len() == BATCH_ENTRIES {
@@ -542,6 +590,11 @@ impl Loader {
     /// Bytes behind the image that came with it.
     pub fn unread(&self) -> &[u8] {
         self.decoder.unread()
+    }
+
+    /// How many of the bytes that it was given are the image's.
+    pub fn image_bytes(&self) -> u64 {
+        self.fed - self.unread().len() as u64
     }
 
     /// What was loaded.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use replctl::topology::{self, Node, Topology};
+use replctl::topology::{self, ManagedNode, Node, NodeServer, Topology};
 use serde_json::json;
 
 use super::ExitCode;
@@ -34,20 +34,33 @@ fn as_json(topology: &Topology) -> serde_json::Value {
 }
 
 fn node_as_json(node: &Node) -> serde_json::Value {
-    let config: serde_json::Map<_, _> = directives(node).map(|(name, value)| (name.into(), value.into())).collect();
-    json!({
-        "name": node.name,
-        "port": node.port,
-        "engine": { "family": node.engine.family.name(), "path": node.engine.path },
-        "replica_of": node.replica_of,
-        "priority": node.priority,
-        "optional": node.optional,
-        "config": config,
-    })
+    let server = match &node.server {
+        NodeServer::Managed(managed) => {
+            let config: serde_json::Map<_, _> =
+                directives(managed).map(|(name, value)| (name.into(), value.into())).collect();
+            json!({
+                "port": managed.port,
+                "engine": { "family": managed.engine.family.name(), "path": managed.engine.path },
+                "priority": managed.priority,
+                "optional": managed.optional,
+                "config": config,
+            })
+        }
+        NodeServer::Unmanaged(unmanaged) => json!({
+            "endpoint": unmanaged.endpoint.to_string(),
+            "user": unmanaged.user,
+            "password_file": unmanaged.password_file,
+        }),
+    };
+    let mut object = json!({ "name": node.name, "replica_of": node.replica_of, "managed": node.managed().is_some() });
+    if let (Some(all), serde_json::Value::Object(of_server)) = (object.as_object_mut(), server) {
+        all.extend(of_server);
+    }
+    object
 }
 
 /// A node's directives with their values, secrets veiled.
-fn directives(node: &Node) -> impl Iterator<Item = (&str, &str)> {
+fn directives(node: &ManagedNode) -> impl Iterator<Item = (&str, &str)> {
     node.config.iter().map(|(name, value)| (name.as_str(), if topology::is_secret(name) { "***" } else { value }))
 }
 
@@ -74,11 +87,17 @@ impl Tree<'_> {
 
     fn push_node(&self, node: &Node, depth: usize, lines: &mut Vec<String>) {
         let indent = "  ".repeat(depth + 1);
-        let port = node.port.map_or("automatic port".to_owned(), |port| format!("port {port}"));
-        let optional = if node.optional { ", optional" } else { "" };
-        lines.push(format!("{indent}{}  {}, {port}{optional}", node.name, node.engine));
+        let managed = match &node.server {
+            NodeServer::Managed(managed) => managed,
+            NodeServer::Unmanaged(unmanaged) => {
+                return lines.push(format!("{indent}{}  unmanaged, at {}", node.name, unmanaged.endpoint));
+            }
+        };
+        let port = managed.port.map_or("automatic port".to_owned(), |port| format!("port {port}"));
+        let optional = if managed.optional { ", optional" } else { "" };
+        lines.push(format!("{indent}{}  {}, {port}{optional}", node.name, managed.engine));
         if self.shows_directives {
-            lines.extend(directives(node).map(|(name, value)| format!("{indent}    {name} {value}")));
+            lines.extend(directives(managed).map(|(name, value)| format!("{indent}    {name} {value}")));
         }
     }
 }

@@ -60,7 +60,7 @@ impl CliArgs {
         let mut line = String::new();
         loop {
             if is_person {
-                eprint!("127.0.0.1:{} {}> ", client.port(), self.node);
+                eprint!("{} {}> ", client.address(), self.node);
                 std::io::stderr().flush()?;
             }
             line.clear();

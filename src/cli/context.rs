@@ -5,7 +5,7 @@ use std::future::Future;
 use anyhow::Context as _;
 use replctl::event::{Event, Recorder};
 use replctl::group::{Group, Journal, living};
-use replctl::process::{GroupDir, GroupLock, StateDir};
+use replctl::process::{GroupDir, GroupLock, RunState, StateDir};
 use tokio::sync::mpsc;
 
 use super::{ExitCode, Failure, GlobalArgs};
@@ -42,7 +42,7 @@ impl<'a> Context<'a> {
         let groups: Vec<Group> = self.state()?.groups()?.into_iter().map(Group::open).collect::<Result<_, _>>()?;
         let mut is_up = Vec::with_capacity(groups.len());
         for group in &groups {
-            is_up.push(!living(group)?.is_empty());
+            is_up.push(group.run.is_adopted() || !living(group)?.is_empty());
         }
         let wants_up = is_up.contains(&true);
         let mut choice: Vec<Group> =
@@ -58,6 +58,14 @@ impl<'a> Context<'a> {
                 Err(Failure::new(ExitCode::Usage, message).hint("name it with -g or REPLCTL_GROUP").into())
             }
         }
+    }
+
+    /// The group that `-g` names, if replctl has started none of it.
+    pub fn adopted_group(&self) -> anyhow::Result<Option<Group>> {
+        let Some(name) = &self.global.group else { return Ok(None) };
+        let dir = self.state()?.group(name)?;
+        let run = dir.run_state()?.filter(RunState::is_adopted);
+        Ok(run.map(|run| Group { dir, run }))
     }
 
     /// The group, and the right to change it. What was launched is read under the lock.

@@ -38,6 +38,9 @@ impl DownArgs {
                 for (node, process) in living {
                     printer.data(format_args!("would end {node} (pid {})", process.pid));
                 }
+                for node in group::unmanaged(&group) {
+                    printer.data(format_args!("would leave {node} alone"));
+                }
             }
             return Ok(ExitCode::Done);
         }
@@ -56,7 +59,15 @@ impl DownArgs {
                 format!("{} nodes have", report.ended.len())
             };
             let data = if report.is_wiped { ", its data is removed" } else { ", its data is kept" };
+            let alone = group::listed(&report.left_alone);
+            if report.is_forgotten {
+                printer.data(format_args!("{} is forgotten; left alone as they are: {alone}", report.group));
+                return Ok(ExitCode::Done);
+            }
             printer.data(format_args!("{} is down: {nodes} ended{data}", report.group));
+            if !report.left_alone.is_empty() {
+                printer.data(format_args!("left alone as they are: {alone}"));
+            }
         }
         Ok(ExitCode::Done)
     }

@@ -30,7 +30,7 @@ impl KillMasterArgs {
         let report = context.record(
             &group.dir,
             |event| context.narrate(event),
-            async |recorder| Ok(group::kill_master(plan, recorder).await?),
+            async |recorder| Ok(group::kill_master(&group, plan, recorder).await?),
         )?;
         if context.printer.is_json() {
             context.printer.object(&report);

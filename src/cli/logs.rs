@@ -5,7 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use replctl::group::Group;
+use replctl::group::{Group, listed};
+use replctl::process::RunNode;
 use serde_json::json;
 
 use super::context::Context;
@@ -50,7 +51,14 @@ impl LogsArgs {
             return Err(failure.hint("replctl status lists the nodes"));
         }
         let is_wanted = |name: &str| self.nodes.is_empty() || self.nodes.iter().any(|wanted| wanted == name);
-        let nodes = group.run.nodes.iter().filter(|node| is_wanted(&node.name));
+        let nodes: Vec<&RunNode> = group.run.nodes.iter().filter(|node| is_wanted(&node.name)).collect();
+        let unmanaged: Vec<String> =
+            nodes.iter().filter(|node| node.unmanaged().is_some()).map(|node| node.name.clone()).collect();
+        if unmanaged.len() == nodes.len() {
+            let message = format!("there is no log of {}: replctl did not start it", listed(&unmanaged));
+            return Err(Failure::new(ExitCode::Failed, message).hint("it is where the server was told to write it"));
+        }
+        let nodes = nodes.into_iter().filter(|node| node.managed().is_some());
         Ok(nodes.map(|node| Log::new(&node.name, group.dir.log_file(&node.name))).collect())
     }
 }

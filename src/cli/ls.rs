@@ -1,6 +1,6 @@
 //! `replctl ls`: the groups of this state directory.
 
-use replctl::group::{Group, living};
+use replctl::group::{Group, living, unmanaged};
 use serde::Serialize;
 
 use super::ExitCode;
@@ -18,6 +18,8 @@ struct Listed {
     is_up: bool,
     nodes: usize,
     nodes_alive: usize,
+    /// Of those that replctl did not start nothing is known without asking them.
+    nodes_unmanaged: usize,
     master: String,
 }
 
@@ -29,9 +31,10 @@ impl LsArgs {
             let group = Group::open(dir)?;
             let nodes_alive = living(&group)?.len();
             listed.push(Listed {
-                is_up: nodes_alive > 0,
+                is_up: group.run.is_adopted() || nodes_alive > 0,
                 nodes: group.run.nodes.len(),
                 nodes_alive,
+                nodes_unmanaged: unmanaged(&group).len(),
                 master: group.run.master().name.clone(),
                 group: group.run.group,
             });
@@ -42,10 +45,12 @@ impl LsArgs {
         }
         let rows = listed.iter().map(|one| {
             let state = if one.is_up { "up" } else { "down" };
-            let alive = format!("{} of {}", one.nodes_alive, one.nodes);
-            vec![one.group.clone(), state.to_owned(), alive, one.master.clone()]
+            let managed = one.nodes - one.nodes_unmanaged;
+            let alive = if managed == 0 { "-".to_owned() } else { format!("{} of {managed}", one.nodes_alive) };
+            let unmanaged = if one.nodes_unmanaged == 0 { "-".to_owned() } else { one.nodes_unmanaged.to_string() };
+            vec![one.group.clone(), state.to_owned(), alive, unmanaged, one.master.clone()]
         });
-        context.printer.data(table::plain(&["group", "state", ">nodes alive", "master"], rows));
+        context.printer.data(table::plain(&["group", "state", ">nodes alive", ">unmanaged", "master"], rows));
         Ok(ExitCode::Done)
     }
 }

@@ -3,6 +3,7 @@
 //! A subcommand is an `Args` struct with a `run` that returns the [`ExitCode`] it ended with, or an error. Errors of
 //! the library know nothing of exit codes; [`Failure::from`] is where each of their types gets one.
 
+pub mod adopt;
 pub mod check;
 #[expect(clippy::module_inception, reason = "one file per subcommand, and this one is called cli")]
 pub mod cli;
@@ -96,6 +97,8 @@ impl GlobalArgs {
 enum Command {
     /// Start a group from a topology file, or what is missing of it
     Up(up::UpArgs),
+    /// Take over a group that runs already, from its master down
+    Adopt(adopt::AdoptArgs),
     /// Show how a group is and what is wrong with it
     Status(status::StatusArgs),
     /// Kill the master's process, as a failing machine would
@@ -151,6 +154,7 @@ impl Cli {
         let context = Context::new(&self.global, printer);
         match self.command {
             Command::Up(args) => args.run(&context),
+            Command::Adopt(args) => args.run(&context),
             Command::Status(args) => args.run(&context),
             Command::KillMaster(args) => args.run(&context),
             Command::Kill(args) => args.run(NodeSignal::Kill, &context),
@@ -278,10 +282,15 @@ impl Failure {
                 (ExitCode::Failed, Some("replctl promote again goes on from what is there".to_owned()))
             }
             GroupError::NotRunning { node } => (ExitCode::Failed, Some(format!("replctl start {node}"))),
+            GroupError::Unmanaged { hint, .. } => (ExitCode::Refused, Some(hint.clone())),
+            GroupError::Absent { node, .. } => {
+                (ExitCode::Failed, Some(format!("replctl does not start {node}: start it where it runs")))
+            }
             GroupError::NoLivingMaster(diagnosis) => (ExitCode::Failed, diagnosis.hint()),
             GroupError::State(_)
             | GroupError::Io(_)
             | GroupError::NodeDied { .. }
+            | GroupError::Password { .. }
             | GroupError::TimedOut { .. }
             | GroupError::Interrupted
             | GroupError::Wire { .. }

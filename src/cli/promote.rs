@@ -1,12 +1,17 @@
 //! `replctl promote`: a lost master is replaced, the others follow.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use replctl::group::{self, FailoverPlan, FailoverReport, Group, GroupError, Policy, Refusal, Salvaged};
+use anyhow::Context as _;
+use replctl::group::{
+    self, FailoverPlan, FailoverReport, Group, GroupError, LossEstimate, Policy, Refusal, Salvaged, TailFate,
+};
+use replctl::topology::bytes_of;
 use serde_json::json;
 
-use super::ExitCode;
 use super::context::Context;
+use super::{ExitCode, Failure};
 use crate::ui::table;
 
 /// `replctl promote [NODE]`
@@ -23,6 +28,14 @@ pub struct PromoteArgs {
     #[arg(long)]
     force: bool,
 
+    /// Refuse what may lose more than this, as 0B, 64KB or 1MiB [default: the topology's `[failover] max-loss`]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_loss: Option<u64>,
+
+    /// Write what the old master had beyond the new one, salvaged or lost, to this file, as commands for redis-cli --pipe
+    #[arg(long, value_name = "FILE")]
+    keep_tail: Option<PathBuf>,
+
     /// How long the replicas may take to follow the new master
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -33,7 +46,16 @@ impl PromoteArgs {
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let began = Instant::now();
         let (mut group, _lock) = context.locked_group("promote")?;
-        let policy = Policy { wanted: self.node.clone(), force: self.force, max_loss_bytes: group.run.max_loss_bytes };
+        if let Some(file) = self.keep_tail.as_ref().filter(|file| file.exists()) {
+            let message = format!("{} exists already", file.display());
+            return Err(Failure::new(ExitCode::Usage, message).hint("--keep-tail overwrites nothing").into());
+        }
+        let policy = Policy {
+            wanted: self.node.clone(),
+            force: self.force,
+            max_loss_bytes: self.max_loss.or(group.run.max_loss_bytes),
+            keeps_salvaged: self.keep_tail.is_some(),
+        };
         let done = if self.dry_run {
             self.plan(context, &group, &policy)
         } else {
@@ -76,6 +98,9 @@ impl PromoteArgs {
         } else {
             show_report(group, &report, context);
         }
+        if let Some(file) = &self.keep_tail {
+            copy_tail(&report, file, context)?;
+        }
         Ok(if report.is_complete() { ExitCode::Done } else { ExitCode::Incomplete })
     }
 
@@ -85,6 +110,41 @@ impl PromoteArgs {
         let is_wanted = self.node.as_ref().is_none_or(|node| node == master);
         let holds = group::promoted_last(group)?.is_some_and(|promoted| promoted == *master);
         Ok((is_wanted && (holds || self.node.is_some())).then(|| master.clone()))
+    }
+}
+
+fn parse_size(text: &str) -> Result<u64, &'static str> {
+    bytes_of(text).ok_or("a whole number and a unit: B, KB, MB, GB (1000s) or KiB, MiB, GiB (1024s)")
+}
+
+/// Copies the old master's tail, which lies in the group's own directory, to where it is wanted.
+fn copy_tail(report: &FailoverReport, to: &Path, context: &Context<'_>) -> anyhow::Result<()> {
+    let kept = report.tails.iter().filter(|tail| tail.node == report.plan.old_master);
+    let mut files = kept.filter_map(|tail| match &tail.fate {
+        TailFate::Kept { file, .. } => Some(file),
+        TailFate::Gone { .. } => None,
+    });
+    match files.next() {
+        Some(file) => {
+            std::fs::copy(file, to).with_context(|| format!("{} cannot be written", to.display()))?;
+        }
+        None => context.printer.note(format_args!(
+            "{} was not written: no commands of {} beyond the new master are to be had",
+            to.display(),
+            report.plan.old_master
+        )),
+    }
+    Ok(())
+}
+
+/// What is lost, how old the candidate's data was, and that nobody set a bound, where that matters.
+fn show_loss(plan: &FailoverPlan, loss: &LossEstimate, context: &Context<'_>) {
+    context.printer.data(format_args!("lost: {loss}"));
+    if loss.is_open() || loss.gone().is_some() {
+        context.printer.data(format_args!("{}'s data was {} when {} ended", plan.candidate, loss.age, plan.old_master));
+        if plan.max_loss_bytes.is_none() {
+            context.printer.note("no max-loss is set: nothing is refused for what it loses");
+        }
     }
 }
 
@@ -112,7 +172,7 @@ pub(super) fn show_plan(plan: &FailoverPlan, context: &Context<'_>) {
     if let Some(reason) = &plan.not_salvaged {
         context.printer.data(format_args!("not salvaged: what {} had not sent: {reason}", plan.old_master));
     }
-    context.printer.data(format_args!("lost: {}", plan.loss));
+    show_loss(plan, &plan.loss, context);
 }
 
 pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Context<'_>) {
@@ -123,17 +183,28 @@ pub(super) fn show_report(group: &Group, report: &FailoverReport, context: &Cont
     printer.data(table::failover(report));
     printer.data(format_args!("\n{}", table::nodes(group, &report.after)));
     let resyncs = table::resyncs(report);
+    let (candidate, old) = (&report.plan.candidate, &report.plan.old_master);
+    let change = match report.plan.makes_another_master() {
+        true => format!("{candidate} is the master in place of {old}"),
+        false => format!("{candidate} is the master, and {old} is none"),
+    };
     printer.data(format_args!(
-        "\n{} is the master in place of {}{}",
-        report.plan.candidate,
-        report.plan.old_master,
+        "\n{change}{}",
         if resyncs.is_empty() { String::new() } else { format!("; followed by {resyncs}") }
     ));
     if let Some(salvaged) = report.salvaged.as_ref().filter(|salvaged| salvaged.bytes > 0) {
-        let Salvaged { node, bytes, .. } = salvaged;
-        printer.data(format_args!("salvaged: {bytes} bytes of the replication stream from {node}'s backlog"));
+        let Salvaged { node, bytes, from, end, replid, .. } = salvaged;
+        printer.data(format_args!(
+            "salvaged: {bytes} bytes of the replication stream from {node}'s backlog (offsets {from} to {end} of {replid:.8})"
+        ));
     }
-    printer.data(format_args!("lost: {}", report.loss));
+    show_loss(&report.plan, &report.loss, context);
+    for tail in &report.tails {
+        printer.data(tail);
+    }
+    for diverged in &report.diverged {
+        printer.data(format_args!("demoted: {}", diverged.words()));
+    }
     if !report.missing.is_empty() {
         printer.warning(format_args!("{} did not follow in time", group::listed(&report.missing)));
     }

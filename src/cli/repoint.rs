@@ -68,6 +68,9 @@ impl RepointArgs {
             };
             let (node, to, took) = (&report.plan.node, &report.plan.to, table::milliseconds(report.took_us));
             printer.data(format_args!("{node} follows {to} ({how}{took})"));
+            if let Some(diverged) = &report.diverged {
+                printer.data(format_args!("demoted: {}", diverged.words()));
+            }
         }
         Ok(ExitCode::Done)
     }

@@ -23,6 +23,7 @@ impl SignalArgs {
     /// Signals the nodes' processes, all of which must run.
     pub fn run(&self, signal: NodeSignal, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let (group, _lock) = context.locked_group(signal.name())?;
+        group::refuse_unmanaged(&group, &self.nodes, signal.untouchable())?;
         let mut processes = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             processes.push((node.clone(), group::living_process(&group, node)?));
@@ -43,7 +44,7 @@ impl SignalArgs {
                 for (node, process) in &processes {
                     let took = match kill_plan(&group, node, signal).await? {
                         // Its end is a loss that a later promotion must be able to tell.
-                        Some(plan) => group::kill_master(plan, recorder).await?.took_us,
+                        Some(plan) => group::kill_master(&group, plan, recorder).await?.took_us,
                         None => {
                             let took = group::signal_node(node, process, signal, recorder).await?;
                             u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
@@ -73,7 +74,7 @@ async fn kill_plan(group: &Group, node: &str, signal: NodeSignal) -> anyhow::Res
     match KillPlan::new(group).await {
         Ok(plan) => Ok(Some(plan).filter(|plan| plan.master == node)),
         // Two masters, or none: then this is just a process.
-        Err(GroupError::NoLivingMaster(_)) => Ok(None),
+        Err(GroupError::NoLivingMaster(_) | GroupError::Unmanaged { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

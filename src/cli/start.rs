@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use replctl::event::Recorder;
-use replctl::group::{self, Group, GroupError, LaunchPlan, Policy, Refusal};
+use replctl::event::{Event, Recorder};
+use replctl::group::{self, Group, LaunchPlan, Policy, Untouchable};
 use replctl::process::GroupDir;
 use serde_json::json;
 
@@ -50,11 +50,20 @@ impl StartArgs {
 }
 
 /// Carries a plan out, shows its progress, and looks at the group afterwards.
-fn launch(context: &Context<'_>, dir: &GroupDir, plan: LaunchPlan, limit: Duration) -> anyhow::Result<Status> {
+pub(super) fn launch(
+    context: &Context<'_>,
+    dir: &GroupDir,
+    plan: LaunchPlan,
+    limit: Duration,
+) -> anyhow::Result<Status> {
     let mut progress = Progress::new(context.printer, &plan.actions);
+    let mut tails = Vec::new();
     let result = context.record(
         dir,
-        |event| progress.on(event),
+        |event| match event {
+            Event::Tail { tail } => tails.push(tail.clone()),
+            event => progress.on(event),
+        },
         async |recorder| {
             let group = group::up(dir.clone(), plan, limit, recorder).await?;
             let (view, _) = group::observe(&group).await?;
@@ -62,7 +71,7 @@ fn launch(context: &Context<'_>, dir: &GroupDir, plan: LaunchPlan, limit: Durati
         },
     );
     progress.finish();
-    result
+    result.map(|status| status.with_tails(tails))
 }
 
 /// `replctl restart NODE` and `replctl restart --all`
@@ -91,9 +100,8 @@ impl RestartArgs {
         let (mut group, _lock) = context.locked_group("restart")?;
         let master = group.run.master().name.clone();
         let replicas = if self.all { group::restart_order(&group) } else { self.nodes.clone() };
-        if let Some(unknown) = replicas.iter().find(|name| group.run.node(name).is_none()) {
-            return Err(GroupError::from(Refusal::NoSuchNode(unknown.clone())).into());
-        }
+        let all: Vec<String> = group.run.nodes.iter().map(|node| node.name.clone()).collect();
+        group::refuse_unmanaged(&group, if self.all { &all } else { &replicas }, Untouchable::Restart)?;
         let is_alone = group.run.nodes.len() == 1;
         if replicas.contains(&master) && !is_alone {
             let message = format!("{master} is the master: while it is away nobody would take writes");

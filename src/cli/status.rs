@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use replctl::group::{self, Diagnosis, Group, GroupView, NodeView, diagnose};
+use replctl::group::{self, Diagnosis, Group, GroupView, NodeView, TailReport, diagnose};
 use serde::Serialize;
 
 use super::ExitCode;
@@ -59,6 +59,7 @@ pub struct Status {
     group: Group,
     view: GroupView,
     diagnosis: Diagnosis,
+    tails: Vec<TailReport>,
 }
 
 /// The object of `status --json` and `up --json`.
@@ -70,12 +71,19 @@ struct StatusObject<'a> {
     message: String,
     hint: Option<String>,
     nodes: &'a [NodeView],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tails: &'a [TailReport],
 }
 
 impl Status {
     /// Names what is wrong with what was seen.
     pub fn new(group: Group, view: GroupView) -> Self {
-        Self { diagnosis: diagnose(&view), group, view }
+        Self { diagnosis: diagnose(&view), group, view, tails: Vec::new() }
+    }
+
+    /// Adds what nodes had that the group has not, and that would have been thrown away by their start.
+    pub fn with_tails(self, tails: Vec<TailReport>) -> Self {
+        Self { tails, ..self }
     }
 
     /// What is told of it, but for what always moves: offsets.
@@ -92,7 +100,25 @@ impl Status {
         self.group
     }
 
-    /// Prints it. Ends in [`ExitCode::Incomplete`] unless all is as it is meant to be.
+    /// What is not wrong, or not now, and yet worth knowing of nodes that replctl did not start.
+    fn note_peculiarities(&self, context: &Context<'_>) {
+        for node in &self.view.nodes {
+            if node.was_restarted() {
+                let name = &node.name;
+                context
+                    .printer
+                    .note(format_args!("note: {name} was restarted: it has another run id than the one known"));
+            }
+            if node.unfenced().is_some() && !node.is_answering_master() {
+                let name = &node.name;
+                context
+                    .printer
+                    .note(format_args!("note: {name} was the master and is not fenced: it may come back as one"));
+            }
+        }
+    }
+
+    /// Prints it. Ends in [`ExitCode::Incomplete`] unless all is as it is meant to be, and nothing was thrown away.
     pub fn show(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let hint = self.diagnosis.hint();
         if context.printer.is_json() {
@@ -103,14 +129,20 @@ impl Status {
                 message: self.diagnosis.to_string(),
                 hint,
                 nodes: &self.view.nodes,
+                tails: &self.tails,
             });
         } else {
             context.printer.data(table::nodes(&self.group, &self.view));
             context.printer.data(format_args!("\n{}: {}", self.view.group, self.diagnosis));
+            for tail in &self.tails {
+                context.printer.data(tail);
+            }
+            self.note_peculiarities(context);
             if let Some(hint) = hint {
                 context.printer.note(format_args!("hint: {hint}"));
             }
         }
-        Ok(if self.diagnosis.is_healthy() { ExitCode::Done } else { ExitCode::Incomplete })
+        let is_done = self.diagnosis.is_healthy() && !self.tails.iter().any(TailReport::is_gone);
+        Ok(if is_done { ExitCode::Done } else { ExitCode::Incomplete })
     }
 }

@@ -36,7 +36,7 @@ impl SwitchoverArgs {
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let began = Instant::now();
         let (mut group, _lock) = context.locked_group("switchover")?;
-        let policy = Policy { wanted: self.node.clone(), force: self.force, max_loss_bytes: None };
+        let policy = Policy { wanted: self.node.clone(), force: self.force, ..Policy::default() };
         let done = if self.dry_run {
             self.plan(context, &group, &policy)
         } else {

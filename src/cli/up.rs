@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use replctl::group::{self, Action, LaunchPlan};
-use replctl::process::Program;
+use replctl::group::{self, Action, Group, LaunchPlan};
+use replctl::process::{GroupDir, Program};
 use replctl::topology::Topology;
 use serde_json::json;
 
 use super::ExitCode;
 use super::context::Context;
-use super::status::Status;
-use crate::ui::progress::Progress;
 use crate::ui::table;
 
 /// `replctl up [TOPOLOGY]`
@@ -36,6 +34,11 @@ pub struct UpArgs {
 impl UpArgs {
     /// Starts what is missing, adopts what runs, waits for the links, and shows the group.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+        if self.topology.is_none()
+            && let Some(group) = context.adopted_group()?
+        {
+            return self.make_whole(context, &group.dir);
+        }
         let mut topology = Topology::find(self.topology.as_deref())?;
         for name in topology.leave_out(|engine| Program::find(engine).is_err()) {
             context.printer.note(format_args!("{name} is left out: its engine is not installed"));
@@ -53,18 +56,26 @@ impl UpArgs {
             }
             Ok(LaunchPlan::new(&dir, &topology, self.force).await?)
         })?;
-        let mut progress = Progress::new(context.printer, &plan.actions);
-        let result = context.record(
-            &dir,
-            |event| progress.on(event),
-            async |recorder| {
-                let group = group::up(dir.clone(), plan, self.timeout, recorder).await?;
-                let (view, _) = group::observe(&group).await?;
-                Ok(Status::new(group, view))
-            },
-        );
-        progress.finish();
-        result?.show(context)
+        self.launch(context, &dir, plan)
+    }
+
+    /// An adopted group has no topology file, and nothing to be started.
+    fn make_whole(&self, context: &Context<'_>, dir: &GroupDir) -> anyhow::Result<ExitCode> {
+        let _lock = dir.lock("up")?;
+        let plan =
+            context.block_on(async { Ok(LaunchPlan::of_adopted(Group::open(dir.clone())?, self.force).await?) })?;
+        if self.dry_run {
+            show_plan(&plan, context);
+            return Ok(ExitCode::Done);
+        }
+        self.launch(context, dir, plan)
+    }
+
+    fn launch(&self, context: &Context<'_>, dir: &GroupDir, plan: LaunchPlan) -> anyhow::Result<ExitCode> {
+        for node in &plan.absent {
+            context.printer.warning(format_args!("{node} does not answer, and replctl does not start it"));
+        }
+        super::start::launch(context, dir, plan, self.timeout)?.show(context)
     }
 }
 
@@ -75,7 +86,7 @@ pub(super) fn show_plan(plan: &LaunchPlan, context: &Context<'_>) {
     let words = |action: &Action| {
         let role = action.upstream.as_ref().map_or_else(|| "master".to_owned(), |up| format!("replica of {up}"));
         let what = if action.is_adopted { "runs already" } else { "would start" };
-        vec![action.node.clone(), what.to_owned(), role, format!("127.0.0.1:{}", action.port)]
+        vec![action.node.clone(), what.to_owned(), role, action.address.to_string()]
     };
     context.printer.data(table::plain(&["node", "action", "role", "address"], plan.actions.iter().map(words)));
 }

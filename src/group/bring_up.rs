@@ -16,6 +16,9 @@
 //! What fails ends everything that this run has started; what it has found running stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,16 +28,19 @@ use tokio::task::JoinSet;
 
 use super::diagnosis::{Diagnosis, diagnose};
 use super::links::{ReplicasOf, await_link, watch_replicas};
+use super::salvage::{self, KeptStream};
 use super::stop::end_processes;
+use super::tail::{self, TailReport};
+use super::unmanaged::{self, Untouchable, refuse_unmanaged};
 use super::view::observe;
-use super::{Group, GroupError, GroupView, Refusal, endpoint};
+use super::{Group, GroupError, GroupView, endpoint, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::{
-    Durability, GroupDir, Listeners, LiveProcess, Program, RunNode, RunProcess, RunState, Started, free_ports,
-    log_tail, render_config, spawn,
+    Condition, Durability, GroupDir, Listeners, LiveProcess, ManagedServer, Program, RunNode, RunProcess, RunState,
+    Server, Started, UnmanagedServer, free_ports, log_tail, spawn,
 };
-use crate::topology::{Engine, EngineFamily, Topology};
-use crate::wire::{NodeClient, WireError};
+use crate::topology::{Address, Engine, EngineFamily, Login, NodeServer, Topology, UnmanagedNode};
+use crate::wire::{Endpoint, FormerHistory, NodeClient, WireError};
 
 /// A master that an interrupted `up` has started a moment ago gets so long to answer before it counts as hung.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
@@ -43,6 +49,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(1);
 const CONNECT_EVERY: Duration = Duration::from_millis(2);
 /// How long one answer may take. The time of a whole `up` is bounded elsewhere; this one is above any that makes sense.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(60);
+/// A password is shorter.
+const PASSWORD_FILE_BYTES_MAX: u64 = 64 << 10;
 /// How many lines of a dead server's log are quoted.
 const QUOTED_LINES: usize = 10;
 
@@ -53,6 +61,8 @@ pub struct LaunchPlan {
     pub group: String,
     /// Per node, in topology order.
     pub actions: Vec<Action>,
+    /// Nodes that replctl does not start and that do not answer: nobody waits for them.
+    pub absent: Vec<String>,
     #[serde(skip)]
     command: &'static str,
     #[serde(skip)]
@@ -70,8 +80,9 @@ pub struct LaunchPlan {
 pub struct Action {
     /// The node.
     pub node: String,
-    /// Its port.
-    pub port: u16,
+    /// Where it is, or will be: on port 0 until it has one.
+    #[serde(flatten)]
+    pub address: Address,
     /// The node it will follow; `None` for the master.
     pub upstream: Option<String>,
     /// It runs already and is left as it is.
@@ -86,15 +97,32 @@ impl LaunchPlan {
     /// An engine is missing, something else runs under this name, a node's port is taken, or starting could overwrite newer
     /// data by older.
     pub async fn new(dir: &GroupDir, topology: &Topology, force: bool) -> Result<Self, GroupError> {
-        let wished = wished_state(dir.name(), topology);
+        let wished = wished_state(dir.name(), topology)?;
         let run = match dir.run_state()? {
             None => wished,
             Some(last) => resume(Group { dir: dir.clone(), run: last }, wished, force).await?,
         };
-        let names = |nodes: &mut dyn Iterator<Item = &RunNode>| nodes.map(|node| node.name.clone()).collect();
-        let alive = names(&mut run.nodes.iter().filter(|node| node.process.is_some()));
-        let all = names(&mut run.nodes.iter());
-        Self::of_nodes("up", run, &all, &alive)
+        Self::of_all(dir, run, force).await
+    }
+
+    /// Decides how to make an adopted group whole: nothing is started, but who came back as a master, or follows another node
+    /// than it is meant to, is told to follow.
+    ///
+    /// # Errors
+    /// As [`LaunchPlan::new`].
+    pub async fn of_adopted(group: Group, force: bool) -> Result<Self, GroupError> {
+        let (view, _) = observe(&group).await?;
+        refuse_if_unsafe(&view)?;
+        Self::of_all(&group.dir, group.run, force).await
+    }
+
+    async fn of_all(dir: &GroupDir, run: RunState, force: bool) -> Result<Self, GroupError> {
+        let absent = absent_of(dir, &run, force).await?;
+        let all = run.nodes.iter().map(|node| node.name.clone()).filter(|name| !absent.contains(name)).collect();
+        let is_there = |node: &&RunNode| node.process().is_some() || node.unmanaged().is_some();
+        let there = run.nodes.iter().filter(is_there).map(|node| node.name.clone());
+        let alive = there.filter(|name| !absent.contains(name)).collect();
+        Ok(Self { absent, ..Self::of_nodes("up", run, &all, &alive)? })
     }
 
     /// Decides how to start single nodes of a group, in the roles that they have in it now: who was the master and is not
@@ -104,15 +132,16 @@ impl LaunchPlan {
     /// There is no such node; or one is still the master, and its replicas live: with less than they have it would make
     /// them lose the difference.
     pub async fn start(group: Group, nodes: &[String], force: bool) -> Result<Self, GroupError> {
-        if let Some(unknown) = nodes.iter().find(|name| group.run.node(name).is_none()) {
-            return Err(Refusal::NoSuchNode(unknown.clone()).into());
-        }
+        refuse_unmanaged(&group, nodes, Untouchable::Start)?;
         let (view, _) = observe(&group).await?;
         let is_alive = |name: &str| view.node(name).is_some_and(|seen| seen.is_alive());
         let mut run = group.run;
         // What is known of others that have ended is kept: a promotion asks for it.
         for node in run.nodes.iter_mut().filter(|node| nodes.contains(&node.name)) {
-            node.process = node.process.take().filter(|_| is_alive(&node.name));
+            let is_alive = is_alive(&node.name);
+            if let Some(server) = node.managed_mut() {
+                server.process = server.process.take().filter(|_| is_alive);
+            }
         }
         let alive: BTreeSet<String> =
             run.nodes.iter().filter(|node| is_alive(&node.name)).map(|node| node.name.clone()).collect();
@@ -137,7 +166,7 @@ impl LaunchPlan {
     ) -> Result<Self, GroupError> {
         let starts = |node: &RunNode| nodes.contains(&node.name) && !alive.contains(&node.name);
         let programs = find_programs(run.nodes.iter().filter(|node| starts(node)))?;
-        assign_ports(&mut run, starts)?;
+        assign_ports(&mut run, |node| starts(node))?;
         let takes_part = |node: &RunNode| alive.contains(&node.name) || nodes.contains(&node.name);
         let above = |node: &RunNode| -> Option<Vec<String>> {
             let chain = std::iter::successors(Some(node), |node| run.upstream_of(node));
@@ -147,29 +176,59 @@ impl LaunchPlan {
         let linked = run.nodes.iter().filter(|node| nodes.contains(&node.name)).filter_map(above).flatten().collect();
         let actions = run.nodes.iter().filter(|node| nodes.contains(&node.name)).map(|node| Action {
             node: node.name.clone(),
-            port: node.port,
+            address: endpoint(node).address,
             upstream: node.upstream.clone(),
-            is_adopted: node.process.is_some(),
+            is_adopted: node.process().is_some() || node.unmanaged().is_some(),
         });
-        Ok(Self { group: run.group.clone(), actions: actions.collect(), command, linked, programs, run })
+        let (group, absent) = (run.group.clone(), Vec::new());
+        Ok(Self { group, actions: actions.collect(), absent, command, linked, programs, run })
     }
 }
 
-fn wished_state(group: &str, topology: &Topology) -> RunState {
-    let nodes = topology.nodes().iter().map(|node| RunNode {
-        name: node.name.clone(),
-        wished_port: node.port,
-        port: node.port.unwrap_or(0),
-        engine: node.engine.clone(),
-        priority: node.priority,
-        config: node.config.clone(),
-        wished_upstream: node.replica_of.clone(),
-        upstream: node.replica_of.clone(),
-        process: None,
-    });
-    let mut state = RunState::new(group, topology.max_loss_bytes(), nodes.collect());
+fn wished_state(group: &str, topology: &Topology) -> Result<RunState, GroupError> {
+    let mut nodes = Vec::with_capacity(topology.nodes().len());
+    for node in topology.nodes() {
+        let server = match &node.server {
+            NodeServer::Managed(managed) => Server::Managed(ManagedServer {
+                wished_port: managed.port,
+                port: managed.port.unwrap_or(0),
+                engine: managed.engine.clone(),
+                priority: managed.priority,
+                config: managed.config.clone(),
+                process: None,
+            }),
+            NodeServer::Unmanaged(unmanaged) => Server::Unmanaged(wished_server(&node.name, unmanaged)?),
+        };
+        nodes.push(RunNode {
+            name: node.name.clone(),
+            wished_upstream: node.replica_of.clone(),
+            upstream: node.replica_of.clone(),
+            server,
+        });
+    }
+    let mut state = RunState::new(group, topology.max_loss_bytes(), nodes);
     state.after_promote = topology.after_promote().to_vec();
-    state
+    Ok(state)
+}
+
+fn wished_server(name: &str, node: &UnmanagedNode) -> Result<UnmanagedServer, GroupError> {
+    let password = node.password_file.as_deref().map(|path| {
+        let unreadable = |error| GroupError::Password { node: name.to_owned(), path: path.to_owned(), source: error };
+        read_password(path).map_err(unreadable)
+    });
+    let login = Login { user: node.user.clone(), password: password.transpose()? };
+    let (address, announced) = (node.endpoint.clone(), node.endpoint.clone());
+    Ok(UnmanagedServer { address, announced, login, run_id: None, unfenced: None })
+}
+
+/// The unmanaged replicas that do not answer; the others are such as `up` can go on with.
+async fn absent_of(dir: &GroupDir, run: &RunState, force: bool) -> Result<Vec<String>, GroupError> {
+    if run.nodes.iter().all(|node| node.unmanaged().is_none()) {
+        return Ok(Vec::new());
+    }
+    let group = Group { dir: dir.clone(), run: run.clone() };
+    let (view, _) = observe(&group).await?;
+    unmanaged::check(&view, force)
 }
 
 /// What a group that was started before goes on with: the processes that live, and the roles it had.
@@ -180,7 +239,7 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
         tokio::time::sleep(CONNECT_EVERY).await;
         (view, _) = observe(&last).await?;
     }
-    let is_running = view.nodes.iter().any(|node| node.is_alive());
+    let is_running = view.nodes.iter().any(|node| node.is_managed() && node.is_alive());
     if !is_same_wish(&last.run, &wished) {
         if is_running {
             return Err(GroupError::Unsafe {
@@ -196,20 +255,33 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
     run.after_promote = wished.after_promote;
     for node in &mut run.nodes {
         let is_alive = view.node(&node.name).is_some_and(|seen| seen.is_alive());
-        node.process = node.process.take().filter(|_| is_alive);
+        let wished = wished.nodes.iter().find(|wished| wished.name == node.name).map(|wished| &wished.server);
+        match (&mut node.server, wished) {
+            (Server::Managed(server), _) => server.process = server.process.take().filter(|_| is_alive),
+            // A password may change without the topology's doing.
+            (Server::Unmanaged(server), Some(Server::Unmanaged(wished))) => server.login = wished.login.clone(),
+            (Server::Unmanaged(_), _) => {}
+        }
     }
     Ok(run)
 }
 
 /// Whether two states come from the same topology; ports that were chosen by the system count as equal.
 fn is_same_wish(last: &RunState, wished: &RunState) -> bool {
+    let same_server = |last: &Server, wished: &Server| match (last, wished) {
+        (Server::Managed(last), Server::Managed(wished)) => {
+            last.engine == wished.engine
+                && last.priority == wished.priority
+                && last.config == wished.config
+                && last.wished_port == wished.wished_port
+        }
+        (Server::Unmanaged(last), Server::Unmanaged(wished)) => last.address == wished.address,
+        _ => false,
+    };
     let same_node = |(last, wished): (&RunNode, &RunNode)| {
         last.name == wished.name
-            && last.engine == wished.engine
-            && last.priority == wished.priority
-            && last.config == wished.config
             && last.wished_upstream == wished.wished_upstream
-            && last.wished_port == wished.wished_port
+            && same_server(&last.server, &wished.server)
     };
     last.nodes.len() == wished.nodes.len() && last.nodes.iter().zip(&wished.nodes).all(same_node)
 }
@@ -226,8 +298,15 @@ fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result
             hint: "replctl down --wipe drops all data of the group; --force starts it as the file says".to_owned(),
         });
     }
-    for node in wished.nodes.iter_mut().filter(|node| node.port == 0) {
-        node.port = last.node(&node.name).map_or(0, |last| last.port);
+    for node in &mut wished.nodes {
+        let last = last.node(&node.name);
+        match (&mut node.server, last.map(|last| &last.server)) {
+            (Server::Managed(server), Some(Server::Managed(last))) if server.port == 0 => server.port = last.port,
+            (Server::Unmanaged(server), Some(Server::Unmanaged(last))) if server.address == last.address => {
+                (server.run_id, server.unfenced) = (last.run_id.clone(), last.unfenced.clone());
+            }
+            _ => {}
+        }
     }
     Ok(wished)
 }
@@ -240,8 +319,12 @@ fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
         Diagnosis::Down
         | Diagnosis::Healthy
         | Diagnosis::MasterLoading { .. }
+        | Diagnosis::UnfencedMaster { .. }
         | Diagnosis::ReplicasUnreachable { .. }
+        | Diagnosis::ReplicasLoading { .. }
+        | Diagnosis::UnmanagedUnreachable { .. }
         | Diagnosis::ReplicasNeverSynced { .. }
+        | Diagnosis::ReplicasStale { .. }
         | Diagnosis::LinksDown { .. } => Ok(()),
         _ => Err(GroupError::Unsafe {
             reason: diagnosis.to_string(),
@@ -254,16 +337,23 @@ fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
 /// holds is an error; one that was chosen by the system is chosen anew.
 fn assign_ports(run: &mut RunState, starts: impl Fn(&RunNode) -> bool) -> Result<(), GroupError> {
     let listeners = Listeners::read();
-    for node in run.nodes.iter_mut().filter(|node| starts(node) && node.port != 0) {
-        let Some(stranger) = listeners.on(node.port) else { continue };
-        if node.wished_port.is_some() {
-            return Err(GroupError::PortTaken { node: node.name.clone(), stranger });
+    let mut without = 0;
+    for node in run.nodes.iter_mut().filter(|node| starts(node)) {
+        let name = node.name.clone();
+        let Some(server) = node.managed_mut() else { continue };
+        if let Some(stranger) = listeners.on(server.port).filter(|_| server.port != 0) {
+            if server.wished_port.is_some() {
+                return Err(GroupError::PortTaken { node: name, stranger });
+            }
+            server.port = 0;
         }
-        node.port = 0;
+        without += usize::from(server.port == 0);
     }
-    let mut free = free_ports(run.nodes.iter().filter(|node| starts(node) && node.port == 0).count())?.into_iter();
-    for node in run.nodes.iter_mut().filter(|node| starts(node) && node.port == 0) {
-        node.port = free.next().expect("as many as are missing");
+    let mut free = free_ports(without)?.into_iter();
+    for server in run.nodes.iter_mut().filter(|node| starts(node)).filter_map(RunNode::managed_mut) {
+        if server.port == 0 {
+            server.port = free.next().expect("as many as are missing");
+        }
     }
     Ok(())
 }
@@ -288,6 +378,7 @@ pub async fn up(
         linked: plan.linked,
         started: Mutex::default(),
         programs: plan.programs,
+        tails: Mutex::default(),
         display: recorder.display(),
     });
     let result = tokio::select! {
@@ -301,6 +392,9 @@ pub async fn up(
             Err(error)
         }
     };
+    for tail in std::mem::take(&mut *launch.tails.lock().unwrap_or_else(PoisonError::into_inner)) {
+        recorder.record(Event::Tail { tail })?;
+    }
     let error = result.as_ref().err().map(ToString::to_string);
     recorder.record(Event::Finished { command, error })?;
     result.map(|()| Group { dir: launch.dir.clone(), run: launch.run().clone() })
@@ -309,11 +403,11 @@ pub async fn up(
 /// Every engine's program once.
 fn find_programs<'a>(starts: impl Iterator<Item = &'a RunNode>) -> Result<Vec<(Engine, Program)>, GroupError> {
     let mut programs: Vec<(Engine, Program)> = Vec::new();
-    for node in starts {
-        if programs.iter().all(|(engine, _)| *engine != node.engine) {
-            let program =
-                Program::find(&node.engine).map_err(|source| GroupError::Engine { node: node.name.clone(), source })?;
-            programs.push((node.engine.clone(), program));
+    for (node, server) in starts.filter_map(|node| Some((node, node.managed()?))) {
+        if programs.iter().all(|(engine, _)| *engine != server.engine) {
+            let program = Program::find(&server.engine)
+                .map_err(|source| GroupError::Engine { node: node.name.clone(), source })?;
+            programs.push((server.engine.clone(), program));
         }
     }
     Ok(programs)
@@ -352,6 +446,8 @@ struct Launch {
     /// What this run started, to be ended if it fails.
     started: Mutex<BTreeMap<String, Started>>,
     programs: Vec<(Engine, Program)>,
+    /// What nodes had that the group has not.
+    tails: Mutex<Vec<TailReport>>,
     display: mpsc::UnboundedSender<Event>,
 }
 
@@ -401,14 +497,21 @@ impl Launch {
         if let Some(upstream) = upstream.as_ref().filter(|_| starts_after_its_upstream(&node)) {
             await_linked(stages, upstream).await;
         }
-        let (process, client) = self.answering(name).await?;
+        self.keep_tail(&node, stages).await?;
+        let (process, client) = match &node.server {
+            Server::Managed(server) => {
+                let (process, client) = self.answering(&node, server).await?;
+                (Some(process), client)
+            }
+            Server::Unmanaged(_) => (None, self.unmanaged(&node).await?),
+        };
         stages[name].send_replace(Stage::Answering);
         self.show(Event::Ready { node: name.to_owned() });
         if let Some(upstream) = &upstream {
             let link = self.link(name, &client, upstream, stages);
             tokio::select! {
                 linked = link => linked.map_err(|source| GroupError::Wire { node: name.to_owned(), source })?,
-                death = process.death() => {
+                death = death_of(process.as_ref()) => {
                     death?;
                     return Err(self.died(name));
                 }
@@ -419,10 +522,53 @@ impl Launch {
         Ok(())
     }
 
+    /// Writes down what a node's backlog has beyond the group's history, before it starts as a replica and throws that away: it
+    /// was a master once, and took writes that nobody else got. Only a repld leaves its stream in a file.
+    async fn keep_tail(&self, node: &RunNode, stages: &Stages) -> Result<(), GroupError> {
+        if node.process().is_some() || node.upstream.is_none() {
+            return Ok(());
+        }
+        let KeptStream::Dead { replid, start, end } = KeptStream::of(&self.dir, node, Condition::Dead) else {
+            return Ok(());
+        };
+        if self.run().replid.as_deref() == Some(&*replid) {
+            return Ok(());
+        }
+        let left_at = self.left_at(&replid, stages).await?;
+        // Where it left the group's history is unknown: whatever it has may be its alone.
+        let from = left_at.unwrap_or(start);
+        if from < end {
+            let tail = salvage::dead_tail(&self.dir, &node.name, from);
+            let kept = tail::keep(&self.dir, &node.name, &replid, from..end, tail)?;
+            self.tails.lock().unwrap_or_else(PoisonError::into_inner).extend(kept);
+        }
+        Ok(())
+    }
+
+    /// The offset up to which a history is the group's: what its master says, or else the promotion that ended it.
+    async fn left_at(&self, replid: &str, stages: &Stages) -> Result<Option<u64>, GroupError> {
+        let master = self.run().master().clone();
+        let is = |former: &FormerHistory| former.replid.to_string() == replid;
+        if let Some(stage) = stages.get(&master.name) {
+            let mut stage = stage.subscribe();
+            let answers = stage.wait_for(|stage| !matches!(stage, Stage::Starting)).await.is_ok();
+            if answers && let Ok(own) = async { ping(&master).await?.replication().await }.await {
+                if own.replid.to_string() == replid {
+                    return Ok(Some(own.offset));
+                }
+                if let Some(former) = own.former.filter(is) {
+                    return Ok(Some(former.shared_up_to));
+                }
+            }
+        }
+        let group = Group { dir: self.dir.clone(), run: self.run().clone() };
+        Ok(group.former_histories()?.into_iter().rev().find(is).map(|former| former.shared_up_to))
+    }
+
     /// Starts or adopts a node's process and waits until it answers.
-    async fn answering(&self, name: &str) -> Result<(LiveProcess, NodeClient), GroupError> {
-        let node = self.node(name);
-        if let Some(process) = node.process.as_ref() {
+    async fn answering(&self, node: &RunNode, server: &ManagedServer) -> Result<(LiveProcess, NodeClient), GroupError> {
+        let name = node.name.as_str();
+        if let Some(process) = server.process.as_ref() {
             self.show(Event::Adopted { node: name.to_owned(), pid: process.identity.pid });
             let live = LiveProcess::open(&process.identity)?.ok_or_else(|| self.died(name))?;
             return match self.await_answer(name, &live).await? {
@@ -436,19 +582,35 @@ impl Launch {
             {
                 return Ok((live, client));
             }
-            if !self.moves_to_another_port(&node)? {
+            if !self.moves_to_another_port(name, server)? {
                 return Err(self.died(name));
             }
         }
     }
 
-    /// Somebody may have taken a port between its choice and the server's bind. Then the node gets another one, once, and
-    /// only if the port was ours to choose.
-    fn moves_to_another_port(&self, node: &RunNode) -> Result<bool, GroupError> {
+    /// The connection to a server that is there without this; it may be loading its data.
+    async fn unmanaged(&self, node: &RunNode) -> Result<NodeClient, GroupError> {
+        loop {
+            match ping(node).await {
+                Ok(client) => return Ok(client),
+                Err(error) if error.is_loading() => tokio::time::sleep(CONNECT_EVERY).await,
+                Err(source) => return Err(GroupError::Wire { node: node.name.clone(), source }),
+            }
+        }
+    }
+
+    /// Somebody may have taken a port between its choice and the server's bind, be it for the near end of a connection, which
+    /// nobody sees listening. Then the node gets another one, once, and only if the port was ours to choose.
+    fn moves_to_another_port(&self, name: &str, was: &ManagedServer) -> Result<bool, GroupError> {
+        let is_taken = || {
+            let says_so = |line: &String| line.contains("Address already in use");
+            Listeners::read().on(was.port).is_some()
+                || log_tail(&self.dir.log_file(name), QUOTED_LINES).iter().any(says_so)
+        };
         let mut run = self.run();
-        let now = run.node_mut(&node.name).expect("tasks are named after nodes");
-        let is_first_time = now.port == node.port;
-        if node.wished_port.is_some() || !is_first_time || Listeners::read().on(node.port).is_none() {
+        let Some(now) = run.node_mut(name).and_then(RunNode::managed_mut) else { return Ok(false) };
+        let is_first_time = now.port == was.port;
+        if was.wished_port.is_some() || !is_first_time || !is_taken() {
             return Ok(false);
         }
         now.port = free_ports(1)?[0];
@@ -458,8 +620,9 @@ impl Launch {
     /// Spawns a node's process and remembers it, before anything else can go wrong. `None`: it has ended already.
     fn start(&self, name: &str) -> Result<Option<LiveProcess>, GroupError> {
         let node = self.node(name);
+        let server = node.managed().expect("only managed nodes are started");
         self.write_config(name)?;
-        let (_, program) = self.programs.iter().find(|(engine, _)| *engine == node.engine).expect("all were found");
+        let (_, program) = self.programs.iter().find(|(engine, _)| *engine == server.engine).expect("all were found");
         let started = spawn(program, &self.dir, name)?;
         let identity = started.identity.clone();
         self.started().insert(name.to_owned(), started);
@@ -467,17 +630,18 @@ impl Launch {
             let mut run = self.run();
             let process =
                 RunProcess { identity: identity.clone(), program: program.path.clone(), version: String::new() };
-            run.node_mut(name).expect("tasks are named after nodes").process = Some(process);
+            let server = run.node_mut(name).and_then(RunNode::managed_mut);
+            server.expect("tasks are named after nodes, and only managed ones are started").process = Some(process);
             self.dir.save_run_state(&run, Durability::PageCache)?;
         }
-        self.show(Event::Spawned { node: name.to_owned(), pid: identity.pid, port: node.port });
+        self.show(Event::Spawned { node: name.to_owned(), pid: identity.pid, port: server.port });
         Ok(LiveProcess::open(&identity)?)
     }
 
     fn write_config(&self, name: &str) -> Result<(), GroupError> {
         let run = self.run();
         let node = run.node(name).expect("tasks are named after nodes");
-        Ok(self.dir.save_config(name, &render_config(&run, node))?)
+        Ok(save_config(&self.dir, &run, node)?)
     }
 
     /// Waits until the server answers a PING; `None` if its process ends instead.
@@ -502,14 +666,31 @@ impl Launch {
     /// Waits for a replica's link, after telling it where its upstream is if it thinks otherwise.
     async fn link(&self, name: &str, client: &NodeClient, upstream: &str, stages: &Stages) -> Result<(), WireError> {
         let replicas_of = await_linked(stages, upstream).await;
-        let port = self.node(upstream).port;
-        let follows = client.replication().await?.upstream().map(|upstream| upstream.port);
-        if follows != Some(port) {
-            client.command(&["REPLICAOF", "127.0.0.1", &port.to_string()]).await?;
+        let above = endpoint(&self.node(upstream));
+        let own = client.replication().await?;
+        let follows = own.upstream().map(|upstream| upstream.address().seen_from(client.address()));
+        let is_right = |follows: &Address| follows.is_same(&above.announced) || follows.is_same(&above.address);
+        if !follows.as_ref().is_some_and(is_right) {
+            match follows {
+                None if self.node(name).unmanaged().is_some() => self.take_back(name, client, &above).await?,
+                _ => client.follow(&above.announced).await?,
+            }
             // Its file names the port that its upstream had when it was written.
             let _ = self.write_config(name);
         }
         await_link(name, client, replicas_of, &self.display).await.map(drop)
+    }
+
+    /// Makes a replica of a server that takes writes, as it is meant to be one.
+    async fn take_back(&self, name: &str, client: &NodeClient, above: &Endpoint) -> Result<(), WireError> {
+        let above = NodeClient::connect(above, RESPONSE_LIMIT).await?;
+        let node = self.node(name);
+        let unfenced = node.unmanaged().and_then(|server| server.unfenced.as_ref());
+        let (diverged, tails) = unmanaged::demote(&self.dir, name, unfenced, client, &above).await?;
+        self.tails.lock().unwrap_or_else(PoisonError::into_inner).extend(tails);
+        self.show(Event::Warning { text: format!("{name} took writes and is a replica now; {}", diverged.words()) });
+        unmanaged::keep_role(client).await;
+        Ok(())
     }
 
     fn died(&self, name: &str) -> GroupError {
@@ -526,7 +707,8 @@ impl Launch {
     fn spawn_version_checks(&self) -> JoinSet<Result<(Engine, String), GroupError>> {
         let mut versions = JoinSet::new();
         for (engine, program) in self.programs.clone() {
-            let node = self.run().nodes.iter().find(|node| node.engine == engine).map(|node| node.name.clone());
+            let is_its = |node: &&RunNode| node.managed().is_some_and(|server| server.engine == engine);
+            let node = self.run().nodes.iter().find(is_its).map(|node| node.name.clone());
             versions.spawn(async move {
                 let version = program.version().await;
                 let node = node.unwrap_or_default();
@@ -543,8 +725,9 @@ impl Launch {
         while let Some(version) = versions.join_next().await {
             let (engine, version) = version.expect("asking for a version does not panic")?;
             let started = self.started();
-            for node in self.run().nodes.iter_mut().filter(|node| node.engine == engine) {
-                if let Some(process) = node.process.as_mut().filter(|_| started.contains_key(&node.name)) {
+            for node in self.run().nodes.iter_mut().filter(|node| started.contains_key(&node.name)) {
+                let server = node.managed_mut().filter(|server| server.engine == engine);
+                if let Some(process) = server.and_then(|server| server.process.as_mut()) {
                     process.version.clone_from(&version);
                 }
             }
@@ -560,8 +743,14 @@ impl Launch {
         }
         let replication = async { ping(&master).await?.replication().await }.await;
         let replication = replication.map_err(|source| GroupError::Wire { node: master.name, source })?;
+        let group = Group { dir: self.dir.clone(), run: self.run().clone() };
+        let has_unmanaged = group.run.nodes.iter().any(|node| node.unmanaged().is_some());
+        let seen = if has_unmanaged { Some(observe(&group).await?.0) } else { None };
         let mut run = self.run();
         run.replid = Some(replication.replid.to_string());
+        if let Some(view) = seen {
+            unmanaged::recognise(&mut run, &view);
+        }
         Ok(self.dir.save_run_state(&run, Durability::Disk)?)
     }
 
@@ -573,14 +762,16 @@ impl Launch {
         end_processes(started, None).await?;
         let mut run = self.run();
         for node in run.nodes.iter_mut().filter(|node| names.contains(&node.name)) {
-            node.process = None;
+            if let Some(server) = node.managed_mut() {
+                server.process = None;
+            }
         }
         Ok(self.dir.save_run_state(&run, Durability::PageCache)?)
     }
 }
 
 fn starts_after_its_upstream(node: &RunNode) -> bool {
-    node.process.is_none() && node.engine.family != EngineFamily::Repld
+    node.managed().is_some_and(|server| server.process.is_none() && server.engine.family != EngineFamily::Repld)
 }
 
 /// Waits until an upstream is linked itself; returns what it says of its replicas.
@@ -590,6 +781,27 @@ async fn await_linked(stages: &Stages, upstream: &str) -> ReplicasOf {
     match linked.as_deref() {
         Ok(Stage::Linked(Some(replicas_of))) => replicas_of.clone(),
         _ => unreachable!("stages outlive tasks, and who is waited for has replicas"),
+    }
+}
+
+/// Waits for a process's end; for ever, where there is none to watch.
+async fn death_of(process: Option<&LiveProcess>) -> io::Result<()> {
+    match process {
+        Some(process) => process.death().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A password file's first line.
+///
+/// # Errors
+/// The file cannot be read, is no text, or empty.
+pub fn read_password(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(PASSWORD_FILE_BYTES_MAX).read_to_string(&mut text)?;
+    match text.lines().next().filter(|line| !line.is_empty()) {
+        Some(line) => Ok(line.to_owned()),
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "its first line is empty")),
     }
 }
 

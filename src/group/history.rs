@@ -76,7 +76,8 @@ fn episode(entry: &JournalEntry, command: &str, what: String, outcome: Outcome) 
 fn add(episode: &mut Episode, event: &Event, time_unix_ms: u64) {
     match event {
         Event::Planned { plan } => episode.loss = Some(plan.loss.clone()),
-        Event::Promoted { node, old_master } => episode.what = format!("{old_master} -> {node}"),
+        Event::Promoted { node, old_master, .. } => episode.what = format!("{old_master} -> {node}"),
+        Event::Demoted { diverged, to } => episode.what = format!("{} below {to}", diverged.node),
         Event::Repointed { node, from, to } => episode.what = format!("{node}: {from} -> {to}"),
         Event::Finished { error, .. } => {
             let took_ms = time_unix_ms.saturating_sub(episode.time_unix_ms);
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn runs_become_episodes_with_their_ends() {
-        let promoted = Event::Promoted { node: "n2".to_owned(), old_master: "n1".to_owned() };
+        let promoted = Event::Promoted { node: "n2".to_owned(), old_master: "n1".to_owned(), former: None };
         let entries = [
             entry(10, "a", began("up")),
             entry(40, "a", finished("up", None)),

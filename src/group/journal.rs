@@ -44,6 +44,13 @@ pub struct JournalEntry {
     pub event: Event,
 }
 
+impl JournalEntry {
+    /// How long ago that was, in seconds.
+    pub fn seconds_ago(&self) -> u64 {
+        unix_ms().saturating_sub(self.time_unix_ms) / 1000
+    }
+}
+
 impl Journal {
     /// Opens a journal, making the file (0600) if there is none.
     ///

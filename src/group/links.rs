@@ -48,7 +48,9 @@ pub async fn await_link(
     mut upstream: ReplicasOf,
     display: &mpsc::UnboundedSender<Event>,
 ) -> Result<u64, WireError> {
-    let port = replica.port();
+    let port = replica.announced().port;
+    // By its port alone: what an upstream calls the host of a replica may be another name for it. What counts is what the
+    // replica then says itself.
     let is_online = |word: &Option<Replication>| {
         word.as_ref().is_some_and(|word| word.replicas.iter().any(|one| one.port == port && one.is_online))
     };

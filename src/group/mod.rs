@@ -10,6 +10,7 @@
 //! [`kill_master`] and [`down`] are where things
 //! happen. Nothing here prints: what happens goes out as [`Event`]s.
 
+mod adopt;
 mod bring_up;
 mod diagnosis;
 mod history;
@@ -24,28 +25,36 @@ mod restart;
 mod salvage;
 mod signal;
 mod stop;
+mod tail;
+mod unmanaged;
 mod view;
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::event::Event;
-use crate::process::{EngineError, GroupDir, RunNode, RunState, StateError, Stranger};
-use crate::wire::{Endpoint, WireError, split_words};
+use crate::process::{EngineError, GroupDir, RunNode, RunState, Server, StateError, Stranger, render_config};
+use crate::topology::{Address, Login};
+use crate::wire::{Endpoint, FormerHistory, WireError, split_words};
 
-pub use bring_up::{Action, LaunchPlan, up};
+pub use adopt::{Adoption, Found, adopt, discover};
+pub use bring_up::{Action, LaunchPlan, read_password, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, read_end};
 pub use kill::{KillPlan, KillReport, kill_master};
-pub use plan::{FailoverPlan, Ineligible, LossEstimate, NoSalvage, Policy, Ranked, Refusal, Rejected, Step};
+pub use plan::{
+    DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
+};
 pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
 pub use repoint::{RepointPlan, RepointReport, repoint};
 pub use restart::{end_nodes, restart_order};
 pub use salvage::{KeptStream, Salvaged};
 pub use signal::{NodeSignal, living_process, signal_node};
-pub use stop::{DownReport, down, end_strays, living};
-pub use view::{Answer, Clients, GroupView, NodeView, observe};
+pub use stop::{DownReport, down, end_strays, living, unmanaged};
+pub use tail::{Tail, TailError, TailFate, TailReport};
+pub use unmanaged::{Diverged, Untouchable, refuse_unmanaged};
+pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};
 
 /// A group that was started once: its directory and what was launched.
 #[derive(Debug)]
@@ -140,6 +149,34 @@ pub enum GroupError {
         /// The node.
         node: String,
     },
+    /// replctl did not start a node, so it neither signals nor starts it.
+    #[error("{node} is not managed: replctl did not start it and does not {what} it")]
+    Unmanaged {
+        /// The node.
+        node: String,
+        /// `kill`, `start` and so on.
+        what: &'static str,
+        /// What to do instead.
+        hint: String,
+    },
+    /// A password cannot be read.
+    #[error("the password of {node} cannot be read from {}: {source}", .path.display())]
+    Password {
+        /// The node.
+        node: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A server that replctl does not start is not there.
+    #[error("{node} does not answer: {why}")]
+    Absent {
+        /// The node.
+        node: String,
+        /// What came back instead.
+        why: String,
+    },
     /// There is no living master to kill.
     #[error("no master lives: {0}")]
     NoLivingMaster(Diagnosis),
@@ -165,23 +202,53 @@ impl Group {
         }
     }
 
-    /// The offset at which the master was seen just before `kill-master` ended the process that it still has.
-    fn offset_before_kill(&self) -> Result<Option<u64>, GroupError> {
+    /// What `kill-master` noted when it ended the process that the master still has.
+    fn kill_note(&self) -> Result<Option<KillNote>, GroupError> {
         let master = self.run.master();
-        let Some(present) = &master.process else { return Ok(None) };
+        let Some(present) = master.process() else { return Ok(None) };
         let entries = read_end(&self.dir.journal_file(), RECENT_BYTES)?;
         Ok(entries.iter().rev().find_map(|entry| match &entry.event {
             Event::MasterKilled { node, process, offsets } if *process == present.identity => {
-                offsets.get(node).copied()
+                Some(KillNote { offset: offsets.get(node).copied(), seconds_ago: entry.seconds_ago() })
             }
             _ => None,
         }))
     }
+
+    /// Histories that the group has left behind by promotions, with the offset up to which each is the group's.
+    fn former_histories(&self) -> Result<Vec<FormerHistory>, GroupError> {
+        let entries = read_end(&self.dir.journal_file(), RECENT_BYTES)?;
+        let formers = entries.into_iter().filter_map(|entry| match entry.event {
+            Event::Promoted { former, .. } => former,
+            _ => None,
+        });
+        Ok(formers.collect())
+    }
 }
 
-/// Where a node is reached, and with which password: the first word of its `requirepass`.
+/// Where a node is reached, and as whom: of a managed one, with the first word of its `requirepass`.
 pub fn endpoint(node: &RunNode) -> Endpoint {
-    let words = node.config.get("requirepass").and_then(|value| split_words(value)).unwrap_or_default();
-    let password = words.into_iter().next().filter(|word| !word.is_empty());
-    Endpoint { port: node.port, password: password.map(|word| String::from_utf8_lossy(&word).into_owned()) }
+    match &node.server {
+        Server::Managed(server) => {
+            let words = server.config.get("requirepass").and_then(|value| split_words(value)).unwrap_or_default();
+            let password = words.into_iter().next().filter(|word| !word.is_empty());
+            let password = password.map(|word| String::from_utf8_lossy(&word).into_owned());
+            let address = Address::loopback(server.port);
+            Endpoint { address: address.clone(), announced: address, login: Login { user: None, password } }
+        }
+        Server::Unmanaged(server) => Endpoint {
+            address: server.address.clone(),
+            announced: server.announced.clone(),
+            login: server.login.clone(),
+        },
+    }
+}
+
+/// Writes a managed node's configuration file, so that it comes back in the role that it has now. An unmanaged one has a
+/// file of its own.
+fn save_config(dir: &GroupDir, run: &RunState, node: &RunNode) -> Result<(), StateError> {
+    match node.managed() {
+        Some(server) => dir.save_config(&node.name, &render_config(run, node, server)),
+        None => Ok(()),
+    }
 }

@@ -14,16 +14,18 @@ use tokio::task::JoinSet;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
-use super::plan::{FailoverPlan, LossEstimate, Policy, Step};
+use super::plan::{FailoverPlan, LossEstimate, LostRange, Policy, Step};
 use super::salvage::{self, Ghost, Salvaged};
 use super::stop::end_processes;
+use super::tail::{self, Tail, TailError, TailReport};
+use super::unmanaged::{self, Diverged};
 use super::view::{Clients, GroupView, observe};
-use super::{Group, GroupError};
+use super::{Group, GroupError, endpoint, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
-use crate::process::{Durability, GroupDir, render_config};
-use crate::topology::EngineFamily;
-use crate::wire::{NodeClient, NodeReport, WireError};
+use crate::process::{Durability, GroupDir, RunNode, Unfenced};
+use crate::topology::{Address, EngineFamily};
+use crate::wire::{AttachedReplica, NodeClient, NodeReport, Replication, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -31,6 +33,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the exchange of roles may take after the replica has caught up.
 const HAND_OVER_GRACE: Duration = Duration::from_secs(5);
+/// For how long a master that is about to become a replica takes no writes, should this program end in between.
+const KEEP_PAUSE_MS: &str = "10000";
 /// Between two looks at a node that is about to be where it should.
 const POLL_EVERY: Duration = Duration::from_millis(1);
 /// How often a plan that no longer fits what is seen is made anew.
@@ -63,6 +67,12 @@ pub struct FailoverReport {
     pub salvaged: Option<Salvaged>,
     /// What is lost, as far as it is known afterwards.
     pub loss: LossEstimate,
+    /// What of that is known: a part of a history that no node of the group has any more.
+    pub gone: Option<LostRange>,
+    /// The ends of streams that were written down as commands, and those that could not be.
+    pub tails: Vec<TailReport>,
+    /// What masters had that were demoted, and the new master has not.
+    pub diverged: Vec<Diverged>,
     /// How every replica came to follow the new master.
     pub resyncs: BTreeMap<String, Resync>,
     /// Replicas that should follow and did not in time.
@@ -72,9 +82,13 @@ pub struct FailoverReport {
 }
 
 impl FailoverReport {
-    /// Whether there is a master that takes writes, everybody follows it, and the user's hook has run.
+    /// Whether there is a master that takes writes, everybody follows it, what was to be kept is kept, and the user's hook has
+    /// run.
     pub fn is_complete(&self) -> bool {
-        self.missing.is_empty() && self.first_write_us.is_some() && self.hook_error.is_none()
+        self.missing.is_empty()
+            && self.first_write_us.is_some()
+            && self.hook_error.is_none()
+            && !self.tails.iter().any(TailReport::is_gone)
     }
 }
 
@@ -128,17 +142,22 @@ pub async fn promote(
     let (mut view, mut clients) = observe(group).await?;
     FailoverPlan::new(&view, policy)?;
     recorder.record(Event::Began { command: "promote".to_owned() })?;
+    let mut tails = Vec::new();
     for _ in 0..PLANS_MAX {
         let plan = FailoverPlan::new(&view, policy)?;
         recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
         let mut promotion = Promotion::new(&plan, policy, group, clients, began, limit, recorder);
+        promotion.tails = tails;
         match promotion.execute(&view).await {
             Ok(()) => return promotion.report("promote", plan.clone(), view).await,
             Err(Stop::Failed(error)) => {
                 recorder.record(Event::Finished { command: "promote".to_owned(), error: Some(error.to_string()) })?;
                 return Err(error);
             }
-            Err(Stop::Stale) => (view, clients) = observe(group).await?,
+            Err(Stop::Stale) => {
+                tails = promotion.tails;
+                (view, clients) = observe(group).await?;
+            }
         }
     }
     let reason = format!("the replicas kept changing over {PLANS_MAX} plans");
@@ -200,6 +219,8 @@ struct Promotion<'a> {
     /// The replicas that were told to take the rest of the old master's stream from this ghost.
     haunted: Option<(Ghost, Vec<String>)>,
     loss: LossEstimate,
+    tails: Vec<TailReport>,
+    diverged: Vec<Diverged>,
     first_write: Option<Duration>,
     /// How long a master may hold back its writes, and since when it does.
     patience: Duration,
@@ -233,6 +254,8 @@ impl<'a> Promotion<'a> {
             salvaged: None,
             haunted: None,
             loss: plan.loss.clone(),
+            tails: Vec::new(),
+            diverged: Vec::new(),
             first_write: None,
             patience: Duration::ZERO,
             handed_over: None,
@@ -249,10 +272,13 @@ impl<'a> Promotion<'a> {
             let began = Instant::now();
             match &step {
                 Step::Fence { node } => self.fence(view, node).await?,
+                Step::Demote { node, to } => self.demote(view, &step, node, to).await?,
+                Step::LeaveUnfenced { node } => self.leave_unfenced(node)?,
                 Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
                 Step::Salvage { node, to } => self.salvage(view, &step, node, to).await?,
+                Step::KeepTail { node } => self.keep_tail(&step, node).await?,
                 Step::Attach { node, to } => self.attach(&step, node, to).await?,
-                Step::HandOver { from, to } => self.hand_over(&step, from, to).await?,
+                Step::HandOver { from, to } => self.hand_over(view, &step, from, to).await?,
                 Step::Promote { node } => self.promote(&step, node).await?,
                 Step::Confirm { node } => self.confirm(&step, node).await?,
                 Step::Repoint { nodes, to } => self.repoint(view, nodes, to).await?,
@@ -266,26 +292,62 @@ impl<'a> Promotion<'a> {
     }
 
     async fn fence(&mut self, view: &GroupView, node: &str) -> Result<(), Stop> {
-        let process = view.node(node).and_then(|node| node.process.clone());
+        let process = view.node(node).and_then(|node| node.process().cloned());
         let Some(process) = process else { return Ok(()) };
         end_processes(vec![(node.to_owned(), process)], None).await?;
         self.recorder.show(Event::Ended { node: node.to_owned() });
         Ok(())
     }
 
+    /// The fence for a master that replctl did not start. Where it fails, nothing has been promoted by this plan.
+    async fn demote(&mut self, view: &GroupView, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
+        let (old, new) = (self.client(node)?.clone(), self.client(to)?.clone());
+        let unfenced = view.node(node).and_then(|node| node.unfenced());
+        let demoted = unmanaged::demote(&self.group.dir, node, unfenced, &old, &new).await;
+        let (diverged, tails) = demoted.map_err(|error| failed(step, &error))?;
+        for tail in tails {
+            self.recorder.record(Event::Tail { tail: tail.clone() })?;
+            self.tails.push(tail);
+        }
+        if node == self.plan.old_master {
+            let shared = diverged.bytes.map(|bytes| diverged.end - bytes);
+            self.loss.master_end = diverged.bytes.map(|_| diverged.end);
+            self.loss.candidate_offset = shared.unwrap_or(self.loss.candidate_offset);
+        }
+        self.recorder.record(Event::Demoted { diverged: diverged.clone(), to: to.to_owned() })?;
+        self.diverged.push(diverged);
+        Ok(())
+    }
+
+    /// Noted before anybody takes its place, so that whatever happens next it is known when it returns.
+    fn leave_unfenced(&mut self, node: &str) -> Result<(), Stop> {
+        let replid = self.plan.lineage.to_string();
+        let shared_up_to = self.loss.candidate_offset;
+        let server = self.group.run.node_mut(node).and_then(RunNode::unmanaged_mut);
+        if let Some(server) = server.filter(|server| server.unfenced.is_none()) {
+            server.unfenced = Some(Unfenced { replid, shared_up_to });
+        }
+        self.group.dir.save_run_state(&self.group.run, Durability::Disk)?;
+        let text = format!(
+            "{node} is not fenced: it may still take writes, and they would be lost; status names it when it returns"
+        );
+        self.recorder.record(Event::Warning { text })?;
+        Ok(())
+    }
+
     /// The old master is gone, but what it has sent lies in its replicas' socket buffers, and they read on until they see
     /// the link break. Only then is it known who has most: if it is not the candidate, the plan is stale.
     async fn await_drain(&mut self, view: &GroupView, nodes: &[String]) -> Result<(), Stop> {
-        let old_port = view.node(&self.plan.old_master).map_or(0, |node| node.port);
         self.draining = nodes.to_vec();
         let was_best = self.plan.ranked.first().is_some_and(|best| best.node == self.plan.candidate);
         let mut drains = JoinSet::new();
         for ranked in &self.plan.ranked {
             let (client, mut offset) = (self.client(&ranked.node)?.clone(), ranked.offset);
             let (is_candidate, is_draining) = (ranked.node == self.plan.candidate, nodes.contains(&ranked.node));
+            let upstream = upstream_of(view, &ranked.node);
             drains.spawn(async move {
-                if is_draining {
-                    let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
+                if is_draining && let Some(upstream) = upstream {
+                    let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &upstream)).await;
                     // One that dies or hangs meanwhile is no rival; if it is the candidate, promoting it fails.
                     offset = end.ok().and_then(Result::ok).unwrap_or(offset);
                 }
@@ -295,6 +357,9 @@ impl<'a> Promotion<'a> {
         let offsets = drains.join_all().await;
         let of_candidate = offsets.iter().find(|(is_candidate, _)| *is_candidate).map_or(0, |(_, offset)| *offset);
         let is_overtaken = offsets.iter().any(|(_, offset)| *offset > of_candidate);
+        // What is lost now is counted from where they got by reading on.
+        self.loss.candidate_offset = self.loss.candidate_offset.max(of_candidate);
+        self.loss.survivor_offset = self.loss.survivor_offset.max(of_candidate);
         if was_best && is_overtaken { Err(Stop::Stale) } else { Ok(()) }
     }
 
@@ -309,10 +374,11 @@ impl<'a> Promotion<'a> {
             Ok(remains) => {
                 let end = remains.end;
                 let lineage = &self.plan.lineage;
+                let replid = remains.history.replid.to_string();
                 self.loss.master_end = (remains.history.replid.as_str() == lineage.to_string()).then_some(end);
                 let handed_over = salvage::hand_over(self.group, node, remains, &client, (lineage, offset)).await;
-                handed_over
-                    .map(|(bytes, ghost)| (Salvaged { node: node.to_owned(), to: to.to_owned(), bytes, end }, ghost))
+                let (node, to) = (node.to_owned(), to.to_owned());
+                handed_over.map(|(bytes, ghost)| (Salvaged { node, to, replid, from: end - bytes, bytes, end }, ghost))
             }
             Err(error) => Err(error),
         };
@@ -324,14 +390,82 @@ impl<'a> Promotion<'a> {
                 self.loss.salvaged_bytes = salvaged.bytes;
                 self.salvaged = Some(salvaged.clone());
                 self.recorder.record(Event::Salvaged { salvaged })?;
+                if self.policy.keeps_salvaged {
+                    self.keep_dead_tail(node)?
+                }
                 Ok(())
             }
             Err(error) => {
                 let text = format!("nothing of what {node} had not sent could be salvaged: {error}");
                 self.recorder.record(Event::Warning { text })?;
-                self.refuse_loss(step)
+                self.refuse_loss(step)?;
+                if self.loss.gone().is_some() {
+                    self.keep_dead_tail(node)?
+                }
+                Ok(())
             }
         }
+    }
+
+    /// Writes down what a node alone has, before it follows another one and throws it away.
+    async fn keep_tail(&mut self, step: &Step, node: &str) -> Result<(), Stop> {
+        let Some(client) = self.clients.get(node).cloned() else { return Ok(self.keep_dead_tail(node)?) };
+        // It takes no more writes from here until it is a replica.
+        let paused = client.command(&["CLIENT", "PAUSE", KEEP_PAUSE_MS, "WRITE"]).await;
+        paused.map_err(|error| failed(step, &error))?;
+        let own = client.replication().await.map_err(|error| failed(step, &error))?;
+        let taken = self.caught_up(client.announced(), own.offset).await.map_err(|error| failed(step, &error))?;
+        if own.replid == self.loss.replid {
+            self.loss.master_offset = Some(own.offset);
+        }
+        let (from, to) = match own.shared_with(&taken) {
+            Some(shared) => (shared, own.offset),
+            // Where their histories part is unknown, so whatever is left may be its alone.
+            None => (own.backlog.as_ref().map_or(own.offset, |backlog| backlog.start), own.offset),
+        };
+        if from < to {
+            let endpoint = endpoint(self.group.run.node(node).expect("a plan names nodes of its group"));
+            let tail = Tail::fetch(&endpoint, &own.replid, own.backlog, (from, to)).await;
+            self.record_tail(node, &own.replid.to_string(), from..to, tail)?;
+        }
+        Ok(())
+    }
+
+    /// How far the candidate is, when it has everything up to `end` or if it is not fed from there anyway.
+    async fn caught_up(&self, master: &Address, end: u64) -> Result<Replication, WireError> {
+        let candidate = self.clients.get(&self.plan.candidate).ok_or(WireError::Closed)?;
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        loop {
+            let replication = candidate.replication().await?;
+            if !replication.is_linked_to(master) || replication.offset >= end || Instant::now() > deadline {
+                return Ok(replication);
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+
+    /// Writes down what a dead node's backlog has beyond what the candidate got.
+    fn keep_dead_tail(&mut self, node: &str) -> Result<(), GroupError> {
+        let (from, to) = (self.loss.candidate_offset, self.loss.master_end.unwrap_or(self.loss.candidate_offset));
+        if from < to {
+            let tail = salvage::dead_tail(&self.group.dir, node, from);
+            self.record_tail(node, &self.loss.replid.to_string(), from..to, tail)?;
+        }
+        Ok(())
+    }
+
+    fn record_tail(
+        &mut self,
+        node: &str,
+        replid: &str,
+        wished: std::ops::Range<u64>,
+        tail: Result<Tail, TailError>,
+    ) -> Result<(), GroupError> {
+        for tail in tail::keep(&self.group.dir, node, replid, wished, tail)? {
+            self.recorder.record(Event::Tail { tail: tail.clone() })?;
+            self.tails.push(tail);
+        }
+        Ok(())
     }
 
     /// Lets the others take it as well, beside what comes next: the candidate's own backlog may be too small for what they
@@ -346,6 +480,7 @@ impl<'a> Promotion<'a> {
                 holds_data && replication.replid == self.plan.lineage && ghost.can_feed(replication.offset)
             };
             if is_child
+                && node.address.is_loopback()
                 && node.report().is_some_and(lacks)
                 && let Some(client) = self.clients.get(&node.name)
                 && ghost.feed(client).await.is_ok()
@@ -367,8 +502,7 @@ impl<'a> Promotion<'a> {
 
     async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
         let (replica, master) = (self.client(node)?.clone(), self.client(to)?.clone());
-        let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
-        replica.command(&["REPLICAOF", "127.0.0.1", &port]).await.map_err(|error| failed(step, &error))?;
+        replica.follow(master.announced()).await.map_err(|error| failed(step, &error))?;
         let display = self.recorder.display();
         let link = await_link(node, &replica, watch_replicas(master), &display);
         let linked = tokio::time::timeout(self.limit, link).await;
@@ -381,11 +515,11 @@ impl<'a> Promotion<'a> {
     /// second old; so the replica is asked here, and the exchange is then ordered without waiting for its word. A repld asks,
     /// and is not hurried: what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
     /// The pause ends by itself should this program end before.
-    async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
+    async fn hand_over(&mut self, view: &GroupView, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
         self.handed_over = Some(self.began.elapsed());
-        let family = self.group.run.node(from).expect("a plan names nodes of its group").engine.family;
-        let asks = family == EngineFamily::Repld;
+        let family = view.node(from).and_then(|node| node.report()).map(|report| report.family);
+        let asks = family == Some(EngineFamily::Repld);
         let exchanged = self.exchange_roles(&old, &new, asks).await;
         if exchanged.is_err() {
             // Without effect where it has not come so far, or is done.
@@ -413,10 +547,13 @@ impl<'a> Promotion<'a> {
             }
             tokio::time::sleep(POLL_EVERY).await;
         }
-        let replica = end.replicas.iter().find(|one| one.port == new.port());
-        let (host, port) = (replica.map_or("127.0.0.1", |one| &one.host), new.port().to_string());
+        // By the name that the master has for it; several hosts may have replicas on the same port.
+        let is_it = |one: &&AttachedReplica| one.address().is_same(new.announced());
+        let by_port = || end.replicas.iter().find(|one| one.port == new.announced().port);
+        let replica = end.replicas.iter().find(is_it).or_else(by_port);
+        let (host, port) = replica.map_or(new.announced().clone(), AttachedReplica::address).into_words();
         let wait_ms = if asks { (HAND_OVER_GRACE / 2).as_millis() } else { 1 }.to_string();
-        old.command(&["FAILOVER", "TO", host, &port, "FORCE", "TIMEOUT", &wait_ms]).await.map_err(words)?;
+        old.command(&["FAILOVER", "TO", &host, &port, "FORCE", "TIMEOUT", &wait_ms]).await.map_err(words)?;
         let deadline = Instant::now() + HAND_OVER_GRACE;
         while !new.replication().await.map_err(words)?.is_master() {
             let own = old.replication().await.map_err(words)?;
@@ -454,13 +591,25 @@ impl<'a> Promotion<'a> {
         }
         self.group.run.set_roles(node, &self.plan.upstreams);
         self.group.run.replid = Some(replication.replid.to_string());
+        self.note_what_is_shared(&replication);
         self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
-        self.recorder.record(Event::Promoted { node: node.to_owned(), old_master: self.plan.old_master.clone() })?;
+        let (node, old_master) = (node.to_owned(), self.plan.old_master.clone());
+        self.recorder.record(Event::Promoted { node, old_master, former: replication.former })?;
         self.sync_beside()?;
         if self.first_write.is_none() {
             self.await_first_write(&client).await.map_err(|error| failed(step, &error))?;
         }
         Ok(())
+    }
+
+    /// How much of an unfenced old master's history the new one has is known for certain only now.
+    fn note_what_is_shared(&mut self, new: &Replication) {
+        let server = self.group.run.node_mut(&self.plan.old_master).and_then(RunNode::unmanaged_mut);
+        if let (Some(unfenced), Some(former)) = (server.and_then(|server| server.unfenced.as_mut()), &new.former)
+            && unfenced.replid == former.replid.to_string()
+        {
+            unfenced.shared_up_to = former.shared_up_to;
+        }
     }
 
     /// Asks until a write is accepted. A master that waits for enough replicas accepts none before they are re-pointed, so
@@ -495,24 +644,23 @@ impl<'a> Promotion<'a> {
     /// Tells nodes whom to follow. One that still reads what the old master sent (it could not be promoted, so nobody waited
     /// for it) is told when it is through: the less it lacks, the surer the new master's backlog has it.
     async fn repoint(&mut self, view: &GroupView, nodes: &[String], to: &str) -> Result<(), Stop> {
-        let port = self.group.run.node(to).expect("a plan names nodes of its group").port.to_string();
-        let old_port = view.node(&self.plan.old_master).map_or(0, |node| node.port);
+        let upstream = self.client(to)?.announced().clone();
         let mut orders = JoinSet::new();
         for name in nodes {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
-            let (name, client, port) = (name.clone(), self.client(name)?.clone(), port.clone());
-            let is_draining = self.draining.contains(&name);
+            let (name, client, upstream) = (name.clone(), self.client(name)?.clone(), upstream.clone());
+            let drained = upstream_of(view, &name).filter(|_| self.draining.contains(&name));
             let end = self.haunted.as_ref().filter(|(_, nodes)| nodes.contains(&name)).map(|(ghost, _)| ghost.end());
             orders.spawn(async move {
                 if let Some(end) = end {
                     // One that does not get there comes to the new master with what it has.
                     let _ = salvage::await_offset(&client, end).await;
                 }
-                if is_draining && end.is_none() {
+                if let (Some(drained), None) = (drained, end) {
                     // Whatever comes of it: the order that follows is what counts.
-                    let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, old_port)).await;
+                    let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &drained)).await;
                 }
-                (name, client.command(&["REPLICAOF", "127.0.0.1", &port]).await)
+                (name, client.follow(&upstream).await)
             });
         }
         while let Some(order) = orders.join_next().await {
@@ -577,16 +725,23 @@ impl<'a> Promotion<'a> {
             let _ = self.await_first_write(&client).await;
         }
         for node in &self.group.run.nodes {
-            self.group.dir.save_config(&node.name, &render_config(&self.group.run, node))?;
+            save_config(&self.group.dir, &self.group.run, node)?;
         }
+        self.keep_roles().await;
         while let Some(synced) = self.until_disk.join_next().await {
             synced.expect("writing to disk does not panic")?;
         }
-        let hook_error = super::hook::after_promote(self.group, command, &plan.old_master, &plan.candidate).await.err();
+        let hook_error = match plan.makes_another_master() {
+            true => super::hook::after_promote(self.group, command, &plan.old_master, &plan.candidate).await.err(),
+            false => None,
+        };
         if let Some(error) = &hook_error {
             self.recorder.record(Event::Warning { text: error.clone() })?;
         }
         let (after, _) = observe(self.group).await?;
+        if unmanaged::recognise(&mut self.group.run, &after) {
+            self.group.dir.save_run_state(&self.group.run, Durability::Disk)?;
+        }
         let resyncs = self.resyncs(&before, &after);
         self.recorder.record(Event::Finished { command: command.to_owned(), error: None })?;
         Ok(FailoverReport {
@@ -602,7 +757,10 @@ impl<'a> Promotion<'a> {
             took_us,
             steps: self.steps,
             salvaged: self.salvaged,
+            gone: self.loss.gone(),
             loss: self.loss,
+            tails: self.tails,
+            diverged: self.diverged,
             resyncs,
             missing: self.missing,
             hook_error,
@@ -613,7 +771,8 @@ impl<'a> Promotion<'a> {
     /// tells which kind it got.
     fn resyncs(&self, before: &GroupView, after: &GroupView) -> BTreeMap<String, Resync> {
         let linked = self.plan.upstreams.iter().filter(|(name, _)| {
-            let follows = **name != self.plan.old_master || self.handed_over.is_some();
+            let is_demoted = self.diverged.iter().any(|one| one.node == **name);
+            let follows = **name != self.plan.old_master || self.handed_over.is_some() || is_demoted;
             self.clients.contains_key(*name) && !self.missing.contains(name) && follows
         });
         let served_full = |upstream: &str| {
@@ -634,6 +793,15 @@ impl<'a> Promotion<'a> {
             .collect()
     }
 
+    /// Lets servers that replctl did not start come back in their new roles, should somebody restart them.
+    async fn keep_roles(&self) {
+        for node in self.group.run.nodes.iter().filter(|node| node.unmanaged().is_some()) {
+            if let Some(client) = self.clients.get(&node.name) {
+                unmanaged::keep_role(client).await;
+            }
+        }
+    }
+
     fn client(&self, node: &str) -> Result<&NodeClient, GroupError> {
         self.clients.get(node).ok_or_else(|| wire(node, WireError::Closed))
     }
@@ -651,11 +819,16 @@ pub fn resync_by_log(log: &Path, mark: u64) -> Resync {
     }
 }
 
-/// Waits until a replica's link to `port` is gone; returns what it has applied by then.
-async fn await_end_of_link(replica: &NodeClient, port: u16) -> Result<u64, WireError> {
+/// The upstream's address, as the node itself told it.
+fn upstream_of(view: &GroupView, node: &str) -> Option<Address> {
+    Some(view.node(node)?.report()?.replication.upstream()?.address())
+}
+
+/// Waits until a replica's link to `upstream` is gone; returns what it has applied by then.
+async fn await_end_of_link(replica: &NodeClient, upstream: &Address) -> Result<u64, WireError> {
     loop {
         let replication = replica.replication().await?;
-        if !replication.is_linked_to(port) {
+        if !replication.is_linked_to(upstream) {
             return Ok(replication.offset);
         }
         tokio::time::sleep(POLL_EVERY).await;

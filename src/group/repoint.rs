@@ -8,11 +8,12 @@ use super::diagnosis::listed;
 use super::links::{await_link, watch_replicas};
 use super::plan::Refusal;
 use super::promotion::{Resync, resync_by_log};
-use super::view::{Answer, Clients, GroupView, NodeView};
-use super::{Group, GroupError};
+use super::unmanaged::{self, Diverged};
+use super::view::{Answer, Clients, GroupView, NodeView, observe};
+use super::{Group, GroupError, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::launch::log_length;
-use crate::process::{Durability, render_config};
+use crate::process::{Durability, RunNode};
 use crate::wire::{NodeClient, WireError};
 
 /// How long a new upstream may take to have what the replica has.
@@ -41,6 +42,8 @@ pub struct RepointReport {
     pub plan: RepointPlan,
     /// How the replica came to its new upstream's history.
     pub resync: Resync,
+    /// What it had of its own, if it took writes until then.
+    pub diverged: Option<Diverged>,
     /// Until its link was up and it had caught up, in microseconds.
     pub took_us: u64,
 }
@@ -59,6 +62,7 @@ impl RepointPlan {
             return Err(GroupError::Unsafe { reason, hint: format!("replctl switchover {to}") });
         };
         refuse_cycle(view, replica, upstream)?;
+        refuse_out_of_reach(replica, upstream)?;
         refuse_useless(replica, upstream, force)?;
         Ok(Self { group: view.group.clone(), node: node.to_owned(), from, to: to.to_owned() })
     }
@@ -77,6 +81,15 @@ fn refuse_cycle(view: &GroupView, replica: &NodeView, upstream: &NodeView) -> Re
             Err(GroupError::Unsafe { reason, hint })
         }
     }
+}
+
+fn refuse_out_of_reach(replica: &NodeView, upstream: &NodeView) -> Result<(), GroupError> {
+    if replica.reaches(upstream) {
+        return Ok(());
+    }
+    let (node, to) = (&replica.name, &upstream.name);
+    let reason = format!("{to} listens on this machine's loopback only, and {node} is on another machine");
+    Err(GroupError::Unsafe { reason, hint: "choose a node that it can reach".to_owned() })
 }
 
 fn refuse_useless(replica: &NodeView, upstream: &NodeView, force: bool) -> Result<(), GroupError> {
@@ -131,7 +144,8 @@ pub async fn repoint(
     let error = result.as_ref().err().map(ToString::to_string);
     recorder.record(Event::Finished { command: "repoint".to_owned(), error })?;
     let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    Ok(RepointReport { resync: result?, plan, took_us })
+    let (resync, diverged) = result?;
+    Ok(RepointReport { resync, diverged, plan, took_us })
 }
 
 async fn follow(
@@ -140,19 +154,36 @@ async fn follow(
     plan: &RepointPlan,
     limit: Duration,
     recorder: &mut Recorder,
-) -> Result<Resync, GroupError> {
+) -> Result<(Resync, Option<Diverged>), GroupError> {
     let wire = |source| GroupError::Wire { node: plan.node.clone(), source };
     let client = |name: &str| clients.get(name).ok_or(WireError::Closed).map_err(wire);
     let (replica, upstream) = (client(&plan.node)?, client(&plan.to)?);
-    await_no_less(replica, upstream).await.map_err(wire)?;
     let log = group.dir.log_file(&plan.node);
     let mark = log_length(&log);
-    replica.command(&["REPLICAOF", "127.0.0.1", &upstream.port().to_string()]).await.map_err(wire)?;
+    let unfenced = group.run.node(&plan.node).and_then(RunNode::unmanaged).and_then(|server| server.unfenced.as_ref());
+    let diverged = match replica.replication().await.map_err(wire)?.is_master() {
+        true => {
+            let demoted = unmanaged::demote(&group.dir, &plan.node, unfenced, replica, upstream).await;
+            let (diverged, tails) = demoted.map_err(wire)?;
+            for tail in tails {
+                recorder.record(Event::Tail { tail })?;
+            }
+            Some(diverged)
+        }
+        false => {
+            await_no_less(replica, upstream).await.map_err(wire)?;
+            replica.follow(upstream.announced()).await.map_err(wire)?;
+            None
+        }
+    };
+    if let Some(diverged) = diverged.clone() {
+        recorder.record(Event::Demoted { diverged, to: plan.to.clone() })?;
+    }
     let node = group.run.node_mut(&plan.node).expect("a plan names nodes of its group");
     node.upstream = Some(plan.to.clone());
     group.dir.save_run_state(&group.run, Durability::Disk)?;
     let node = group.run.node(&plan.node).expect("a plan names nodes of its group");
-    group.dir.save_config(&plan.node, &render_config(&group.run, node))?;
+    save_config(&group.dir, &group.run, node)?;
     recorder.record(Event::Repointed { node: plan.node.clone(), from: plan.from.clone(), to: plan.to.clone() })?;
     let display = recorder.display();
     let link = await_link(&plan.node, replica, watch_replicas(upstream.clone()), &display);
@@ -163,7 +194,14 @@ async fn follow(
             return Err(GroupError::TimedOut { pending, limit_ms: limit.as_millis() });
         }
     };
-    Ok(resync_by_log(&log, mark))
+    if group.run.node(&plan.node).is_some_and(|node| node.unmanaged().is_some()) {
+        unmanaged::keep_role(replica).await;
+        let (view, _) = observe(group).await?;
+        if unmanaged::recognise(&mut group.run, &view) {
+            group.dir.save_run_state(&group.run, Durability::Disk)?;
+        }
+    }
+    Ok((resync_by_log(&log, mark), diverged))
 }
 
 /// Waits for a moment at which the new upstream has all that the replica has: one that has more could not go on where it is.

@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::Group;
+use super::tail::{Tail, TailError};
 use crate::process::{Condition, EngineError, GroupDir, Program, RunNode, free_ports, log_tail};
 use crate::topology::{Engine, EngineFamily};
 use crate::wire::{NodeClient, ReplicationId, WireError};
@@ -63,7 +64,7 @@ pub enum KeptStream {
 impl KeptStream {
     /// What there is of a node's stream; `condition` is that of its process.
     pub fn of(dir: &GroupDir, node: &RunNode, condition: Condition) -> Self {
-        if node.engine.family != EngineFamily::Repld {
+        if node.managed().is_none_or(|server| server.engine.family != EngineFamily::Repld) {
             return Self::Nothing;
         }
         if condition != Condition::Dead {
@@ -84,6 +85,12 @@ pub struct Salvaged {
     pub node: String,
     /// The replica.
     pub to: String,
+    /// The dead master's history.
+    #[serde(default)]
+    pub replid: String,
+    /// The offset that the replica had before.
+    #[serde(default)]
+    pub from: u64,
     /// What it had not received, in bytes of the replication stream; 0: nothing was to be salvaged.
     pub bytes: u64,
     /// The offset that it has now, which is the dead master's last.
@@ -107,6 +114,14 @@ pub(super) enum SalvageFailure {
     Wire(#[from] WireError),
     #[error("the replica stayed at offset {0}")]
     Stalled(u64),
+}
+
+/// What a dead node's backlog file has of the stream from `from` on, or all that it has, if that begins later.
+pub(super) fn dead_tail(dir: &GroupDir, node: &str, from: u64) -> Result<Tail, TailError> {
+    let words = |error: &dyn std::fmt::Display| TailError::Refused(error.to_string());
+    let remains = repld::salvage::open(&dir.node_dir(node)).map_err(|error| words(&error))?;
+    let stream = remains.bytes().map_err(|error| words(&error))?;
+    Tail::cut(&stream, remains.start, from, remains.selected_db())
 }
 
 /// Opens what remains of a node whose process has ended.
@@ -220,7 +235,10 @@ impl Ghost {
 
 /// Not in argv, since a password is among it. Whoever followed the dead node has its password.
 fn configuration(node: &RunNode, port: u16) -> String {
-    let password = node.config.get("requirepass").map(|password| format!("requirepass {password}\n"));
+    let password = node
+        .managed()
+        .and_then(|server| server.config.get("requirepass"))
+        .map(|password| format!("requirepass {password}\n"));
     format!("bind 127.0.0.1\nport {port}\nsave \"\"\n{}", password.unwrap_or_default())
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Refusal;
 use super::stop::end_processes;
+use super::unmanaged::Untouchable;
 use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
 use crate::process::{Condition, LiveProcess, ProcessIdentity};
@@ -38,6 +39,15 @@ impl NodeSignal {
         }
     }
 
+    /// As what is refused for a node that is not managed.
+    pub fn untouchable(self) -> Untouchable {
+        match self {
+            Self::Kill => Untouchable::Kill,
+            Self::Pause => Untouchable::Pause,
+            Self::Resume => Untouchable::Resume,
+        }
+    }
+
     /// What has become of the process, in words.
     pub fn done(self) -> &'static str {
         match self {
@@ -54,7 +64,7 @@ impl NodeSignal {
 /// There is no such node, or it does not run.
 pub fn living_process(group: &Group, node: &str) -> Result<ProcessIdentity, GroupError> {
     let found = group.run.node(node).ok_or_else(|| Refusal::NoSuchNode(node.to_owned()))?;
-    match &found.process {
+    match found.process() {
         Some(process) if process.identity.condition()? != Condition::Dead => Ok(process.identity.clone()),
         _ => Err(GroupError::NotRunning { node: node.to_owned() }),
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
-use crate::process::{Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, launched};
+use crate::process::{Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, RunNode, launched};
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -23,6 +23,10 @@ pub struct DownReport {
     pub group: String,
     /// The nodes whose process was ended, in topology order.
     pub ended: Vec<String>,
+    /// The nodes that replctl did not start: they go on as they are.
+    pub left_alone: Vec<String>,
+    /// Nothing of the group was replctl's: there is no such group any more.
+    pub is_forgotten: bool,
     /// Its directory with all data was removed.
     pub is_wiped: bool,
 }
@@ -34,13 +38,18 @@ pub struct DownReport {
 pub fn living(group: &Group) -> Result<Vec<(String, ProcessIdentity)>, GroupError> {
     let mut living = Vec::new();
     for node in &group.run.nodes {
-        if let Some(process) = &node.process
+        if let Some(process) = node.process()
             && process.identity.condition()? != Condition::Dead
         {
             living.push((node.name.clone(), process.identity.clone()));
         }
     }
     Ok(living)
+}
+
+/// The nodes of a group that replctl did not start, in topology order.
+pub fn unmanaged(group: &Group) -> Vec<String> {
+    group.run.nodes.iter().filter(|node| node.unmanaged().is_some()).map(|node| node.name.clone()).collect()
 }
 
 /// Ends the processes of a group that its run state does not know, if there are any: an `up` that was killed between
@@ -51,7 +60,7 @@ pub fn living(group: &Group) -> Result<Vec<(String, ProcessIdentity)>, GroupErro
 pub async fn end_strays(dir: &GroupDir, patience: Duration) -> Result<Vec<String>, GroupError> {
     let run = dir.run_state()?;
     let known = |identity: &ProcessIdentity| {
-        let mut processes = run.iter().flat_map(|run| &run.nodes).filter_map(|node| node.process.as_ref());
+        let mut processes = run.iter().flat_map(|run| &run.nodes).filter_map(RunNode::process);
         processes.any(|process| process.identity == *identity)
     };
     let strays: Vec<_> = launched(dir)?.into_iter().filter(|(_, identity)| !known(identity)).collect();
@@ -85,15 +94,18 @@ pub async fn down(
     for name in &ended {
         recorder.show(Event::Ended { node: name.clone() });
     }
-    for node in &mut group.run.nodes {
-        node.process = None;
+    for server in group.run.nodes.iter_mut().filter_map(RunNode::managed_mut) {
+        server.process = None;
     }
     group.dir.save_run_state(&group.run, Durability::Disk)?;
     recorder.record(Event::Finished { command: "down".to_owned(), error: None })?;
-    if wipe {
-        group.dir.wipe(lock)?;
+    let (left_alone, is_forgotten) = (unmanaged(&group), group.run.is_adopted());
+    match (wipe, is_forgotten) {
+        (true, _) => group.dir.wipe(lock)?,
+        (false, true) => group.dir.forget(lock)?,
+        (false, false) => {}
     }
-    Ok(DownReport { group: group.run.group, ended, is_wiped: wipe })
+    Ok(DownReport { group: group.run.group, ended, left_alone, is_forgotten, is_wiped: wipe })
 }
 
 /// Ends processes at once: with SIGTERM and `patience`, then with SIGKILL; without patience with SIGKILL.

@@ -10,8 +10,9 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::salvage::KeptStream;
-use super::{Group, GroupError, endpoint};
-use crate::process::{Condition, ProcessIdentity};
+use super::{Group, GroupError, endpoint, unmanaged};
+use crate::process::{Condition, ProcessIdentity, RunNode, Server, Unfenced};
+use crate::topology::Address;
 use crate::wire::{Endpoint, NodeClient, NodeReport, ReplicationId, WireError};
 
 /// How long a node may take to answer before it counts as silent. A command that blocks a server for longer than this
@@ -28,10 +29,19 @@ pub struct GroupView {
     pub group: String,
     /// The history that its master was known to write last.
     pub recorded_replid: Option<ReplicationId>,
-    /// The offset at which the master was seen last before `kill-master` ended it.
-    pub offset_before_kill: Option<u64>,
+    /// What `kill-master` noted of the master that it ended.
+    pub kill_note: Option<KillNote>,
     /// All nodes, in topology order.
     pub nodes: Vec<NodeView>,
+}
+
+/// What was known of a master when it was killed on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct KillNote {
+    /// Bytes of its history; `None`: it did not answer.
+    pub offset: Option<u64>,
+    /// How long ago that was.
+    pub seconds_ago: u64,
 }
 
 /// One node at one moment.
@@ -39,19 +49,42 @@ pub struct GroupView {
 pub struct NodeView {
     /// Its name.
     pub name: String,
-    /// Its port on 127.0.0.1.
-    pub port: u16,
+    /// Where it is reached from here.
+    #[serde(flatten)]
+    pub address: Address,
+    /// Where the other nodes reach it.
+    #[serde(skip)]
+    pub announced: Address,
     /// The node that it is meant to follow; `None` for the one that is meant to be the master.
     pub meant_upstream: Option<String>,
-    /// The process that replctl launched for it, dead or alive; `None` if it was not launched.
-    pub process: Option<ProcessIdentity>,
-    /// The state of that process.
-    pub condition: Condition,
+    /// Who starts it, and what is known of it without asking it.
+    #[serde(flatten)]
+    pub server: ServerView,
     /// What came back over the wire.
     pub answer: Answer,
     /// What its engine leaves of the replication stream; only looked at for the node that is meant to be the master.
     #[serde(skip)]
     pub kept_stream: KeptStream,
+}
+
+/// What is known of a node's server without asking it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "server", rename_all = "lowercase")]
+pub enum ServerView {
+    /// replctl starts it.
+    Managed {
+        /// The process that was launched for it, dead or alive; `None` if it was not launched.
+        process: Option<ProcessIdentity>,
+        /// The state of that process.
+        condition: Condition,
+    },
+    /// Somebody else does. Whether it lives is known only while it answers.
+    Unmanaged {
+        /// The run id that it had when it was last known to be the group's; `None`: not seen yet.
+        recorded_run_id: Option<String>,
+        /// It was the master when another node took over, and nobody could keep it from taking writes.
+        unfenced: Option<Unfenced>,
+    },
 }
 
 /// What a node answered.
@@ -66,12 +99,11 @@ pub enum Answer {
     NotListening,
     /// It did not answer in time.
     Silent,
-    /// Another process than the node's answers on its port.
+    /// Another server than the node's answers at its address.
     Stranger {
-        /// Its pid, as it says.
-        process_id: u32,
-        /// Its run id.
-        run_id: String,
+        /// What it says of itself.
+        #[serde(flatten)]
+        report: Box<NodeReport>,
     },
     /// It answered with an error.
     Error(String),
@@ -91,9 +123,76 @@ impl NodeView {
         self.report().is_some_and(|report| report.replication.is_master())
     }
 
-    /// Whether its process lives, answering or not.
+    /// The process that was launched for it, dead or alive.
+    pub fn process(&self) -> Option<&ProcessIdentity> {
+        match &self.server {
+            ServerView::Managed { process, .. } => process.as_ref(),
+            ServerView::Unmanaged { .. } => None,
+        }
+    }
+
+    /// The state of that process; `None` where nobody can know it.
+    pub fn condition(&self) -> Option<Condition> {
+        match self.server {
+            ServerView::Managed { condition, .. } => Some(condition),
+            ServerView::Unmanaged { .. } => None,
+        }
+    }
+
+    /// What it had when another node took its place as master, if nobody could fence it then.
+    pub fn unfenced(&self) -> Option<&Unfenced> {
+        match &self.server {
+            ServerView::Managed { .. } => None,
+            ServerView::Unmanaged { unfenced, .. } => unfenced.as_ref(),
+        }
+    }
+
+    /// Whether a server that replctl did not start answers, and is another process than the one that was recorded.
+    pub fn was_restarted(&self) -> bool {
+        match (&self.server, self.report()) {
+            (ServerView::Unmanaged { recorded_run_id: Some(recorded), .. }, Some(report)) => *recorded != report.run_id,
+            _ => false,
+        }
+    }
+
+    /// Whether a connection from here to there can exist: a loopback address is known as such on its own machine only.
+    pub fn reaches(&self, other: &NodeView) -> bool {
+        self.address.is_loopback() || !other.announced.is_loopback()
+    }
+
+    /// What came back instead of a report, in words; empty if one did.
+    pub fn silence(&self) -> String {
+        match &self.answer {
+            Answer::Report(_) => String::new(),
+            Answer::Loading => "it is loading its data".to_owned(),
+            Answer::NotListening => format!("nobody listens at {}", self.address),
+            Answer::Silent => format!("no answer from {}", self.address),
+            Answer::Stranger { report } => {
+                format!("another server answers at {} (run id {:.8})", self.address, report.run_id)
+            }
+            Answer::Error(error) => error.clone(),
+        }
+    }
+
+    /// Whether replctl starts it.
+    pub fn is_managed(&self) -> bool {
+        matches!(self.server, ServerView::Managed { .. })
+    }
+
+    /// Whether it lives for certain: its process does, answering or not, or it answers.
     pub fn is_alive(&self) -> bool {
-        self.condition != Condition::Dead
+        match &self.server {
+            ServerView::Managed { condition, .. } => *condition != Condition::Dead,
+            ServerView::Unmanaged { .. } => {
+                matches!(self.answer, Answer::Report(_) | Answer::Loading | Answer::Error(_))
+            }
+        }
+    }
+
+    /// Whether it is dead for certain: silence, and a port on which nobody listens, prove nothing of a server that somebody
+    /// else starts.
+    pub fn is_dead(&self) -> bool {
+        self.condition() == Some(Condition::Dead)
     }
 }
 
@@ -103,9 +202,10 @@ impl GroupView {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// A node by its port.
-    pub fn node_at(&self, port: u16) -> Option<&NodeView> {
-        self.nodes.iter().find(|node| node.port == port)
+    /// The node that `teller` means by an address.
+    pub fn node_at(&self, address: &Address, teller: &NodeView) -> Option<&NodeView> {
+        let address = address.seen_from(&teller.address);
+        self.nodes.iter().find(|node| node.address.is_same(&address) || node.announced.is_same(&address))
     }
 
     /// The node that is meant to be the master.
@@ -115,7 +215,7 @@ impl GroupView {
 
     /// The node that the report of `node` says it follows, if it is one of the group.
     pub fn followed_by(&self, node: &NodeView) -> Option<&NodeView> {
-        self.node_at(node.report()?.replication.upstream()?.port)
+        self.node_at(&node.report()?.replication.upstream()?.address(), node)
     }
 }
 
@@ -127,22 +227,27 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
     let mut asking = JoinSet::new();
     let mut nodes = Vec::with_capacity(group.run.nodes.len());
     for (index, node) in group.run.nodes.iter().enumerate() {
-        let process = node.process.as_ref().map(|process| process.identity.clone());
-        let condition = process.as_ref().map_or(Ok(Condition::Dead), ProcessIdentity::condition)?;
-        if condition != Condition::Stopped {
-            let (endpoint, pid) = (endpoint(node), process.as_ref().map(|process| process.pid));
-            asking.spawn(async move { (index, ask(&endpoint, pid).await) });
-        }
-        let kept_stream = match node.upstream {
-            None => KeptStream::of(&group.dir, node, condition),
-            Some(_) => KeptStream::Nothing,
+        let server = server_view(node)?;
+        let endpoint = endpoint(node);
+        let (address, announced) = (endpoint.address.clone(), endpoint.announced.clone());
+        let (kept_stream, expected) = match &server {
+            ServerView::Managed { process, condition } => {
+                let is_master = node.upstream.is_none();
+                let kept = if is_master { KeptStream::of(&group.dir, node, *condition) } else { KeptStream::Nothing };
+                let pid = process.as_ref().map(|process| process.pid);
+                (kept, (*condition != Condition::Stopped).then_some(Expected::Process(pid)))
+            }
+            ServerView::Unmanaged { .. } => (KeptStream::Nothing, Some(Expected::Anybody)),
         };
+        if let Some(expected) = expected {
+            asking.spawn(async move { (index, ask(&endpoint, expected).await) });
+        }
         nodes.push(NodeView {
             name: node.name.clone(),
-            port: node.port,
+            address,
+            announced,
             meant_upstream: node.upstream.clone(),
-            process,
-            condition,
+            server,
             answer: Answer::Silent,
             kept_stream,
         });
@@ -153,30 +258,54 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
         clients.extend(client.map(|client| (nodes[index].name.clone(), client)));
         nodes[index].answer = answer;
     }
-    let view = GroupView {
+    let mut view = GroupView {
         group: group.run.group.clone(),
         recorded_replid: group.run.replid.as_deref().and_then(ReplicationId::parse),
-        offset_before_kill: group.offset_before_kill()?,
+        kill_note: group.kill_note()?,
         nodes,
     };
+    for stranger in unmanaged::mark_strangers(&mut view) {
+        clients.remove(&stranger);
+    }
     Ok((view, clients))
 }
 
-/// Asks one node; `expected_pid` is that of the process that replctl launched for it.
-async fn ask(endpoint: &Endpoint, expected_pid: Option<u32>) -> (Answer, Option<NodeClient>) {
+fn server_view(node: &RunNode) -> Result<ServerView, GroupError> {
+    Ok(match &node.server {
+        Server::Managed(managed) => {
+            let process = managed.process.as_ref().map(|process| process.identity.clone());
+            let condition = process.as_ref().map_or(Ok(Condition::Dead), ProcessIdentity::condition)?;
+            ServerView::Managed { process, condition }
+        }
+        Server::Unmanaged(unmanaged) => {
+            ServerView::Unmanaged { recorded_run_id: unmanaged.run_id.clone(), unfenced: unmanaged.unfenced.clone() }
+        }
+    })
+}
+
+/// Who should answer at an address.
+enum Expected {
+    /// The process that replctl launched.
+    Process(Option<u32>),
+    /// Whether it is the right one is seen from what it says.
+    Anybody,
+}
+
+/// Asks one node.
+async fn ask(endpoint: &Endpoint, expected: Expected) -> (Answer, Option<NodeClient>) {
     let asked = async {
         let client = NodeClient::connect(endpoint, ANSWER_LIMIT).await?;
         let report = client.report().await?;
         Ok::<_, WireError>((client, report))
     };
     match asked.await {
-        Ok((_, report)) if expected_pid != Some(report.process_id) => {
-            (Answer::Stranger { process_id: report.process_id, run_id: report.run_id }, None)
+        Ok((_, report)) if matches!(expected, Expected::Process(pid) if pid != Some(report.process_id)) => {
+            (Answer::Stranger { report: Box::new(report) }, None)
         }
         Ok((client, report)) => (Answer::Report(Box::new(report)), Some(client)),
         Err(error) if error.is_loading() => (Answer::Loading, None),
         Err(WireError::Refused(_)) => (Answer::NotListening, None),
-        Err(WireError::Silent(_)) => (Answer::Silent, None),
+        Err(WireError::Silent(_) | WireError::Unreachable { .. }) => (Answer::Silent, None),
         Err(error) => (Answer::Error(error.to_string()), None),
     }
 }

@@ -21,8 +21,8 @@ use std::process::{Child, Command, Stdio};
 
 use super::engine::Program;
 use super::identity::ProcessIdentity;
-use super::state::{GroupDir, RunNode, RunState};
-use crate::topology::EngineFamily;
+use super::state::{GroupDir, ManagedServer, RunNode, RunState, Server};
+use crate::topology::{Address, EngineFamily};
 
 /// The processes that were started as nodes of a group, recorded or not, by the node's name: each works in a node's
 /// directory and writes that node's log. (A person who looks around there does the one, but not the other.)
@@ -53,36 +53,61 @@ const BACKLOGS_MB_MAX: usize = 256;
 /// The text of a node's configuration file: its own directives, and its place in the group.
 ///
 /// The topology's directives stand as they are: their values are rows of words already. None of them is one of ours.
-pub fn render_config(run: &RunState, node: &RunNode) -> String {
+pub fn render_config(run: &RunState, node: &RunNode, server: &ManagedServer) -> String {
     let upstream = run.upstream_of(node);
     let mut text = format!("# Node {} of a replctl group. Written by replctl before every start.\n", node.name);
     let mut line = |directive: &str, value: &str| {
         text.push_str(&format!("{directive} {value}\n"));
     };
     line("bind", "127.0.0.1");
-    line("port", &node.port.to_string());
+    line("port", &server.port.to_string());
     line("dir", ".");
     line("daemonize", "no");
     line("logfile", "\"\"");
-    line("replica-priority", &node.priority.to_string());
+    line("replica-priority", &server.priority.to_string());
     for (directive, value) in tuning(run.nodes.len()) {
         line(directive, &value);
     }
-    if node.engine.family == EngineFamily::Repld {
+    if server.engine.family == EngineFamily::Repld {
         // A master that came back empty must not empty the others.
         line("replica-full-sync-guard", "yes");
     }
     // After a failover any node may be anybody's upstream: what a node asks of others it can also be asked for itself.
-    if let Some(password) = upstream.unwrap_or(node).config.get("requirepass") {
-        line("masterauth", password);
+    for (directive, value) in login_directives(upstream.unwrap_or(node)) {
+        line(directive, &value);
     }
-    for (directive, value) in &node.config {
+    for (directive, value) in &server.config {
         line(directive, value);
     }
     if let Some(upstream) = upstream {
-        line("replicaof", &format!("127.0.0.1 {}", upstream.port));
+        let Address { host, port } = upstream.announced();
+        line("replicaof", &format!("{host} {port}"));
     }
     text
+}
+
+/// How a replica logs in to this node.
+fn login_directives(upstream: &RunNode) -> Vec<(&'static str, String)> {
+    match &upstream.server {
+        Server::Managed(server) => {
+            server.config.get("requirepass").map(|password| ("masterauth", password.clone())).into_iter().collect()
+        }
+        Server::Unmanaged(server) => {
+            let user = server.login.user.as_ref().map(|user| ("masteruser", quoted(user)));
+            let password = server.login.password.as_ref().map(|password| ("masterauth", quoted(password)));
+            user.into_iter().chain(password).collect()
+        }
+    }
+}
+
+/// One word of a configuration file, whatever is in it.
+fn quoted(word: &str) -> String {
+    let escaped = word.bytes().flat_map(|byte| match byte {
+        b'"' | b'\\' => vec![b'\\', byte],
+        b' '..=b'~' => vec![byte],
+        _ => format!("\\x{byte:02x}").into_bytes(),
+    });
+    format!("\"{}\"", String::from_utf8(escaped.collect()).expect("all of it is ASCII"))
 }
 
 /// What suits a group of processes on one machine, unless its topology says otherwise.
@@ -168,27 +193,27 @@ pub fn log_length(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::Engine;
+    use crate::process::UnmanagedServer;
+    use crate::topology::{Engine, Login};
 
     fn node(port: u16, upstream: Option<u16>, config: &[(&str, &str)]) -> RunNode {
-        RunNode {
-            name: format!("n{port}"),
+        let server = Server::Managed(ManagedServer {
             wished_port: Some(port),
             port,
             engine: Engine { family: EngineFamily::Redis, path: None },
             priority: 50,
             config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-            wished_upstream: None,
-            upstream: upstream.map(|port| format!("n{port}")),
             process: None,
-        }
+        });
+        let upstream = upstream.map(|port| format!("n{port}"));
+        RunNode { name: format!("n{port}"), wished_upstream: None, upstream, server }
     }
 
     /// The lines of the file of the last of these nodes.
     fn lines(nodes: Vec<RunNode>) -> Vec<String> {
         let run = RunState::new("test", None, nodes);
         let last = run.nodes.last().expect("a group has nodes");
-        render_config(&run, last).lines().map(str::to_owned).collect()
+        render_config(&run, last, last.managed().expect("it is managed")).lines().map(str::to_owned).collect()
     }
 
     #[test]
@@ -224,6 +249,19 @@ mod tests {
         assert!(lines(vec![master.clone()]).contains(&"masterauth \"a b\"".to_owned()));
         let replica = lines(vec![master, node(6380, Some(6379), &[])]);
         assert!(replica.contains(&"masterauth \"a b\"".to_owned()), "{replica:?}");
+    }
+
+    #[test]
+    fn a_replica_of_an_unmanaged_node_finds_it_and_logs_in_there() {
+        let address = Address { host: "db1".to_owned(), port: 6379 };
+        let login = Login { user: Some("repl".to_owned()), password: Some("a\"b\n".to_owned()) };
+        let announced = Address { host: "10.0.0.7".to_owned(), port: 6379 };
+        let server = UnmanagedServer { address, announced, login, run_id: None, unfenced: None };
+        let master = RunNode { server: Server::Unmanaged(server), ..node(6379, None, &[]) };
+        let replica = lines(vec![master, node(6380, Some(6379), &[])]);
+        for line in ["replicaof 10.0.0.7 6379", "masteruser \"repl\"", "masterauth \"a\\\"b\\x0a\""] {
+            assert!(replica.contains(&line.to_owned()), "{line}: {replica:?}");
+        }
     }
 
     #[test]

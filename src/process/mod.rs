@@ -13,4 +13,7 @@ pub use engine::{EngineError, Program};
 pub use identity::{Condition, LiveProcess, ProcessIdentity};
 pub use launch::{Started, launched, log_tail, render_config, spawn};
 pub use port::{Listeners, Stranger, free_ports};
-pub use state::{Durability, GroupDir, GroupLock, RunNode, RunProcess, RunState, StateDir, StateError};
+pub use state::{
+    Durability, GroupDir, GroupLock, ManagedServer, RunNode, RunProcess, RunState, Server, StateDir, StateError,
+    Unfenced, UnmanagedServer,
+};

@@ -9,20 +9,47 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 
-/// `count` different ports on which nobody listens on 127.0.0.1, chosen by the system.
+/// Where the system takes the ports of outgoing connections from, if it does not say.
+const EPHEMERAL: (u16, u16) = (32768, 60999);
+/// Ports below this are for those who were told theirs.
+const LOWEST: u16 = 10_000;
+
+/// `count` different ports on which nobody listens on 127.0.0.1.
 ///
-/// Between this call and the server's own bind somebody else may take one: the server says so when it starts.
+/// They lie outside the range from which outgoing connections get theirs, where there is room: a node keeps its port while
+/// it is down, and any client of this machine could sit on it by then. Between this call and the server's own bind somebody else may
+/// take one: the server says so when it starts.
 ///
 /// # Errors
 /// The system has no free port left.
 pub fn free_ports(count: usize) -> io::Result<Vec<u16>> {
+    let (low, high) = ephemeral_range();
+    let quiet: Vec<u16> = (LOWEST..low).chain(high.saturating_add(1)..u16::MAX).collect();
+    // Two tools that choose at once begin at different places.
+    let start = RandomState::new().hash_one(std::process::id()) as usize;
     // All are held until the last is chosen, or the same one could be chosen twice.
-    let held: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<io::Result<_>>()?;
+    let mut held: Vec<TcpListener> = (0..quiet.len())
+        .filter_map(|step| TcpListener::bind((Ipv4Addr::LOCALHOST, quiet[(start + step) % quiet.len()])).ok())
+        .take(count)
+        .collect();
+    while held.len() < count {
+        held.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?);
+    }
     held.iter().map(|listener| listener.local_addr().map(|address| address.port())).collect()
+}
+
+/// `net.ipv4.ip_local_port_range`: its first and last port.
+fn ephemeral_range() -> (u16, u16) {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut bounds = text.split_whitespace().map(|bound| bound.parse().ok());
+    match (bounds.next().flatten(), bounds.next().flatten()) {
+        (Some(low), Some(high)) if low <= high => (low, high),
+        _ => EPHEMERAL,
+    }
 }
 
 /// The ports on which some process of this machine listens, each with its socket's inode.
@@ -93,6 +120,13 @@ mod tests {
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 50);
+    }
+
+    #[test]
+    fn free_ports_are_none_that_an_outgoing_connection_may_get() {
+        let (low, high) = ephemeral_range();
+        let ports = free_ports(3).expect("the system has three ports");
+        assert!(ports.iter().all(|port| !(low..=high).contains(port)) || high - low > 50_000, "{ports:?}");
     }
 
     #[test]

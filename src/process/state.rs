@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::identity::ProcessIdentity;
-use crate::topology::{Engine, EngineFamily};
+use crate::topology::{Address, Engine, EngineFamily, Login};
 
 /// The version of `run.json` that this program writes and reads.
 const SCHEMA: u32 = 1;
@@ -261,6 +261,28 @@ impl GroupDir {
         replace_file(&self.config_file(node), text.as_bytes(), Durability::PageCache)
     }
 
+    /// Keeps what nobody has any more of a replication stream in `tails/NAME`, on disk before anything throws it away; tells
+    /// where.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn save_tail(&self, name: &str, commands: &[u8]) -> Result<PathBuf, StateError> {
+        let dir = self.path.join("tails");
+        create_private_dir(&dir)?;
+        let path = dir.join(name);
+        replace_file(&path, commands, Durability::Disk)?;
+        Ok(path)
+    }
+
+    /// Forgets what was launched; data, logs and the journal stay. Only for who holds the lock.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn forget(&self, _lock: &GroupLock) -> Result<(), StateError> {
+        let path = self.run_file();
+        fs::remove_file(&path).map_err(|source| StateError::Io { path, source })
+    }
+
     /// Removes the group's directory with all data in it. Only for who holds the lock.
     ///
     /// # Errors
@@ -297,12 +319,34 @@ pub struct RunState {
     pub nodes: Vec<RunNode>,
 }
 
-/// One node as it was launched.
+/// One node of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunNode {
     /// Its name in the topology.
     pub name: String,
-    /// The port that its topology gives it; `None`: one that the system chooses.
+    /// The node that its topology lets it follow.
+    pub wished_upstream: Option<String>,
+    /// The node it follows now; `None` for the master. Changes with every promotion.
+    pub upstream: Option<String>,
+    /// Who starts it, and what is known of it.
+    #[serde(flatten)]
+    pub server: Server,
+}
+
+/// Who starts a node's server. In `run.json` the two differ by their fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Server {
+    /// replctl does.
+    Managed(ManagedServer),
+    /// Somebody else does: replctl talks to it and never touches its process.
+    Unmanaged(UnmanagedServer),
+}
+
+/// A server as it was launched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagedServer {
+    /// The port that its topology gives it; `None`: a free one.
     pub wished_port: Option<u16>,
     /// Its port on 127.0.0.1, kept for the life of the group.
     pub port: u16,
@@ -313,12 +357,81 @@ pub struct RunNode {
     pub priority: u32,
     /// The topology's directives for it. Passwords are among them: only the owner may read this file.
     pub config: BTreeMap<String, String>,
-    /// The node that its topology lets it follow.
-    pub wished_upstream: Option<String>,
-    /// The node it follows now; `None` for the master. Changes with every promotion.
-    pub upstream: Option<String>,
     /// Its process; `None` while it is not meant to run.
     pub process: Option<RunProcess>,
+}
+
+/// A server that is there without replctl.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnmanagedServer {
+    /// Where it is reached from here.
+    pub address: Address,
+    /// Where the other nodes reach it.
+    pub announced: Address,
+    /// Who to log in as. Only the owner may read this file.
+    pub login: Login,
+    /// The run id that it had when it was last known to be the group's: a server with another one at its address was
+    /// restarted, or is a stranger. `None`: it has not answered yet.
+    pub run_id: Option<String>,
+    /// It was the master when another one took over, and nobody could keep it from taking writes.
+    #[serde(default)]
+    pub unfenced: Option<Unfenced>,
+}
+
+/// What an old master that nobody could fence had when another node took its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfenced {
+    /// Its history.
+    pub replid: String,
+    /// How much of that the new master has; whatever it has beyond is its own.
+    pub shared_up_to: u64,
+}
+
+impl RunNode {
+    /// The server, if replctl starts it.
+    pub fn managed(&self) -> Option<&ManagedServer> {
+        match &self.server {
+            Server::Managed(managed) => Some(managed),
+            Server::Unmanaged(_) => None,
+        }
+    }
+
+    /// The server, if replctl starts it, to be changed.
+    pub fn managed_mut(&mut self) -> Option<&mut ManagedServer> {
+        match &mut self.server {
+            Server::Managed(managed) => Some(managed),
+            Server::Unmanaged(_) => None,
+        }
+    }
+
+    /// The server, if somebody else starts it.
+    pub fn unmanaged(&self) -> Option<&UnmanagedServer> {
+        match &self.server {
+            Server::Managed(_) => None,
+            Server::Unmanaged(unmanaged) => Some(unmanaged),
+        }
+    }
+
+    /// The server, if somebody else starts it, to be changed.
+    pub fn unmanaged_mut(&mut self) -> Option<&mut UnmanagedServer> {
+        match &mut self.server {
+            Server::Managed(_) => None,
+            Server::Unmanaged(unmanaged) => Some(unmanaged),
+        }
+    }
+
+    /// The process that was launched for it, if replctl did and it is meant to run.
+    pub fn process(&self) -> Option<&RunProcess> {
+        self.managed().and_then(|managed| managed.process.as_ref())
+    }
+
+    /// Where the other nodes reach it.
+    pub fn announced(&self) -> Address {
+        match &self.server {
+            Server::Managed(managed) => Address::loopback(managed.port),
+            Server::Unmanaged(unmanaged) => unmanaged.announced.clone(),
+        }
+    }
 }
 
 /// [`Engine`] as `run.json` has it.
@@ -356,6 +469,11 @@ impl RunState {
     pub fn new(group: &str, max_loss_bytes: Option<u64>, nodes: Vec<RunNode>) -> Self {
         let (group, after_promote) = (group.to_owned(), Vec::new());
         Self { schema: SCHEMA, group, max_loss_bytes, after_promote, replid: None, nodes }
+    }
+
+    /// Whether replctl has started none of it.
+    pub fn is_adopted(&self) -> bool {
+        self.nodes.iter().all(|node| node.managed().is_none())
     }
 
     /// A node by its name.
@@ -437,17 +555,27 @@ mod tests {
     }
 
     fn node(name: &str, upstream: Option<&str>) -> RunNode {
-        RunNode {
-            name: name.to_owned(),
+        let server = Server::Managed(ManagedServer {
             wished_port: None,
             port: 6379,
             engine: Engine { family: EngineFamily::Redis, path: Some("/opt/redis-server".into()) },
             priority: 100,
             config: BTreeMap::from([("save".to_owned(), "900 1".to_owned())]),
-            wished_upstream: None,
-            upstream: upstream.map(str::to_owned),
             process: None,
-        }
+        });
+        let upstream = upstream.map(str::to_owned);
+        RunNode { name: name.to_owned(), wished_upstream: None, upstream, server }
+    }
+
+    fn unmanaged(name: &str, upstream: Option<&str>) -> RunNode {
+        let server = Server::Unmanaged(UnmanagedServer {
+            address: Address { host: "db1".to_owned(), port: 6379 },
+            announced: Address { host: "10.0.0.7".to_owned(), port: 6379 },
+            login: Login { user: None, password: Some("secret".to_owned()) },
+            run_id: Some("a662".to_owned()),
+            unfenced: Some(Unfenced { replid: "3f35".to_owned(), shared_up_to: 64 }),
+        });
+        RunNode { server, ..node(name, upstream) }
     }
 
     #[test]
@@ -485,8 +613,9 @@ mod tests {
         assert_eq!(group.run_state().expect("it is readable"), None);
         let identity = ProcessIdentity { pid: 7, start_ticks: 8, boot_id: "b".to_owned() };
         let process = RunProcess { identity, program: "/usr/bin/redis-server".into(), version: "7.0.15".to_owned() };
-        let node = RunNode { process: Some(process), ..node("n1", None) };
-        let state = RunState::new("trio", Some(5), vec![node]);
+        let mut node = node("n1", None);
+        node.managed_mut().expect("it is managed").process = Some(process);
+        let state = RunState::new("trio", Some(5), vec![node, unmanaged("n2", Some("n1"))]);
         group.save_run_state(&state, Durability::Disk).expect("the directory is ours");
         assert_eq!(group.run_state().expect("it is readable"), Some(state));
         let mode = fs::metadata(group.run_file()).expect("it is there").mode();

@@ -3,6 +3,7 @@
 //! [`Topology::parse`] is the only way to make a [`Topology`], so two masters, a cycle, a dangling or
 //! duplicate name, a duplicate port or an unknown key cannot exist past it.
 
+mod address;
 mod diagnostic;
 mod directive;
 mod preset;
@@ -15,9 +16,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use address::{Address, Login};
 pub use diagnostic::{Diagnostic, Position, TopologyError};
 pub use directive::is_secret;
 pub use preset::{PRESETS, Preset};
+pub use raw::bytes_of;
 
 /// The file that `up` looks for in the current directory, and `init` writes.
 pub const FILE_NAME: &str = "replctl.toml";
@@ -43,12 +46,39 @@ pub struct Topology {
 pub struct Node {
     /// Unique in the group: letters, digits, `-`, `_`, `.`; at most 64 bytes.
     pub name: String,
-    /// `None`: a free one, chosen by the system at `up` and kept from then on.
+    /// The node it replicates from; `None` for the group's one master.
+    pub replica_of: Option<String>,
+    /// Who starts it, and what is wished of it.
+    pub server: NodeServer,
+}
+
+/// Who starts a node's server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeServer {
+    /// replctl does.
+    Managed(ManagedNode),
+    /// Somebody else does (`managed = false`): replctl talks to it and never touches its process.
+    Unmanaged(UnmanagedNode),
+}
+
+/// A server that is there without replctl.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnmanagedNode {
+    /// Where it is reached, by replctl and by the other nodes.
+    pub endpoint: Address,
+    /// The user to log in as; `None`: the default one.
+    pub user: Option<String>,
+    /// The file whose first line is the password; `None`: it asks for none.
+    pub password_file: Option<PathBuf>,
+}
+
+/// A server that replctl starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagedNode {
+    /// `None`: a free one, chosen at `up` and kept from then on.
     pub port: Option<u16>,
     /// The program that serves it.
     pub engine: Engine,
-    /// The node it replicates from; `None` for the group's one master.
-    pub replica_of: Option<String>,
     /// `replica-priority`: lower is promoted first, 0 never.
     pub priority: u32,
     /// The node is left out if its engine is not installed. Never the master; what replicates from it is optional too.
@@ -56,6 +86,20 @@ pub struct Node {
     /// Server directives by their redis.conf names in lower case, the node's own over those of `[defaults]`. Each value is
     /// a row of words as a configuration file writes them, without control characters; `""` stands for an empty one.
     pub config: BTreeMap<String, String>,
+}
+
+impl Node {
+    /// What is wished of a server that replctl starts; `None` for one that it does not.
+    pub fn managed(&self) -> Option<&ManagedNode> {
+        match &self.server {
+            NodeServer::Managed(managed) => Some(managed),
+            NodeServer::Unmanaged(_) => None,
+        }
+    }
+
+    fn is_optional(&self) -> bool {
+        self.managed().is_some_and(|managed| managed.optional)
+    }
 }
 
 /// Which program serves a node.
@@ -212,8 +256,9 @@ impl Topology {
         // A file may name a replica before its upstream, so go on until nothing more falls out.
         loop {
             let before = left_out.len();
-            for node in self.nodes.iter().filter(|node| node.optional) {
-                if is_missing(&node.engine) || node.replica_of.as_ref().is_some_and(|name| left_out.contains(name)) {
+            for node in self.nodes.iter().filter(|node| node.is_optional()) {
+                let has_no_engine = node.managed().is_some_and(|managed| is_missing(&managed.engine));
+                if has_no_engine || node.replica_of.as_ref().is_some_and(|name| left_out.contains(name)) {
                     left_out.insert(node.name.clone());
                 }
             }

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, nearest, quoted};
-use super::{Engine, EngineFamily, NODES_MAX, directive};
+use super::{Address, Engine, EngineFamily, NODES_MAX, UnmanagedNode, directive};
 
 /// Longest name of a group or a node, in bytes: it is a directory's name and a word on the command line.
 const NAME_BYTES_MAX: usize = 64;
@@ -21,7 +21,23 @@ const NAME_BYTES_MAX: usize = 64;
 const PRIORITY_MAX: i64 = i32::MAX as i64;
 
 const TOP_KEYS: [&str; 5] = ["name", "defaults", "node", "failover", "hooks"];
-const NODE_KEYS: [&str; 8] = ["name", "port", "count", "engine", "replica-of", "priority", "optional", "config"];
+const NODE_KEYS: [&str; 12] = [
+    "name",
+    "port",
+    "count",
+    "engine",
+    "replica-of",
+    "priority",
+    "optional",
+    "config",
+    "managed",
+    "endpoint",
+    "user",
+    "password-file",
+];
+/// What only a node has that replctl starts, and only one that it does not.
+const MANAGED_KEYS: [&str; 6] = ["port", "count", "engine", "priority", "optional", "config"];
+const UNMANAGED_KEYS: [&str; 3] = ["endpoint", "user", "password-file"];
 const DEFAULTS_KEYS: [&str; 5] = ["engine", "replica-of", "priority", "optional", "config"];
 const ENGINES: [&str; 3] = ["repld", "redis-server", "valkey-server"];
 const FAMILIES: [&str; 3] = ["repld", "redis", "valkey"];
@@ -45,6 +61,8 @@ pub(super) struct RawNode {
     pub name: Spanned<String>,
     pub port: Option<Spanned<u16>>,
     pub count: Option<Spanned<usize>>,
+    /// Of `managed = false`; where its `endpoint` is written.
+    pub unmanaged: Option<Spanned<UnmanagedNode>>,
     pub settings: Settings,
 }
 
@@ -132,26 +150,91 @@ impl Reader<'_> {
             return None;
         };
         let (mut name, mut port, mut count, mut settings) = (None, None, None, Settings::default());
+        let is_managed = self.is_managed(table);
         for (key, value) in table {
+            if self.is_misplaced(key, is_managed) {
+                continue;
+            }
             match key.get_ref().as_ref() {
                 "name" => name = self.name(key, value),
                 "port" => port = self.port(key, value),
                 "count" => count = self.integer(key, value, 1..=NODES_MAX as i64),
+                "managed" | "endpoint" | "user" | "password-file" => {}
                 _ if self.setting(&mut settings, key, value) => {}
                 _ => self.unknown_key(key, "`[[node]]`", &NODE_KEYS),
             }
         }
+        let unmanaged = if is_managed { None } else { self.unmanaged(table, value) };
         if !table.contains_key("name") {
             self.error(Diagnostic::at(value.span(), "this node has no name").hint("add `name = \"n1\"`"));
         }
-        Some(RawNode { name: name?, port, count, settings })
+        Some(RawNode { name: name?, port, count, unmanaged, settings })
+    }
+
+    fn is_managed(&mut self, table: &DeTable) -> bool {
+        let written = table.get_key_value("managed").and_then(|(key, value)| self.boolean(key, value));
+        written.is_none_or(Spanned::into_inner)
+    }
+
+    /// Notes a key that this kind of node cannot have.
+    fn is_misplaced(&mut self, key: &Key, is_managed: bool) -> bool {
+        let name = key.get_ref().as_ref();
+        let (message, hint) = match is_managed {
+            true if UNMANAGED_KEYS.contains(&name) => {
+                (format!("`{name}` is for a node that replctl does not start"), "add `managed = false`")
+            }
+            false if MANAGED_KEYS.contains(&name) => {
+                let hint = match name {
+                    "port" => "its port is a part of its `endpoint`",
+                    "count" => "write one `[[node]]` for each",
+                    _ => "it is set where the server is started",
+                };
+                (format!("a node with `managed = false` cannot have `{name}`"), hint)
+            }
+            _ => return false,
+        };
+        self.error(Diagnostic::at(key.span(), message).hint(hint));
+        true
+    }
+
+    /// What `managed = false` needs: where the server is, and who to log in as.
+    fn unmanaged(&mut self, table: &DeTable, node: &Value) -> Option<Spanned<UnmanagedNode>> {
+        let Some((key, value)) = table.get_key_value("endpoint") else {
+            let error = Diagnostic::at(node.span(), "this node has `managed = false` and no `endpoint`");
+            self.error(error.hint("add `endpoint = \"host:port\"`"));
+            return None;
+        };
+        let text = self.string(key, value)?;
+        let endpoint = Address::parse(text.get_ref()).map_err(|wrong| {
+            let message = format!("{} is not an endpoint: it {wrong}", quoted(text.get_ref()));
+            self.error(Diagnostic::at(value.span(), message).hint("`host:port`, with an IPv6 address in brackets"));
+        });
+        let mut optional = |name: &str| {
+            let (key, value) = table.get_key_value(name)?;
+            Some((self.string(key, value)?, value.span()))
+        };
+        let (user, file) = (optional("user"), optional("password-file"));
+        let password_file = file.and_then(|(file, span)| self.path(file.into_inner(), span));
+        let user = user.map(|(user, _)| user.into_inner());
+        Some(Spanned::new(value.span(), UnmanagedNode { endpoint: endpoint.ok()?, user, password_file }))
+    }
+
+    /// A file's path, which starts from the topology's directory.
+    fn path(&mut self, path: String, span: Range<usize>) -> Option<PathBuf> {
+        if path.is_empty() || path.contains(char::is_control) {
+            self.error(Diagnostic::at(span, "a path cannot be empty or contain control characters"));
+            return None;
+        }
+        let path = self.directory.join(path);
+        // Nothing here is done in the directory that the tool was called in.
+        Some(std::path::absolute(&path).unwrap_or(path))
     }
 
     fn defaults(&mut self, key: &Key, value: &Value) -> Settings {
         let mut defaults = Settings::default();
         for (key, value) in self.table(key, value).into_iter().flatten() {
             match key.get_ref().as_ref() {
-                own @ ("name" | "port" | "count") => {
+                own @ ("name" | "port" | "count" | "managed" | "endpoint" | "user" | "password-file") => {
                     let message = format!("`{own}` cannot have a default");
                     self.error(Diagnostic::at(key.span(), message).hint("it belongs to one `[[node]]`"));
                 }
@@ -244,15 +327,10 @@ impl Reader<'_> {
                     .hint("add `family = \"repld\"`, `\"redis\"` or `\"valkey\"`"),
             );
         }
-        if let Some(path) = &path
-            && (path.get_ref().is_empty() || path.get_ref().contains(char::is_control))
-        {
-            self.error(Diagnostic::at(path.span(), "an engine's path cannot be empty or contain control characters"));
-            return None;
-        }
-        let path = path.map(|path| self.directory.join(path.into_inner()));
-        // Nodes do not run in the directory that the tool was called in.
-        let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let path = match path {
+            Some(path) => Some(self.path(path.get_ref().clone(), path.span())?),
+            None => None,
+        };
         Some(Engine { family: family?, path })
     }
 
@@ -454,8 +532,8 @@ pub(super) fn wrong_name(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The bytes that a size like `0B`, `64KB` or `1MiB` stands for.
-fn bytes_of(size: &str) -> Option<u64> {
+/// The bytes that a size like `0B`, `64KB` or `1MiB` stands for; `None` if it is no size.
+pub fn bytes_of(size: &str) -> Option<u64> {
     let digits = size.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = size.split_at(digits);
     let unit_bytes: u64 = match unit.trim_start_matches(' ') {

@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, nearest, quoted};
 use super::raw::{RawNode, RawTopology, Settings, wrong_name};
-use super::{Engine, NODES_MAX, Node};
+use super::{Address, Engine, ManagedNode, NODES_MAX, Node, NodeServer};
 
 /// `replica-priority` of a node that sets none, as in redis.conf.
 const DEFAULT_PRIORITY: u32 = 100;
@@ -28,12 +28,14 @@ pub(super) fn resolve(raw: &RawTopology) -> Result<Vec<Node>, Vec<Diagnostic>> {
     let mut errors = Vec::new();
     let placed: Vec<Placed> = raw.nodes.iter().flat_map(|node| place(node, &raw.defaults, &mut errors)).collect();
     check_ports(&placed, &mut errors);
+    check_endpoints(&placed, &mut errors);
     if let Some(index) = index_names(&placed, &mut errors)
         && check_upstreams(&placed, &index, &mut errors)
     {
         check_circles(&placed, &index, &mut errors);
         check_roots(&placed, &mut errors);
         check_optional(&placed, &index, &mut errors);
+        check_reach(&placed, &index, &mut errors);
     }
     if errors.is_empty() { Ok(placed.into_iter().map(|placed| placed.node).collect()) } else { Err(errors) }
 }
@@ -90,16 +92,19 @@ fn place_one<'a>(raw: &'a RawNode, defaults: &'a Settings, name: String, port: O
     let upstream = own.replica_of.as_ref().or(default_upstream);
     let mut config = defaults.config.clone();
     config.extend(own.config.clone());
-    let node = Node {
-        name,
+    let managed = || ManagedNode {
         port,
         engine: own.engine.as_ref().or(defaults.engine.as_ref()).cloned().unwrap_or(Engine::REPLD),
-        replica_of: upstream.map(|upstream| upstream.get_ref().clone()),
         priority: own.priority.or(defaults.priority).unwrap_or(DEFAULT_PRIORITY),
         optional: own.optional.as_ref().or(defaults.optional.as_ref()).is_some_and(|optional| *optional.get_ref()),
         config,
     };
-    Placed { node, raw, upstream }
+    let server = match &raw.unmanaged {
+        Some(unmanaged) => NodeServer::Unmanaged(unmanaged.get_ref().clone()),
+        None => NodeServer::Managed(managed()),
+    };
+    let replica_of = upstream.map(|upstream| upstream.get_ref().clone());
+    Placed { node: Node { name, replica_of, server }, raw, upstream }
 }
 
 /// Notes an error unless one is noted at its place: counted nodes fall over the same line many times.
@@ -124,10 +129,47 @@ fn index_names<'a>(placed: &'a [Placed], errors: &mut Vec<Diagnostic>) -> Option
 fn check_ports(placed: &[Placed], errors: &mut Vec<Diagnostic>) {
     let mut taken = HashMap::new();
     for Placed { node, raw, .. } in placed {
-        let (Some(port), Some(written)) = (node.port, &raw.port) else { continue };
+        let (Some(port), Some(written)) = (node.managed().and_then(|managed| managed.port), &raw.port) else {
+            continue;
+        };
         if let Some((owner, first)) = taken.insert(port, (&node.name, written)) {
             let message = format!("port {port} of {} is taken by {}", quoted(&node.name), quoted(owner));
             push_once(errors, Diagnostic::at(written.span(), message).related(first.span(), "first used here"));
+        }
+    }
+}
+
+/// Two nodes cannot be one server: neither two unmanaged ones, nor an unmanaged one and a port that a managed one will have.
+fn check_endpoints(placed: &[Placed], errors: &mut Vec<Diagnostic>) {
+    let address = |one: &Placed| match &one.node.server {
+        NodeServer::Managed(managed) => managed.port.map(Address::loopback),
+        NodeServer::Unmanaged(unmanaged) => Some(unmanaged.endpoint.clone()),
+    };
+    let addresses: Vec<Option<Address>> = placed.iter().map(address).collect();
+    let owner = |endpoint: &Address, but: usize| {
+        let is_other = |(at, other): &(usize, &Option<Address>)| {
+            *at != but && other.as_ref().is_some_and(|other| other.is_same(endpoint))
+        };
+        addresses.iter().enumerate().find(is_other).map(|(at, _)| &placed[at])
+    };
+    for (at, one) in placed.iter().enumerate() {
+        let Some(unmanaged) = &one.raw.unmanaged else { continue };
+        let Some(owner) = owner(&unmanaged.get_ref().endpoint, at) else { continue };
+        let message =
+            format!("the endpoint of {} is that of {}, too", quoted(&one.node.name), quoted(&owner.node.name));
+        push_once(errors, Diagnostic::at(unmanaged.span(), message).related(owner.raw.name.span(), "this node"));
+    }
+}
+
+/// Notes an unmanaged replica on another machine that is to follow a managed node: those listen on loopback only.
+fn check_reach(placed: &[Placed], index: &HashMap<&str, usize>, errors: &mut Vec<Diagnostic>) {
+    for Placed { node, upstream, .. } in placed {
+        let (NodeServer::Unmanaged(unmanaged), Some(upstream)) = (&node.server, upstream) else { continue };
+        let above = index.get(upstream.get_ref().as_str()).map(|upstream| &placed[*upstream].node);
+        if !unmanaged.endpoint.is_loopback() && above.is_some_and(|above| above.managed().is_some()) {
+            let (name, above) = (quoted(&node.name), quoted(upstream.get_ref()));
+            let message = format!("{name} cannot reach {above}, which listens on loopback only, as every managed node");
+            push_once(errors, Diagnostic::at(upstream.span(), message));
         }
     }
 }
@@ -219,14 +261,14 @@ fn check_roots(placed: &[Placed], errors: &mut Vec<Diagnostic>) {
 fn check_optional(placed: &[Placed], index: &HashMap<&str, usize>, errors: &mut Vec<Diagnostic>) {
     for Placed { node, raw, upstream } in placed {
         let Some(upstream) = upstream else {
-            if node.optional {
+            if node.is_optional() {
                 let message = format!("{} is the master and cannot be optional", quoted(&node.name));
                 push_once(errors, Diagnostic::at(raw.name.span(), message));
             }
             continue;
         };
         let carrier = index.get(upstream.get_ref().as_str()).map(|upstream| &placed[*upstream].node);
-        if !node.optional && carrier.is_some_and(|carrier| carrier.optional) {
+        if !node.is_optional() && carrier.is_some_and(Node::is_optional) {
             let message =
                 format!("{} replicates from {}, which is optional", quoted(&node.name), quoted(upstream.get_ref()));
             push_once(errors, Diagnostic::at(upstream.span(), message).hint("make it optional too"));

@@ -38,9 +38,10 @@ fn every_key_of_the_design_is_read() {
     assert_eq!(topology.master().name, "n1");
     let [n1, n2] = topology.nodes() else { panic!("two nodes") };
     let valkey = Engine { family: EngineFamily::Valkey, path: Some("/opt/valkey/bin/valkey-server".into()) };
-    assert_eq!((&n1.engine, n1.port, n1.priority, &n1.replica_of), (&valkey, Some(6379), 10, &None));
+    assert_eq!((&n1.replica_of, n2.replica_of.as_deref()), (&None, Some("n1")));
+    let [n1, n2] = [n1, n2].map(|node| node.managed().expect("both are managed"));
+    assert_eq!((&n1.engine, n1.port, n1.priority), (&valkey, Some(6379), 10));
     assert_eq!((n2.engine.family, n2.port, n2.priority), (EngineFamily::Redis, None, 0));
-    assert_eq!(n2.replica_of.as_deref(), Some("n1"));
     let config: Vec<String> = n2.config.iter().map(|(name, value)| format!("{name} {value}")).collect();
     assert_eq!(config, ["active-defrag 0.5", "appendonly yes", "maxclients 16", "maxmemory 1gb", "save 900 1"]);
 }
@@ -49,7 +50,7 @@ fn every_key_of_the_design_is_read() {
 fn what_is_left_out_has_a_default() {
     let topology = valid("[[node]]\nname = 'a'\n");
     assert_eq!((topology.name(), topology.max_loss_bytes()), ("group", None));
-    let node = topology.master();
+    let node = topology.master().managed().expect("it is managed");
     assert_eq!((&node.engine, node.port, node.priority, node.optional), (&Engine::REPLD, None, 100, false));
     assert!(node.config.is_empty());
 }
@@ -58,7 +59,7 @@ fn what_is_left_out_has_a_default() {
 fn count_multiplies_names_and_ports() {
     let topology = valid("[[node]]\nname = 'm'\n[[node]]\nname = 'r'\ncount = 3\nport = 65533\nreplica-of = 'm'\n");
     assert_eq!(names(&topology), ["m", "r-1", "r-2", "r-3"]);
-    let ports: Vec<_> = topology.nodes().iter().map(|node| node.port).collect();
+    let ports: Vec<_> = topology.nodes().iter().map(|node| node.managed().and_then(|managed| managed.port)).collect();
     assert_eq!(ports, [None, Some(65533), Some(65534), Some(65535)]);
     assert_eq!(names(&valid("[[node]]\nname = 'm'\ncount = 1\n")), ["m-1"]);
 }
@@ -74,7 +75,10 @@ fn a_default_upstream_makes_a_star_around_the_node_it_names() {
 fn relative_engine_paths_start_from_the_file() {
     let text = "[[node]]\nname = 'a'\nengine = { family = 'redis', path = 'bin/redis-server' }\n";
     let topology = Topology::parse(text, Path::new("/etc/groups/x.toml")).expect("valid");
-    assert_eq!(topology.master().engine.path.as_deref(), Some(Path::new("/etc/groups/bin/redis-server")));
+    assert_eq!(
+        topology.master().managed().expect("it is managed").engine.path.as_deref(),
+        Some(Path::new("/etc/groups/bin/redis-server"))
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use replctl::event::Event;
 use replctl::group::Action;
+use replctl::topology::Address;
 
 use super::Printer;
 
@@ -31,7 +32,7 @@ enum Display {
 
 struct NodeLine {
     upstream: Option<String>,
-    port: u16,
+    address: Address,
     pid: Option<u32>,
 }
 
@@ -39,7 +40,7 @@ impl<'a> Progress<'a> {
     /// For the nodes that `up` is about to start or adopt.
     pub fn new(printer: &'a Printer, actions: &[Action]) -> Self {
         let nodes = actions.iter().map(|action| {
-            let line = NodeLine { upstream: action.upstream.clone(), port: action.port, pid: None };
+            let line = NodeLine { upstream: action.upstream.clone(), address: action.address.clone(), pid: None };
             (action.node.clone(), line)
         });
         Self { printer, display: Display::new(printer, actions), nodes: nodes.collect() }
@@ -67,7 +68,7 @@ impl<'a> Progress<'a> {
     fn at(&mut self, node: &str, words: &str, process: Option<(u32, Option<u16>)>) {
         if let (Some(line), Some((pid, port))) = (self.nodes.get_mut(node), process) {
             line.pid = Some(pid);
-            line.port = port.unwrap_or(line.port);
+            line.address.port = port.unwrap_or(line.address.port);
         }
         match &self.display {
             Display::Bars { bars, .. } => self.with_bar(bars, node, |bar| bar.set_message(words.to_owned())),
@@ -96,7 +97,7 @@ impl<'a> Progress<'a> {
             Display::Lines => {
                 let Some(line) = self.nodes.get(node) else { return };
                 let pid = line.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
-                self.printer.note(format_args!("{node}  {words} (127.0.0.1:{}{pid})", line.port));
+                self.printer.note(format_args!("{node}  {words} ({}{pid})", line.address));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use replctl::group::{Answer, FailoverReport, Group, GroupView, NodeView, Resync, listed};
-use replctl::process::Condition;
+use replctl::process::{Condition, Server};
 use replctl::wire::{Link, Replication};
 
 /// A table under these headings; those that begin with `>` stand above numbers, flush right.
@@ -50,8 +50,8 @@ fn row(group: &Group, view: &GroupView, node: &NodeView, master: Option<&Replica
     vec![
         node.name.clone(),
         role(view, node),
-        format!("127.0.0.1:{}", node.port),
-        or_dash(node.process.as_ref().filter(|_| node.is_alive()).map(|process| process.pid)),
+        node.address.to_string(),
+        or_dash(node.process().filter(|_| node.is_alive()).map(|process| process.pid)),
         engine(group, node),
         link(node),
         of_report(&|own| own.offset.to_string()),
@@ -69,8 +69,8 @@ fn role(view: &GroupView, node: &NodeView) -> String {
     match (replication(node), &node.meant_upstream) {
         (Some(replication), _) if replication.is_master() => "master".to_owned(),
         (Some(replication), _) => {
-            let port = replication.upstream().map_or(0, |upstream| upstream.port);
-            let name = view.node_at(port).map_or_else(|| format!("port {port}"), |upstream| upstream.name.clone());
+            let upstream = replication.upstream().map(|upstream| upstream.address().to_string()).unwrap_or_default();
+            let name = view.followed_by(node).map_or(upstream, |upstream| upstream.name.clone());
             format!("replica of {name}")
         }
         (None, None) => "(master)".to_owned(),
@@ -80,26 +80,30 @@ fn role(view: &GroupView, node: &NodeView) -> String {
 
 fn engine(group: &Group, node: &NodeView) -> String {
     let Some(launched) = group.run.node(&node.name) else { return "-".to_owned() };
-    let family = launched.engine.family.name();
-    match &launched.process {
-        Some(process) => format!("{family} {}", process.version),
-        None => family.to_owned(),
+    match (&launched.server, node.report()) {
+        (Server::Managed(server), _) => match &server.process {
+            Some(process) => format!("{} {}", server.engine.family.name(), process.version),
+            None => server.engine.family.name().to_owned(),
+        },
+        (Server::Unmanaged(_), Some(report)) => format!("{} {}", report.family.name(), report.version),
+        (Server::Unmanaged(_), None) => "-".to_owned(),
     }
 }
 
 fn link(node: &NodeView) -> String {
-    match (&node.answer, node.condition) {
+    match (&node.answer, node.condition()) {
         (Answer::Report(report), _) => match report.replication.upstream() {
             None => "-".to_owned(),
             Some(upstream) => link_words(&upstream.link, upstream.holds_data),
         },
         (Answer::Loading, _) => "loading".to_owned(),
-        (Answer::Stranger { process_id, .. }, _) => format!("stranger (pid {process_id})"),
+        (Answer::Stranger { report }, None) => format!("stranger (run id {:.8})", report.run_id),
+        (Answer::Stranger { report }, _) => format!("stranger (pid {})", report.process_id),
         (Answer::Error(error), _) => error.clone(),
-        (_, Condition::Dead) => "dead".to_owned(),
-        (_, Condition::Stopped) => "stopped".to_owned(),
-        (Answer::Silent, Condition::Running) => "silent".to_owned(),
-        (Answer::NotListening, Condition::Running) => "not listening".to_owned(),
+        (_, Some(Condition::Dead)) => "dead".to_owned(),
+        (_, Some(Condition::Stopped)) => "stopped".to_owned(),
+        (Answer::Silent, _) => "silent".to_owned(),
+        (Answer::NotListening, _) => "not listening".to_owned(),
     }
 }
 
@@ -118,7 +122,10 @@ fn link_words(link: &Link, holds_data: bool) -> String {
 pub fn failover(report: &FailoverReport) -> String {
     let mut rows: Vec<Vec<String>> =
         report.steps.iter().map(|step| vec![step.step.to_string(), milliseconds(step.took_us)]).collect();
-    rows.push(vec!["from start to first accepted write".to_owned(), or_none(report.first_write_us.map(milliseconds))]);
+    if report.plan.makes_another_master() {
+        let first = or_none(report.first_write_us.map(milliseconds));
+        rows.push(vec!["from start to first accepted write".to_owned(), first]);
+    }
     if let Some(pause) = report.write_pause_us {
         rows.push(vec!["nobody took writes for".to_owned(), milliseconds(pause)]);
     }

@@ -16,33 +16,38 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError, Value,
 };
 
+use crate::topology::{Address, Login};
+
 pub use report::{
     AttachedReplica, FormerHistory, Link, NodeReport, Replication, ReplicationId, ReportError, Role, Upstream,
 };
 pub use words::split_words;
 
 /// Where a node listens, and what it asks of its clients.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The port on 127.0.0.1.
-    pub port: u16,
-    /// `requirepass`
-    pub password: Option<String>,
-}
-
-impl fmt::Debug for Endpoint {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret = if self.password.is_some() { " with a password" } else { "" };
-        write!(out, "127.0.0.1:{}{secret}", self.port)
-    }
+    /// Where it is reached from here.
+    pub address: Address,
+    /// Where the other nodes reach it, and what they call it.
+    pub announced: Address,
+    /// Who to log in as.
+    pub login: Login,
 }
 
 /// Why a node did not answer as it should.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WireError {
     /// Nobody listens on its port.
-    #[error("nobody listens on port {0}")]
-    Refused(u16),
+    #[error("nobody listens at {0}")]
+    Refused(Address),
+    /// It cannot be reached: no such host, no route.
+    #[error("{address} cannot be reached: {reason}")]
+    Unreachable {
+        /// Its address.
+        address: Address,
+        /// What the system said.
+        reason: String,
+    },
     /// It did not answer in time.
     #[error("no answer in {} ms", .0.as_millis())]
     Silent(Duration),
@@ -73,7 +78,7 @@ impl WireError {
             return Self::Silent(limit);
         }
         if error.is_connection_refusal() {
-            return Self::Refused(endpoint.port);
+            return Self::Refused(endpoint.address.clone());
         }
         if error.is_connection_dropped() || error.is_io_error() {
             return Self::Closed;
@@ -105,12 +110,22 @@ impl NodeClient {
     /// # Errors
     /// Nobody listens, or no answer came in time, or the password is wrong.
     pub async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Self, WireError> {
-        let wire_error = |error: RedisError| WireError::of(&error, endpoint, limit);
+        let wire_error = |error: RedisError| match WireError::of(&error, endpoint, limit) {
+            // Nothing was open that could be closed.
+            WireError::Closed if error.is_io_error() && !error.is_connection_dropped() => {
+                WireError::Unreachable { address: endpoint.address.clone(), reason: error.to_string() }
+            }
+            error => error,
+        };
         let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
-        if let Some(password) = &endpoint.password {
+        if let Some(password) = &endpoint.login.password {
             settings = settings.set_password(password);
         }
-        let info = ConnectionAddr::Tcp("127.0.0.1".to_owned(), endpoint.port)
+        if let Some(user) = &endpoint.login.user {
+            settings = settings.set_username(user);
+        }
+        let Address { host, port } = endpoint.address.clone();
+        let info = ConnectionAddr::Tcp(host, port)
             .into_connection_info()
             .map_err(wire_error)?
             .set_redis_settings(settings)
@@ -121,9 +136,28 @@ impl NodeClient {
         Ok(Self { connection, endpoint: endpoint.clone(), limit })
     }
 
-    /// The node's port.
-    pub fn port(&self) -> u16 {
-        self.endpoint.port
+    /// Where the node is reached from here.
+    pub fn address(&self) -> &Address {
+        &self.endpoint.address
+    }
+
+    /// Where the other nodes reach it, and what they call it.
+    pub fn announced(&self) -> &Address {
+        &self.endpoint.announced
+    }
+
+    /// Lets the node follow another one, at the address where nodes reach that.
+    ///
+    /// # Errors
+    /// As [`NodeClient::command`].
+    pub async fn follow(&self, upstream: &Address) -> Result<(), WireError> {
+        let Address { host, port } = upstream;
+        self.command(&["REPLICAOF", host, &port.to_string()]).await.map(drop)
+    }
+
+    /// Where the node is reached, and as whom.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Runs one command.
@@ -159,6 +193,17 @@ impl NodeClient {
             .await
             .map_err(|error| self.error(&error))?;
         Ok(replies.into_iter().map(|reply| self.without_error(reply)).collect())
+    }
+
+    /// The value of a configuration directive; `None`: it has no such directive.
+    ///
+    /// # Errors
+    /// As [`NodeClient::command`]; it may not be allowed.
+    pub async fn directive(&self, name: &str) -> Result<Option<String>, WireError> {
+        let reply = self.command(&["CONFIG", "GET", name]).await?;
+        let pair: Vec<String> =
+            redis::from_redis_value(reply).map_err(|error| WireError::Nonsense(format!("CONFIG GET: {error}")))?;
+        Ok(pair.into_iter().nth(1))
     }
 
     /// The node's report on itself, from all default sections of INFO.

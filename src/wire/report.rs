@@ -17,8 +17,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+
+use crate::topology::{Address, EngineFamily};
 
 /// An INFO reply is a few kilobytes; whatever is longer is not one.
 const INFO_BYTES_MAX: usize = 1 << 20;
@@ -54,7 +57,10 @@ impl fmt::Display for ReplicationId {
 /// What one node says of itself at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeReport {
-    /// `redis_version` (`valkey_version` where there is one).
+    /// What it is.
+    #[serde(skip)]
+    pub family: EngineFamily,
+    /// Its version: `valkey_version` or `repld_version` where there is one, else `redis_version`.
     pub version: String,
     /// Random at every start of the server.
     pub run_id: String,
@@ -89,12 +95,14 @@ pub struct Replication {
     pub priority: u32,
     /// It is about to exchange roles with one of its replicas (`master_failover_state`).
     pub is_handing_over: bool,
+    /// The part of the stream that its backlog holds, as offsets. `None`: it has no backlog.
+    pub backlog: Option<Range<u64>>,
     /// The replicas that are attached to this node.
     pub replicas: Vec<AttachedReplica>,
 }
 
 /// A history that ended in the present one by a promotion.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FormerHistory {
     /// Its name.
     pub replid: ReplicationId,
@@ -121,9 +129,18 @@ pub struct Upstream {
     pub port: u16,
     /// How the link is.
     pub link: Link,
+    /// For how many seconds nothing has come over a link that is up.
+    pub silent_seconds: Option<u64>,
     /// The data set of this replica is a prefix of its history: it has been synchronized, and no later full
     /// synchronization has begun to replace it. `false` is what makes an empty replica look complete.
     pub holds_data: bool,
+}
+
+impl Upstream {
+    /// The address that was given to REPLICAOF.
+    pub fn address(&self) -> Address {
+        Address { host: self.host.clone(), port: self.port }
+    }
 }
 
 /// The state of a replication link, seen from the replica.
@@ -177,8 +194,10 @@ impl NodeReport {
     /// The reply is too long, or the role, a replication id or an offset is missing.
     pub fn parse(text: &str) -> Result<Self, ReportError> {
         let info = Info::parse(text)?;
+        let (family, version) = info.family();
         Ok(Self {
-            version: info.get("valkey_version").or(info.get("redis_version")).unwrap_or_default().to_owned(),
+            family,
+            version: version.to_owned(),
             run_id: info.get("run_id").unwrap_or_default().to_owned(),
             process_id: info.number("process_id").unwrap_or_default(),
             is_loading: info.is("loading") || info.is("async_loading"),
@@ -190,7 +209,29 @@ impl NodeReport {
     }
 }
 
+impl AttachedReplica {
+    /// The address that it is known by.
+    pub fn address(&self) -> Address {
+        Address { host: self.host.clone(), port: self.port }
+    }
+}
+
 impl Replication {
+    /// The offset up to which this node and another one have the same stream; `None` if their histories tell of none.
+    pub fn shared_with(&self, other: &Self) -> Option<u64> {
+        let end_in = |former: &Option<FormerHistory>, replid: &ReplicationId| {
+            former.as_ref().filter(|former| former.replid == *replid).map(|former| former.shared_up_to)
+        };
+        if self.replid == other.replid {
+            return Some(self.offset.min(other.offset));
+        }
+        let both = || {
+            let own = self.former.as_ref()?;
+            Some(own.shared_up_to.min(end_in(&other.former, &own.replid)?))
+        };
+        end_in(&self.former, &other.replid).or_else(|| end_in(&other.former, &self.replid)).or_else(both)
+    }
+
     /// Reads the reply to `INFO replication`.
     ///
     /// # Errors
@@ -212,9 +253,9 @@ impl Replication {
         }
     }
 
-    /// Whether its link to the node listening on `port` is up.
-    pub fn is_linked_to(&self, port: u16) -> bool {
-        self.upstream().is_some_and(|upstream| upstream.port == port && upstream.link == Link::Up)
+    /// Whether its link is up, and to this address as it was given to REPLICAOF.
+    pub fn is_linked_to(&self, address: &Address) -> bool {
+        self.upstream().is_some_and(|upstream| upstream.link == Link::Up && upstream.address() == *address)
     }
 }
 
@@ -245,8 +286,16 @@ impl<'a> Info<'a> {
             offset,
             priority: self.number("slave_priority").unwrap_or(100),
             is_handing_over: self.get("master_failover_state").is_some_and(|state| state != "no-failover"),
+            backlog: self.backlog(),
             replicas: self.attached_replicas(),
         })
+    }
+
+    fn family(&self) -> (EngineFamily, &'a str) {
+        let of_its_own = |family, field| self.get(field).map(|version| (family, version));
+        of_its_own(EngineFamily::Valkey, "valkey_version")
+            .or_else(|| of_its_own(EngineFamily::Repld, "repld_version"))
+            .unwrap_or((EngineFamily::Redis, self.get("redis_version").unwrap_or_default()))
     }
 
     fn get(&self, field: &str) -> Option<&'a str> {
@@ -259,6 +308,14 @@ impl<'a> Info<'a> {
 
     fn is(&self, field: &str) -> bool {
         self.get(field) == Some("1")
+    }
+
+    /// The wire tells the number of the first byte; bytes applied before it are one less.
+    fn backlog(&self) -> Option<Range<u64>> {
+        let first_byte: u64 =
+            self.number("repl_backlog_first_byte_offset").filter(|_| self.is("repl_backlog_active"))?;
+        let start = first_byte.saturating_sub(1);
+        Some(start..start.saturating_add(self.number("repl_backlog_histlen")?))
     }
 
     fn former_history(&self) -> Option<FormerHistory> {
@@ -277,7 +334,8 @@ impl<'a> Info<'a> {
         let can_resume = resumable.is_some_and(|offset| u64::try_from(offset) == Ok(history_offset));
         let was_up = !matches!(link, Link::Down { seconds: None });
         let holds_data = link == Link::Up || (can_resume && (was_up || history_offset > 1));
-        Ok(Upstream { host: host.to_owned(), port, link, holds_data })
+        let silent_seconds = self.number("master_last_io_seconds_ago").filter(|_| link == Link::Up);
+        Ok(Upstream { host: host.to_owned(), port, link, silent_seconds, holds_data })
     }
 
     fn link(&self) -> Link {
@@ -406,6 +464,38 @@ mod tests {
         );
         assert_eq!(upstream.link, Link::Syncing { received_bytes: 250, total_bytes: Some(1000) });
         assert!(!upstream.holds_data);
+    }
+
+    #[test]
+    fn two_histories_part_where_the_one_that_was_promoted_says() {
+        let replication = |replid: &str, offset: u64, former: &str, second: i64| {
+            let text = format!(
+                "role:master\r\nmaster_replid:{replid}\r\nmaster_replid2:{former}\r\nmaster_repl_offset:{offset}\r\n\
+                 second_repl_offset:{second}\r\n"
+            );
+            Replication::parse(&text).expect("a whole reply")
+        };
+        let none = "0".repeat(40);
+        let third = "f".repeat(40);
+        let old = replication(ID, 1000, &none, -1);
+        let new = replication(OTHER, 950, ID, 901);
+        assert_eq!((old.shared_with(&new), new.shared_with(&old)), (Some(900), Some(900)));
+        let other_heir = replication(&third, 990, ID, 881);
+        assert_eq!(new.shared_with(&other_heir), Some(880));
+        assert_eq!(old.shared_with(&replication(ID, 10, &none, -1)), Some(10));
+        assert_eq!(old.shared_with(&replication(&third, 1000, &none, -1)), None);
+    }
+
+    #[test]
+    fn a_backlog_is_told_in_bytes_applied() {
+        let text = |active: u8| {
+            format!(
+                "role:master\r\nmaster_replid:{ID}\r\nmaster_repl_offset:150\r\nrepl_backlog_active:{active}\r\n\
+                 repl_backlog_first_byte_offset:101\r\nrepl_backlog_histlen:50\r\n"
+            )
+        };
+        let backlog = |active| Replication::parse(&text(active)).expect("a whole reply").backlog;
+        assert_eq!((backlog(1), backlog(0)), (Some(100..150), None));
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn json_is_one_object_for_a_group_and_for_errors() {
     let run = here.write("one.toml", "[[node]]\nname = 'a'\n").run(&["check", "one.toml", "--json"]).exits(0);
     let node = json!({
         "name": "a", "port": null, "engine": { "family": "repld", "path": null }, "replica_of": null,
-        "priority": 100, "optional": false, "config": {},
+        "managed": true, "priority": 100, "optional": false, "config": {},
     });
     assert_eq!(run.json(), json!({ "name": "one", "nodes": [node], "max_loss_bytes": null }));
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -137,6 +138,36 @@ impl Live {
     #[track_caller]
     pub fn arrives(&self, node: &str, key: &str, value: &str) {
         self.eventually(&format!("{key} = {value} on {node}"), || self.ask(node, &["GET", key]) == value);
+    }
+
+    /// Writes as many keys to a node, in a few commands.
+    pub fn fill(&self, node: &str, keys: usize) {
+        const BATCH: usize = 1000;
+        for from in (0..keys).step_by(BATCH) {
+            let pairs = (from..keys.min(from + BATCH)).flat_map(|key| [format!("key:{key}"), "x".to_owned()]);
+            let words: Vec<String> = std::iter::once("MSET".to_owned()).chain(pairs).collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            assert_eq!(self.ask(node, &words), "OK");
+        }
+    }
+
+    /// Takes away what a node has on disk, but for its configuration.
+    pub fn wipe(&self, group: &str, node: &str) {
+        let entries = std::fs::read_dir(self.state(group).join("nodes").join(node)).expect("it is there");
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| !path.ends_with("node.conf")) {
+            if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.expect("it is ours");
+        }
+    }
+
+    /// Starts a node's server on its configuration file, as somebody would who does not know replctl. It ends with the fixture.
+    pub fn start_by_hand(&self, group: &str, node: &str, engine: &str) -> std::process::Child {
+        let program = if engine == "repld" { env!("CARGO_BIN_EXE_replctl") } else { engine };
+        let mut command = std::process::Command::new(program);
+        command.args((engine == "repld").then_some("serve")).arg("node.conf");
+        command.current_dir(self.state(group).join("nodes").join(node)).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().expect("it starts");
+        self.eventually("it has the port", || self.node(node)["answer"]["stranger"].is_object());
+        child
     }
 
     /// The state directory of the group `name`.

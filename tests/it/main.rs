@@ -1,13 +1,20 @@
 //! End-to-end tests of `replctl`: the real program, one module per behaviour.
 
+mod adopt;
 mod by_hand;
 mod check;
 mod cli;
+mod eligibility;
+mod empty_master;
 mod live;
 mod nodes;
 mod promote;
 mod salvage;
+mod sentinel_disaster;
+mod servers;
+mod status;
 mod switchover;
+mod tail;
 mod up;
 
 use std::ffi::OsStr;

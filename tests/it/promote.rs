@@ -74,7 +74,9 @@ fn a_living_master_is_ended_by_force() {
         let live = Live::trio(engine);
         let old = live.pid("n1");
         let report = live.json(&["promote", "n3", "--force"], 0);
-        assert_eq!(report["steps"][0]["step"], "fence");
+        let first = if *engine == "repld" { ["fence", "await-drain"] } else { ["keep-tail", "fence"] };
+        assert_eq!([&report["steps"][0]["step"], &report["steps"][1]["step"]], first);
+        assert_eq!((&report["gone"], &report["tails"]), (&serde_json::Value::Null, &serde_json::json!([])));
         assert!(!live.processes().contains(&old));
         assert_eq!(live.role("n3").0, "master");
         assert_eq!(live.role("n2").1, Some(live.port("n3")));

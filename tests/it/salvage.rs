@@ -64,6 +64,33 @@ fn what_the_killed_master_had_not_sent_is_on_the_new_one() {
 }
 
 #[test]
+fn a_link_that_was_cut_before_the_kill_costs_nothing() {
+    let live = mixed("repld");
+    for node in ["n2", "n3"] {
+        live.ask(node, &["CONFIG", "SET", "masterauth", "unknown"]);
+    }
+    live.ask("n1", &["CLIENT", "KILL", "TYPE", "replica"]);
+    live.eventually("nobody is attached", || live.ask("n1", &["ROLE"])[2] == serde_json::json!([]));
+    let value = "x".repeat(VALUE_BYTES);
+    for number in 0..20 {
+        assert_eq!(live.ask("n1", &["SET", &format!("key:{number}"), &value]), "OK");
+    }
+    kill(live.pid("n1"), "KILL");
+    live.eventually("n1 is seen dead", || live.node("n1")["condition"] == "dead");
+    for node in ["n2", "n3"] {
+        live.ask(node, &["CONFIG", "SET", "masterauth", PASSWORD]);
+    }
+    let report = live.json(&["promote"], 0);
+    assert_eq!(
+        (&report["gone"], &report["salvaged"]["end"]),
+        (&serde_json::Value::Null, &report["loss"]["master_end"])
+    );
+    for node in ["n2", "n3"] {
+        assert_eq!(live.ask(node, &["DBSIZE"]), 20, "{node}: {report}");
+    }
+}
+
+#[test]
 fn a_ghost_ends_with_the_promotion_that_is_killed_and_the_next_one_salvages_the_rest() {
     for round in 0..4 {
         let live = mixed("repld");

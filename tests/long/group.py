@@ -5,14 +5,16 @@ from resp import Connection, Refused, ask, free_port
 
 
 class Group:
-    """`engines` says which program serves n1, n2, …; n1 is the master and the others follow it."""
+    """`engines` says which program serves n1, n2, …; n1 is the master and the others follow it. All have the directives of
+    `config`."""
 
-    def __init__(self, replctl, directory, engines):
+    def __init__(self, replctl, directory, engines, config=None):
         self.replctl, self.directory = replctl, directory
         self.engines = {f"n{number}": engine for number, engine in enumerate(engines, 1)}
         self.ports = {name: free_port() for name in self.engines}
         self.file = os.path.join(directory, "long.toml")
         with open(self.file, "w") as file:
+            file.write("[defaults.config]\n" + "".join(f'{key} = "{value}"\n' for key, value in (config or {}).items()))
             for name, engine in self.engines.items():
                 file.write(f'[[node]]\nname = "{name}"\nport = {self.ports[name]}\nengine = "{engine}"\n')
                 file.write('' if name == "n1" else 'replica-of = "n1"\n')

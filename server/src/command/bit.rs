@@ -3,6 +3,7 @@
 
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, as_string, parse_integer};
 use crate::keyspace::{Deadline, Key};
+use crate::notify::Classes;
 use crate::number::parse_i64;
 use crate::resp::append_request;
 use std::ops::RangeInclusive;
@@ -80,7 +81,11 @@ pub(super) fn setbit(context: &mut WriteContext, args: Args) -> Result<Effect> {
         (old, grown)
     })?;
     context.reply.integer(i64::from(old));
-    Ok(if grown || old != new { Effect::Verbatim } else { Effect::None })
+    if !grown && old == new {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STRING, "setbit", args.get(1));
+    Ok(Effect::Verbatim)
 }
 
 /// The bits between two indexes of bytes or bits, either of which counts from the end if it is negative.
@@ -215,11 +220,13 @@ pub(super) fn bitop(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let target = context.keyspace.key(args.get(2));
     if len > 0 {
         context.keyspace.set_str(context.db, target, &result, Deadline::Clear);
+        context.notify(Classes::STRING, "set", target.bytes);
         return Ok(Effect::Verbatim);
     }
     if !context.keyspace.remove(context.db, target) {
         return Ok(Effect::None);
     }
+    context.notify(Classes::GENERIC, "del", target.bytes);
     append_request(context.effect, &[b"DEL", target.bytes]);
     Ok(Effect::Rewritten)
 }
@@ -371,12 +378,17 @@ pub(super) fn bitfield(context: &mut WriteContext, args: Args) -> Result<Effect>
     };
     context.check_string_len(last / BYTE + 1)?;
     let (results, changed) = edit(context, args.first_key(), last, |bytes, grown| run(&operations, bytes, grown))?;
+    // Growth alone is no event.
+    let is_event = changed && results.iter().any(Option::is_some);
     context.reply.array(results.len());
     for result in results {
         match result {
             Some(value) => context.reply.integer(value),
             None => context.reply.null(),
         }
+    }
+    if is_event {
+        context.notify(Classes::STRING, "setbit", args.get(1));
     }
     Ok(if changed { Effect::Verbatim } else { Effect::None })
 }

@@ -1,13 +1,15 @@
 //! `DEBUG`: for tests and for those who look for a mistake. Redis documents none of it; what is here are the parts that
 //! its own tests steer a server by.
 
+mod inspect;
+
 use std::fs::File;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
-use crate::instance::Instance;
+use crate::config::parse_memory;
+use crate::instance::{Action, Instance};
 use crate::keyspace::Deadline;
 use crate::log::log;
-use crate::rdb;
 use crate::replication::History;
 use crate::resp::{Protocol, Reply};
 use crate::snapshot::{self, LoadError, Loaded, Loader};
@@ -38,7 +40,10 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
             context.ok()
         }
         // Elements that are larger than a node have one of their own, and from where on is no matter of choice.
-        (b"quicklist-packed-threshold", 3) => context.ok(),
+        (b"quicklist-packed-threshold", 3) => packed_threshold(context, args),
+        // What is checked or stopped by these is not there to be checked or stopped.
+        (b"set-disable-deny-scripts" | b"replybuffer", 3..) => context.ok(),
+        (b"error", 3) => Err(ErrorReply::from_bytes(args.get(2).to_vec())),
         (b"populate", 3..=5) => populate(context, args),
         (b"digest", 2) => {
             let digest = digest_of_all(context.instance);
@@ -46,15 +51,48 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
             Ok(Flow::Continue)
         }
         (b"digest-value", _) => digest_values(context, args),
-        (b"object", 3) => object(context, args),
+        (b"aof-flush-sleep", 3) => {
+            let delay_us = u64::try_from(parse_integer(args.get(2))?).map_err(|_| ErrorReply::NOT_POSITIVE)?;
+            context.instance.aof.flush_delay = std::time::Duration::from_micros(delay_us);
+            context.ok()
+        }
+        (b"loadaof", 2) => {
+            // The shell has to write what is not in the file yet.
+            context.session.client.blocked.set(true);
+            context.instance.act(Action::ReloadAof(context.session.client.id));
+            Ok(Flow::Block)
+        }
+        (b"object", 3..=4) => inspect::object(context, args),
+        (b"listpack", 3) => inspect::listpack(context, args),
+        (b"quicklist", 3..=4) => inspect::quicklist(context, args),
+        (b"sdslen", 3) => inspect::sdslen(context, args),
+        (b"htstats", 3..=4) => inspect::htstats(context, args),
+        (b"htstats-key", 3..=4) => inspect::htstats_key(context, args),
         (b"reload", _) => {
             reload(context.instance, args)?;
             context.ok()
         }
         (b"replicate", 3..) => replicate(context, args),
         (b"protocol", 3) => protocol(context, args),
+        (b"help", 2) => help(context),
         _ => Err(ErrorReply::subcommand_arguments(args)),
     }
+}
+
+fn help(context: &mut ServerContext) -> Result<Flow> {
+    const LINES: [&str; 2] =
+        ["DEBUG <subcommand> [<arg> [value] [opt] ...]. The subcommands are those that tests need,", "and may change."];
+    let mut reply = context.reply();
+    reply.array(LINES.len());
+    LINES.iter().for_each(|line| reply.simple(line));
+    Ok(Flow::Continue)
+}
+
+/// `QUICKLIST-PACKED-THRESHOLD size`: looked at, and without an effect.
+fn packed_threshold(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let invalid = || ErrorReply::new("ERR argument must be a memory value bigger than 1 and smaller than 4gb");
+    let size = parse_memory(args.get(2)).ok_or_else(invalid)?;
+    if size > u64::from(u32::MAX) { Err(invalid()) } else { context.ok() }
 }
 
 /// The whole server sleeps: that is what it is for.
@@ -113,21 +151,6 @@ fn digest_values(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let mut reply = context.reply();
     reply.array(digests.len());
     digests.iter().for_each(|digest| reply.simple(&format!("{digest:040x}")));
-    Ok(Flow::Continue)
-}
-
-fn object(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let (keyspace, db) = (&context.instance.keyspace, context.session.db());
-    // A replica has keys that have expired until its master says so.
-    let entry = keyspace.peek(db, keyspace.key(args.get(2))).ok_or(ErrorReply::NO_SUCH_KEY)?;
-    let value = entry.value();
-    let text = format!(
-        "Value at:{:p} refcount:1 encoding:{} serializedlength:{} lru:0 lru_seconds_idle:0",
-        entry.key().as_ptr(),
-        value.encoding(),
-        rdb::serialized_len(value)
-    );
-    context.reply().simple(&text);
     Ok(Flow::Continue)
 }
 

@@ -5,15 +5,17 @@ use std::rc::Rc;
 
 use super::table::Keys;
 use super::{
-    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, object, pubsub,
-    table, transaction,
+    Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, monitor, object,
+    pubsub, table, transaction,
 };
 use crate::client::{Admission, Client, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
 use crate::keyspace::{EntryRef, Keyspace};
 use crate::log::log;
+use crate::notify::{Classes, Event};
 use crate::number::parse_i64;
 use crate::resp::{Protocol, Reply, Request, Span, append_request};
+use crate::tracking::Wish;
 
 /// What the connection does after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,11 +93,20 @@ struct Caller {
     db: usize,
     protocol: Protocol,
     is_upstream: bool,
+    /// Of its client.
+    id: u64,
+    touches: bool,
 }
 
 impl Caller {
     fn of(session: &Session) -> Caller {
-        Caller { db: session.db(), protocol: session.protocol, is_upstream: session.is_upstream() }
+        Caller {
+            db: session.db(),
+            protocol: session.protocol,
+            is_upstream: session.is_upstream(),
+            id: session.client.id,
+            touches: session.touches(),
+        }
     }
 }
 
@@ -134,7 +145,7 @@ impl Instance {
                 let call = Call { command, args, canonical: (!planned.request.inline).then_some(bytes) };
                 let admitted = match command.handler {
                     Handler::Read(_) => session.admission.reads,
-                    Handler::Blocking(_) if !command.is_write() => session.admission.reads,
+                    Handler::Write(_) | Handler::Blocking(_) if !command.is_write() => session.admission.reads,
                     Handler::Write(_) | Handler::Blocking(_) => session.admission.writes,
                     Handler::Server(_) => {
                         session.admission = Admission::default();
@@ -156,11 +167,32 @@ impl Instance {
             // A reply would get into the stream.
             out.truncate(start);
         }
-        suppress_reply(session, start, out);
+        suppress_reply(session, start, planned.command, out);
         if self.waiters.any_ready() {
             self.serve_ready();
         }
+        if self.tracking.is_on() {
+            self.tell_trackers();
+            if session.tracks {
+                forget_caching(session, planned.command);
+            }
+            // What it is told of its own doing comes right behind the reply.
+            session.client.collect(out);
+        }
         flow
+    }
+
+    /// Tells those who track keys of what has changed.
+    pub(crate) fn tell_trackers(&mut self) {
+        if self.tracking.is_on() {
+            self.tracking.settle(self.config.tracking_table_max_keys, &self.clients);
+        }
+    }
+
+    fn remember_reads(&mut self, session: &Session, call: &Call) {
+        if session.client.tracking.borrow().as_ref().is_some_and(Wish::wants_reads) {
+            self.tracking.remember(session.client.id, call.command.keys.of(call.args));
+        }
     }
 
     /// What `session` may do to keys, as far as no gate has to be asked for each request.
@@ -168,10 +200,10 @@ impl Instance {
         let unhindered = session.authenticated
             && session.transaction.is_none()
             && session.feed.is_none()
-            && session.client.subscriptions.get() == (0, 0)
+            && !session.client.subscriptions.get().any()
             && self.loading.is_none()
             && !self.has_pause()
-            && self.denied_commands.is_empty()
+            && session.client.user.borrow().is_unrestricted()
             && !self.replication.is_ghost();
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission {
@@ -182,18 +214,16 @@ impl Instance {
 
     /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
     /// to end is over.
-    fn refuse(
-        &mut self,
-        session: &mut Session,
-        command: Option<&'static Command>,
-        error: &ErrorReply,
-        out: &mut Vec<u8>,
-    ) {
+    fn refuse(&mut self, session: &mut Session, call: Option<&Call>, error: &ErrorReply, out: &mut Vec<u8>) {
+        let command = call.map(|call| call.command);
         if let Some(command) = command {
             self.stats.commands.of(command).rejected += 1;
         }
         if command.is_some_and(|command| command.name == "exec") {
             transaction::abandon(self, session);
+            if let Some(call) = call.filter(|_| !self.monitors.is_empty()) {
+                self.show(session, call);
+            }
             let reason = error.text().strip_prefix(b"ERR ").unwrap_or(error.text());
             let text = [b"EXECABORT Transaction discarded because of: ", reason].concat();
             return self.reply_error(session, &text, out);
@@ -204,8 +234,8 @@ impl Instance {
         self.reply_error(session, error.text(), out);
     }
 
-    fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
-        self.stats.total_error_replies += 1;
+    pub(super) fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
+        self.count_error(text);
         if session.is_upstream() {
             let text = String::from_utf8_lossy(text);
             log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{text}'");
@@ -216,7 +246,7 @@ impl Instance {
     fn admit(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let command = call.command;
         if !command.takes(call.args.len()) {
-            self.refuse(session, Some(command), &ErrorReply::arity(command.name), out);
+            self.refuse(session, Some(call), &ErrorReply::arity(command.name), out);
             return Flow::Continue;
         }
         if session.is_upstream() {
@@ -224,7 +254,7 @@ impl Instance {
         }
         session.client.last_command.set(command.name);
         if let Err(error) = self.gate(session, call) {
-            self.refuse(session, Some(command), &error, out);
+            self.refuse(session, Some(call), &error, out);
             return Flow::Continue;
         }
         if session.feed.is_none() && self.is_paused(self.may_write(session, command)) {
@@ -242,14 +272,14 @@ impl Instance {
     }
 
     /// Whether this command may be run by this session now.
-    fn gate(&self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
+    fn gate(&mut self, session: &Session, call: &Call) -> Result<(), ErrorReply> {
         let command = call.command;
-        if !session.authenticated && !command.is(table::NO_AUTH) {
+        if !session.authenticated && !command.is(table::NO_AUTH) && !self.users.default_user().is_open() {
             return Err(ErrorReply::new("NOAUTH Authentication required."));
         }
-        if self.denied_commands.contains(command.name) && !command.is(table::NO_AUTH) {
-            let text = format!("NOPERM this user has no permissions to run the '{}' command", command.name);
-            return Err(ErrorReply::owned(text));
+        let is_restricted = !session.client.user.borrow().is_unrestricted();
+        if is_restricted {
+            self.check_permission(session, command, call.args).map_err(|denied| denied.reply(command, call.args))?;
         }
         if self.replication.is_ghost() && !runs_on_a_ghost(command) {
             return Err(ErrorReply::owned(format!(
@@ -260,7 +290,7 @@ impl Instance {
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
             self.gate_write(session)?;
         }
-        if self.needs_memory(session, command) && self.is_out_of_memory() {
+        if self.config.maxmemory > 0 && !self.make_room() && self.needs_memory(session, command) {
             return Err(ErrorReply::new("OOM command not allowed when used memory > 'maxmemory'."));
         }
         let subscriptions = session.client.subscriptions.get();
@@ -295,13 +325,8 @@ impl Instance {
             let transaction = session.transaction.as_ref();
             transaction.is_some_and(|it| it.queue.iter().any(|queued| queued.command.is(table::DENY_OOM)))
         };
-        command.is(table::DENY_OOM) || command.name == "exec" && queued()
-    }
-
-    fn is_out_of_memory(&self) -> bool {
-        let ignored = self.config.replica_ignore_maxmemory && !self.replication.is_master();
-        let limit = self.config.maxmemory;
-        limit > 0 && !ignored && self.keyspace.memory_bytes() as u64 > limit
+        let is_queued = session.transaction.is_some() && !command.is(table::RUNS_IN_MULTI);
+        command.is(table::DENY_OOM) || is_queued || command.name == "exec" && queued()
     }
 
     fn gate_write(&self, session: &Session) -> Result<(), ErrorReply> {
@@ -319,6 +344,11 @@ impl Instance {
                  errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the \
                  Redis logs for details about the RDB error.",
             ));
+        }
+        if let Some(error) = &self.aof.error
+            && self.replication.is_master()
+        {
+            return Err(ErrorReply::owned(format!("MISCONF Errors writing to the AOF file: {error}")));
         }
         if self.replication.is_master() {
             let wanted = self.config.min_replicas_to_write as usize;
@@ -349,6 +379,9 @@ impl Instance {
         let start = out.len();
         self.stats.commands.of(call.command).calls += 1;
         let caller = Caller::of(session);
+        // What an upstream sends comes in turns of its own, and is not timed.
+        let is_timed = !caller.is_upstream && !self.joins_run(call.command);
+        let begun_us = if is_timed { self.end_run() } else { 0 };
         let result = match call.command.handler {
             Handler::Read(handler) => self.call_read(caller, call, handler, out).map(|()| Flow::Continue),
             Handler::Write(handler) => {
@@ -365,9 +398,18 @@ impl Instance {
                 handler(&mut ServerContext { instance: self, session: &mut *session, out: &mut *out }, call.args)
             }
         };
+        if !self.monitors.is_empty() {
+            self.show(session, call);
+        }
+        if session.tracks && call.command.is_readonly() {
+            self.remember_reads(session, call);
+        }
         if let Ok(Flow::Block) = result {
             // What was written is for those who may not wait.
             out.truncate(start);
+        } else if is_timed {
+            let arguments = || monitor::shown(call.command, call.args);
+            self.end_command(&session.client, call.command, begun_us, arguments);
         }
         result.unwrap_or_else(|error| {
             // A handler may fail after it has begun its reply.
@@ -398,19 +440,32 @@ impl Instance {
     }
 
     /// Tries a request again that waits for a key that may hold something by now; false if it waits on.
-    pub(crate) fn try_again(&mut self, client: &Client, request: &Queued, place: &Place, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn try_again(
+        &mut self,
+        client: &Rc<Client>,
+        request: &Queued,
+        place: &Place,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let (db, key) = place;
         let Handler::Blocking(handler) = request.command.handler else { return false };
         let args = Args::new(&request.request, &request.spans, 0);
         let hash = if request.command.keys.first == 1 { self.keyspace.hash(args.get(1)) } else { 0 };
         let args = Args::new(&request.request, &request.spans, hash);
         let call = Call { command: request.command, args, canonical: None };
-        let caller = Caller { db: *db, protocol: client.protocol.get(), is_upstream: false };
-        match self.call_write(caller, &call, out, |context| handler(context, args, Some(key))) {
+        let caller =
+            Caller { db: *db, protocol: client.protocol.get(), is_upstream: false, id: client.id, touches: true };
+        let begun_us = self.end_run();
+        let attempt = self.call_write(caller, &call, out, |context| handler(context, args, Some(key)));
+        if !matches!(attempt, Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. })) {
+            self.end_command(client, call.command, begun_us, || monitor::shown(call.command, args));
+        }
+        match attempt {
             Ok(Attempt::Done(_)) => true,
             Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. }) => false,
             Err(error) => {
-                self.stats.total_error_replies += 1;
+                self.count_error(error.text());
+                self.stats.commands.of(request.command).failed += 1;
                 out.clear();
                 Reply::new(out, caller.protocol).error(error.text());
                 true
@@ -425,6 +480,7 @@ impl Instance {
         handler: fn(&mut ReadContext, Args) -> super::Result<()>,
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
+        self.keyspace.hold_access(!caller.touches && call.command.name != "touch");
         let mut context = ReadContext {
             keyspace: &self.keyspace,
             db: caller.db,
@@ -432,11 +488,19 @@ impl Instance {
             expiry_ms: self.expiry_ms(caller),
             config: &self.config,
             random: &mut self.dice,
+            stats: &self.stats,
+            met: &self.met,
             reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
         if self.keyspace.take_saw_expired() {
             self.expire_keys_of(caller, call);
+        }
+        for name in self.met.expired.take() {
+            self.expire_if_due(caller.db, &name);
+        }
+        for name in self.met.missed.take() {
+            self.notify(Classes::MISS, "keymiss", caller.db, &name);
         }
         result
     }
@@ -452,36 +516,67 @@ impl Instance {
         let db = caller.db;
         self.expire_keys_of(caller, call);
         let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
-        let is_observed = !targets.is_empty() || self.waiters.await_keys();
+        let is_observed = !targets.is_empty() || self.waiters.await_keys() || self.tracking.is_on();
         if is_observed {
             self.keyspace.record_writes();
         }
         let expiry_ms = self.expiry_ms(caller);
         self.effect.clear();
+        self.keyspace.hold_access(!caller.touches);
+        let notifies = self.config.notify_keyspace_events != Classes::NONE;
+        if notifies && self.config.notify_keyspace_events.has(Classes::NEW) {
+            self.keyspace.record_created();
+        }
         let mut context = WriteContext {
             db,
             now_ms: self.now_ms,
             expiry_ms,
             random: &mut self.dice,
+            stats: &self.stats,
             config: &self.config,
+            owns_data: caller.is_upstream || self.replication.is_master(),
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),
             effect: &mut self.effect,
+            events: &mut self.events,
         };
         let attempt = run(&mut context);
         let written = if is_observed { self.keyspace.take_written() } else { HashSet::new() };
+        if notifies {
+            self.end_events(attempt.is_ok());
+        }
         let attempt = attempt?;
         if let Attempt::Done(effect @ (Effect::Verbatim | Effect::Rewritten)) = attempt {
             if is_observed {
-                self.tell_of_change(call, db, &targets, &written);
+                self.tell_of_change(call, caller, &targets, &written);
             }
             self.commit(caller, call, effect);
+        }
+        if notifies {
+            self.publish_events();
         }
         Ok(attempt)
     }
 
+    /// A handler has said all that has happened to keys; nothing if it failed.
+    fn end_events(&mut self, is_done: bool) {
+        let created = self.keyspace.take_created().into_iter();
+        self.events.extend(created.map(|(db, key)| Event { name: "new", db, key }));
+        self.keyspace.forget_created();
+        if !is_done {
+            self.events.clear();
+        }
+    }
+
     /// Tells those who watch a key that was written, and those who wait for one.
-    fn tell_of_change(&mut self, call: &Call, db: usize, targets: &[WatchedTarget], written: &HashSet<(usize, u64)>) {
+    fn tell_of_change(
+        &mut self,
+        call: &Call,
+        caller: Caller,
+        targets: &[WatchedTarget],
+        written: &HashSet<(usize, u64)>,
+    ) {
+        let db = caller.db;
         let keyspace = &self.keyspace;
         let is_written =
             |db: usize, name: &[u8]| call.command.keys == Keys::NONE || written.contains(&(db, keyspace.hash(name)));
@@ -496,6 +591,18 @@ impl Instance {
             let ready: Vec<Place> = places.into_iter().filter(|(db, name)| is_written(*db, name)).collect();
             ready.into_iter().for_each(|place| self.waiters.mark_ready(place));
         }
+        if self.tracking.is_on() {
+            match call.command.name {
+                "flushall" | "flushdb" => self.tracking.forget_all(&self.clients),
+                "swapdb" => {}
+                _ => {
+                    let places = places_of(call, db, std::iter::empty()).into_iter();
+                    for (_, name) in places.filter(|(db, name)| written.contains(&(*db, self.keyspace.hash(name)))) {
+                        self.tracking.invalidate(&name, Some(caller.id));
+                    }
+                }
+            }
+        }
     }
 
     /// Tells the save points and the replicas of a change.
@@ -507,7 +614,7 @@ impl Instance {
             self.note_own_deadlines(caller, call);
         }
         // A replica forwards its upstream's very bytes.
-        if caller.is_upstream || self.replication.backlog.is_none() {
+        if caller.is_upstream || self.replication.backlog.is_none() && !self.aof.is_open() {
             return;
         }
         match (effect, call.canonical) {
@@ -565,6 +672,13 @@ impl Instance {
         }
     }
 
+    /// Deletes a key whose time has come, if that is this server's decision.
+    pub(crate) fn expire_if_due(&mut self, db: usize, name: &[u8]) {
+        if self.replication.is_master() && !self.is_paused(true) {
+            self.expire_key(db, name);
+        }
+    }
+
     fn expire_key(&mut self, db: usize, name: &[u8]) {
         if db >= self.keyspace.databases() || self.keyspace.with_deadline(db) == 0 {
             return;
@@ -573,7 +687,8 @@ impl Instance {
         if self.keyspace.peek(db, key).is_some_and(|entry| entry.is_expired(self.now_ms)) {
             self.keyspace.remove(db, key);
             self.stats.expired_keys += 1;
-            self.touch(db, name);
+            self.forget_key(db, name);
+            self.notify(Classes::EXPIRED, "expired", db, name);
             if !planted!(ExpiryNotTold) {
                 self.propagate_request(db, &[b"DEL", name]);
             }
@@ -619,6 +734,17 @@ fn runs_when(session: &Session, command: &Command, flag: table::Flags) -> bool {
     command.is(flag) && (command.name != "exec" || queued())
 }
 
+/// What `CLIENT CACHING` has said holds for one command, or for one transaction.
+fn forget_caching(session: &Session, command: Option<&Command>) {
+    let is_family = command.is_some_and(|command| command.name.starts_with("client|"));
+    if !is_family
+        && session.transaction.is_none()
+        && let Some(wish) = session.client.tracking.borrow_mut().as_mut()
+    {
+        wish.caching = false;
+    }
+}
+
 /// What a replica needs for its handshake, and what shows an operator how far the replicas are.
 fn runs_on_a_ghost(command: &Command) -> bool {
     let family = command.name.split('|').next().unwrap_or_default();
@@ -641,17 +767,19 @@ fn runs_on_a_ghost(command: &Command) -> bool {
         || ["shutdown", "time"].contains(&command.name)
 }
 
-fn suppress_reply(session: &mut Session, start: usize, out: &mut Vec<u8>) {
-    match session.reply_mode {
-        ReplyMode::On => {}
-        ReplyMode::Off => out.truncate(start),
-        ReplyMode::SkipNext => {
-            out.truncate(start);
-            session.reply_mode = ReplyMode::Skip;
-        }
-        ReplyMode::Skip => {
-            out.truncate(start);
-            session.reply_mode = ReplyMode::On;
-        }
+fn suppress_reply(session: &mut Session, start: usize, command: Option<&Command>, out: &mut Vec<u8>) {
+    let mode = session.reply_mode;
+    if mode == ReplyMode::On {
+        return;
+    }
+    session.reply_mode = match mode {
+        ReplyMode::SkipNext => ReplyMode::Skip,
+        ReplyMode::Skip => ReplyMode::On,
+        ReplyMode::On | ReplyMode::Off => mode,
+    };
+    // What confirms a subscription is a message like those that follow.
+    let listens = |command: &Command| command.is(table::PUBSUB) && command.is(table::WHILE_SUBSCRIBED);
+    if !command.is_some_and(listens) {
+        out.truncate(start);
     }
 }

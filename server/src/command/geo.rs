@@ -397,7 +397,8 @@ fn search_and_store(context: &mut WriteContext, args: Args, form: Form) -> Resul
         result.insert(&found.member, score, small);
     }
     let key = context.keyspace.key(target);
-    Ok(store(context, key, result))
+    let event = if matches!(form, Form::Search { .. }) { "geosearchstore" } else { "georadiusstore" };
+    Ok(store(context, key, result, event))
 }
 
 pub(super) fn georadius(context: &mut WriteContext, args: Args) -> Result<Effect> {

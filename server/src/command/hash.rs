@@ -4,6 +4,7 @@ use super::key::{ScanOptions, parse_cursor, reply_scan};
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::Absent;
 use crate::long_double::LongDouble;
+use crate::notify::Classes;
 use crate::number::parse_i64;
 use crate::resp::{Protocol, append_request};
 use crate::value::{Field, Hash, SmallForm};
@@ -29,6 +30,7 @@ fn set_fields(context: &mut WriteContext, args: Args, name: &str) -> Result<usiz
         let pairs = (2..args.len()).step_by(2);
         pairs.filter(|index| hash.insert(args.get(*index), args.get(index + 1), small)).count()
     })?;
+    context.notify(Classes::HASH, "hset", args.get(1));
     Ok(added.unwrap_or_default())
 }
 
@@ -47,16 +49,17 @@ pub(super) fn hmset(context: &mut WriteContext, args: Args) -> Result<Effect> {
 pub(super) fn hsetnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let present = context.value::<Hash>(args.first_key())?.is_some_and(|hash| hash.get(args.get(2)).is_some());
     if !present {
-        set_field(context, args, args.get(3))?;
+        set_field(context, args, args.get(3), "hset")?;
     }
     context.reply.integer(i64::from(!present));
     Ok(if present { Effect::None } else { Effect::Verbatim })
 }
 
 /// Sets the field `args[2]`.
-fn set_field(context: &mut WriteContext, args: Args, value: &[u8]) -> Result<()> {
+fn set_field(context: &mut WriteContext, args: Args, value: &[u8], event: &'static str) -> Result<()> {
     let small = small(context);
     context.edit(args.first_key(), Absent::Create, |hash: &mut Hash| hash.insert(args.get(2), value, small))?;
+    context.notify(Classes::HASH, event, args.get(1));
     Ok(())
 }
 
@@ -104,7 +107,11 @@ pub(super) fn hdel(context: &mut WriteContext, args: Args) -> Result<Effect> {
     })?;
     let removed = removed.unwrap_or_default();
     context.reply.integer(removed as i64);
-    Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
+    if removed == 0 {
+        return Ok(Effect::None);
+    }
+    context.notify_taken(Classes::HASH, "hdel", args.get(1));
+    Ok(Effect::Verbatim)
 }
 
 pub(super) fn hexists(context: &mut ReadContext, args: Args) -> Result<()> {
@@ -133,7 +140,7 @@ pub(super) fn hincrby(context: &mut WriteContext, args: Args) -> Result<Effect> 
     };
     let new = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment or decrement would overflow"))?;
     let mut digits = itoa::Buffer::new();
-    set_field(context, args, digits.format(new).as_bytes())?;
+    set_field(context, args, digits.format(new).as_bytes(), "hincrby")?;
     context.reply.integer(new);
     Ok(Effect::Verbatim)
 }
@@ -150,7 +157,7 @@ pub(super) fn hincrbyfloat(context: &mut WriteContext, args: Args) -> Result<Eff
     };
     let sum = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment would produce NaN or Infinity"))?;
     let text = sum.to_string();
-    set_field(context, args, text.as_bytes())?;
+    set_field(context, args, text.as_bytes(), "hincrbyfloat")?;
     context.reply.bulk(text.as_bytes());
     append_request(context.effect, &[b"HSET", args.get(1), args.get(2), text.as_bytes()]);
     Ok(Effect::Rewritten)

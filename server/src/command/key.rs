@@ -4,20 +4,32 @@ use super::string::Unit;
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::glob;
 use crate::keyspace::{EntryRef, Key, Keyspace};
+use crate::notify::Classes;
 use crate::resp::{Reply, append_request};
 
 pub(super) fn del(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let mut removed = 0;
     for name in args.from(1) {
         let key = context.keyspace.key(name);
-        removed += i64::from(context.keyspace.remove(context.db, key));
+        if context.keyspace.remove(context.db, key) {
+            context.notify(Classes::GENERIC, "del", name);
+            removed += 1;
+        }
     }
     context.reply.integer(removed);
     Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
 }
 
-/// How many of the named keys exist; one that is named twice counts twice. `TOUCH` answers the same.
+/// How many of the named keys exist; one that is named twice counts twice.
 pub(super) fn exists(context: &mut ReadContext, args: Args) -> Result<()> {
+    let present = |name: &&[u8]| context.glance(context.keyspace.key(name)).is_some();
+    let count = args.from(1).filter(present).count();
+    context.reply.integer(count as i64);
+    Ok(())
+}
+
+/// As `EXISTS`, and the keys count as used.
+pub(super) fn touch(context: &mut ReadContext, args: Args) -> Result<()> {
     let present = |name: &&[u8]| context.get(context.keyspace.key(name)).is_some();
     let count = args.from(1).filter(present).count();
     context.reply.integer(count as i64);
@@ -25,7 +37,7 @@ pub(super) fn exists(context: &mut ReadContext, args: Args) -> Result<()> {
 }
 
 pub(super) fn kind(context: &mut ReadContext, args: Args) -> Result<()> {
-    let name = context.get(args.first_key()).map_or("none", |entry| entry.type_name());
+    let name = context.glance(args.first_key()).map_or("none", |entry| entry.type_name());
     context.reply.simple(name);
     Ok(())
 }
@@ -91,12 +103,18 @@ pub(super) fn scan(context: &mut ReadContext, args: Args) -> Result<()> {
     let cursor = parse_cursor(args.get(1))?;
     let options = ScanOptions::parse(args, 2)?;
     let mut found = Vec::new();
-    let next = context.keyspace.scan(context.db, cursor, options.count, context.expiry_ms, |entry| {
+    let (mut expired, expiry_ms) = (context.met.expired.borrow_mut(), context.expiry_ms);
+    let next = context.keyspace.scan(context.db, cursor, options.count, i64::MIN, |entry| {
+        if entry.is_expired(expiry_ms) {
+            expired.push(entry.key().into());
+            return;
+        }
         let is_kind = |kind: &[u8]| entry.type_name().as_bytes().eq_ignore_ascii_case(kind);
         if options.is_for(entry.key()) && options.kind.is_none_or(is_kind) {
             found.push(entry.key().to_vec());
         }
     });
+    drop(expired);
     reply_scan(&mut context.reply, next, &found);
     Ok(())
 }
@@ -110,6 +128,15 @@ pub(super) fn reply_scan(reply: &mut Reply, next: u64, found: &[impl AsRef<[u8]>
 }
 
 pub(super) fn randomkey(context: &mut ReadContext, _args: Args) -> Result<()> {
+    /// So often what is met has expired before nothing but the others is looked at.
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let entry = context.keyspace.random(context.db, context.random.roll(), i64::MIN);
+        match entry.filter(|entry| entry.is_expired(context.expiry_ms)) {
+            Some(entry) => context.met.expired.borrow_mut().push(entry.key().into()),
+            None => break,
+        }
+    }
     let entry = context.keyspace.random(context.db, context.random.roll(), context.expiry_ms);
     context.reply.bulk_or_null(entry.as_ref().map(|entry| entry.key()));
     Ok(())
@@ -133,7 +160,11 @@ fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bo
         return Ok(false);
     }
     let (value, deadline) = context.keyspace.take(context.db, from).expect("the key was just seen");
+    // What was there before is deleted: the key is another one.
+    context.keyspace.remove(context.db, to);
     context.keyspace.insert(context.db, to, value, deadline);
+    context.notify(Classes::GENERIC, "rename_from", from.bytes);
+    context.notify(Classes::GENERIC, "rename_to", to.bytes);
     Ok(true)
 }
 
@@ -167,6 +198,8 @@ pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect>
     if possible {
         let (value, deadline) = context.keyspace.take(source, key).expect("the key was just seen");
         context.keyspace.insert(target, key, value, deadline);
+        context.notify(Classes::GENERIC, "move_from", key.bytes);
+        context.notify_in(target, Classes::GENERIC, "move_to", key.bytes);
     }
     context.reply.integer(i64::from(possible));
     Ok(if possible { Effect::Verbatim } else { Effect::None })
@@ -208,10 +241,12 @@ pub(super) fn change_deadline(context: &mut WriteContext, key: Key, deadline: Op
     match deadline {
         Some(at) if at <= context.expiry_ms => {
             context.keyspace.remove(context.db, key);
+            context.notify(Classes::GENERIC, "del", key.bytes);
             append_request(context.effect, &[b"DEL", key.bytes]);
         }
         Some(at) => {
             context.keyspace.set_deadline(context.db, key, Some(at));
+            context.notify(Classes::GENERIC, "expire", key.bytes);
             let mut digits = itoa::Buffer::new();
             append_request(context.effect, &[b"PEXPIREAT", key.bytes, digits.format(at).as_bytes()]);
         }
@@ -221,6 +256,7 @@ pub(super) fn change_deadline(context: &mut WriteContext, key: Key, deadline: Op
                 return Effect::None;
             }
             context.keyspace.set_deadline(context.db, key, None);
+            context.notify(Classes::GENERIC, "persist", key.bytes);
             append_request(context.effect, &[b"PERSIST", key.bytes]);
         }
     }
@@ -313,7 +349,7 @@ pub(super) fn persist(context: &mut WriteContext, args: Args) -> Result<Effect> 
 
 /// -2 for no key, -1 for no deadline, else what `of` makes of the deadline.
 fn deadline_reply(context: &mut ReadContext, args: Args, of: impl Fn(i64) -> i64) -> Result<()> {
-    let reply = match context.get(args.first_key()) {
+    let reply = match context.glance(args.first_key()) {
         None => -2,
         Some(entry) => entry.deadline_ms().map_or(-1, of),
     };

@@ -6,6 +6,7 @@ use super::{
     Args, Attempt, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_count, parse_integer, parse_timeout,
 };
 use crate::keyspace::Absent;
+use crate::notify::Classes;
 use crate::resp::append_request;
 use crate::value::{End, List};
 
@@ -15,6 +16,22 @@ impl End {
             b"left" => Ok(End::Front),
             b"right" => Ok(End::Back),
             _ => Err(ErrorReply::SYNTAX),
+        }
+    }
+
+    /// The event of an element that was put to this end.
+    fn push_event(self) -> &'static str {
+        match self {
+            End::Front => "lpush",
+            End::Back => "rpush",
+        }
+    }
+
+    /// That of one that was taken from it.
+    fn pop_event(self) -> &'static str {
+        match self {
+            End::Front => "lpop",
+            End::Back => "rpop",
         }
     }
 
@@ -63,7 +80,11 @@ fn push(context: &mut WriteContext, args: Args, end: End, absent: Absent) -> Res
         list.len()
     })?;
     context.reply.integer(len.unwrap_or(0) as i64);
-    Ok(if len.is_some() { Effect::Verbatim } else { Effect::None })
+    if len.is_none() {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::LIST, end.push_event(), args.get(1));
+    Ok(Effect::Verbatim)
 }
 
 pub(super) fn lpush(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -100,6 +121,9 @@ fn pop_many(context: &mut WriteContext, name: &[u8], end: End, count: usize) -> 
         }
         count
     })?;
+    if popped.is_some_and(|count| count > 0) {
+        context.notify_taken(Classes::LIST, end.pop_event(), name);
+    }
     Ok(popped)
 }
 
@@ -108,6 +132,9 @@ fn pop(context: &mut WriteContext, args: Args, end: End, name: &str) -> Result<E
         2 => {
             let element = context.edit(args.first_key(), Absent::Skip, |list: &mut List| list.pop(end))?.flatten();
             context.reply.bulk_or_null(element.as_deref());
+            if element.is_some() {
+                context.notify_taken(Classes::LIST, end.pop_event(), args.get(1));
+            }
             usize::from(element.is_some())
         }
         3 => {
@@ -152,6 +179,7 @@ pub(super) fn lset(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let out_of_range = ErrorReply::new("ERR index out of range");
     let index = absolute(parse_integer(args.get(2))?, len).ok_or(out_of_range)?;
     context.edit(key, Absent::Skip, |list: &mut List| list.set(index, args.get(3)))?;
+    context.notify(Classes::LIST, "lset", key.bytes);
     context.reply.ok();
     Ok(Effect::Verbatim)
 }
@@ -175,6 +203,9 @@ pub(super) fn ltrim(context: &mut WriteContext, args: Args) -> Result<Effect> {
         list.trim(absolute_range(start, end, len));
         len - list.len()
     })?;
+    if removed.is_some() {
+        context.notify_taken(Classes::LIST, "ltrim", args.get(1));
+    }
     context.reply.ok();
     Ok(if removed.unwrap_or(0) > 0 { Effect::Verbatim } else { Effect::None })
 }
@@ -187,7 +218,11 @@ pub(super) fn lrem(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let remove = |list: &mut List| list.remove_equal(args.get(3), most, from);
     let removed = context.edit(args.first_key(), Absent::Skip, remove)?.unwrap_or(0);
     context.reply.integer(removed as i64);
-    Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
+    if removed == 0 {
+        return Ok(Effect::None);
+    }
+    context.notify_taken(Classes::LIST, "lrem", args.get(1));
+    Ok(Effect::Verbatim)
 }
 
 pub(super) fn linsert(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -202,7 +237,11 @@ pub(super) fn linsert(context: &mut WriteContext, args: Args) -> Result<Effect> 
         Some(list.len())
     })?;
     context.reply.integer(len.map_or(0, |len| len.map_or(-1, |len| len as i64)));
-    Ok(if len.flatten().is_some() { Effect::Verbatim } else { Effect::None })
+    if len.flatten().is_none() {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::LIST, "linsert", args.get(1));
+    Ok(Effect::Verbatim)
 }
 
 /// Which of the elements that are equal to one `LPOS` tells.
@@ -299,6 +338,8 @@ fn move_element(context: &mut WriteContext, args: Args, from: End, to: End) -> R
     if !is_rotation {
         context.edit(target, Absent::Create, |list: &mut List| list.push(to, &element))?;
     }
+    context.notify(Classes::LIST, to.push_event(), target.bytes);
+    context.notify_taken(Classes::LIST, from.pop_event(), source.bytes);
     context.reply.bulk(&element);
     Ok(true)
 }
@@ -395,6 +436,7 @@ fn blocking_pop(context: &mut WriteContext, args: Args, ready: Option<&[u8]>, en
     context.reply.array(2);
     context.reply.bulk(name);
     context.reply.bulk_or_null(element.as_deref());
+    context.notify_taken(Classes::LIST, end.pop_event(), name);
     append_request(context.effect, &[end.pop_command(), name]);
     Ok(Attempt::Done(Effect::Rewritten))
 }

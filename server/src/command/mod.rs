@@ -4,38 +4,57 @@
 //! return the [`Effect`] that replicas are told. What concerns the connection or the server as a whole is a
 //! [`Handler::Server`].
 
+mod about;
 mod acl;
 mod bit;
+mod category;
+mod client;
 mod connection;
 mod debug;
 mod execute;
 mod geo;
 mod hash;
+mod hyperloglog;
+mod introspection;
 mod key;
+mod keyspec;
+mod lcs;
 mod list;
+mod memory;
+mod monitor;
 mod object;
 mod pubsub;
 mod replication;
 mod server;
 mod set;
+mod slowlog;
 mod sort;
 mod sorted_set;
 mod stream;
 mod string;
 mod table;
+mod tracking;
 mod transaction;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::ops::Range;
 
+pub use acl::{LogEntry, User, Users};
 pub use execute::{Flow, Planned};
 pub use table::Command;
 
+/// Whether there is a command of this name.
+pub fn is_known(name: &[u8]) -> bool {
+    table::find(name).is_some()
+}
+
 use crate::client::Session;
 use crate::config::Config;
-use crate::instance::Instance;
+use crate::instance::{Instance, Stats};
 use crate::keyspace::{Absent, EntryRef, Key, Keyspace, WrongType};
 use crate::long_double::LongDouble;
+use crate::notify::{Classes, Event};
 use crate::resp::{Reply, Span};
 use crate::value::{Aggregate, Dice, ValueRef};
 
@@ -165,6 +184,11 @@ impl<'a> Args<'a> {
         &self.request[span.start as usize..][..span.len as usize]
     }
 
+    /// The request that begins with argument `first`.
+    fn inner(self, first: usize) -> Args<'a> {
+        Args { request: self.request, spans: &self.spans[first..], first_key_hash: 0 }
+    }
+
     fn maybe(&self, index: usize) -> Option<&'a [u8]> {
         (index < self.len()).then(|| self.get(index))
     }
@@ -179,6 +203,11 @@ impl<'a> Args<'a> {
         Key { bytes: self.get(1), hash: self.first_key_hash }
     }
 
+    /// What is asked for, as it was written.
+    pub fn name(&self) -> &'a [u8] {
+        self.get(0)
+    }
+
     /// Whether this asks a replica to say how far it has come.
     pub fn is_getack(&self) -> bool {
         self.len() == 3 && self.is(0, "replconf") && self.is(1, "getack")
@@ -187,6 +216,15 @@ impl<'a> Args<'a> {
     fn is(&self, index: usize, word: &str) -> bool {
         self.maybe(index).is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
     }
+}
+
+/// Keys that a reading handler came upon and that something follows from; mostly none.
+#[derive(Default)]
+pub struct Met {
+    /// They were looked for in vain, and somebody wants to hear of it.
+    missed: RefCell<Vec<Box<[u8]>>>,
+    /// Their time had come.
+    expired: RefCell<Vec<Box<[u8]>>>,
 }
 
 /// What a reading handler sees.
@@ -199,12 +237,39 @@ pub struct ReadContext<'a> {
     expiry_ms: i64,
     config: &'a Config,
     random: &'a mut Dice,
+    stats: &'a Stats,
+    met: &'a Met,
     reply: Reply<'a>,
 }
 
 impl<'a> ReadContext<'a> {
+    /// The live entry, which is used with that.
+    #[inline]
     fn get(&self, key: Key) -> Option<EntryRef<'a>> {
-        self.keyspace.get(self.db, key, self.expiry_ms)
+        let entry = self.glance(key);
+        if let Some(entry) = entry {
+            entry.touch(self.keyspace.clock());
+        }
+        entry
+    }
+
+    /// The live entry, looked at without being used.
+    #[inline]
+    fn glance(&self, key: Key) -> Option<EntryRef<'a>> {
+        let entry = self.keyspace.get(self.db, key, self.expiry_ms);
+        if entry.is_some() {
+            self.stats.keyspace_hits.update(|hits| hits + 1);
+        } else {
+            self.note_miss(key);
+        }
+        entry
+    }
+
+    fn note_miss(&self, key: Key) {
+        self.stats.keyspace_misses.update(|misses| misses + 1);
+        if self.config.notify_keyspace_events.has(Classes::MISS) {
+            self.met.missed.borrow_mut().push(key.bytes.into());
+        }
     }
 
     /// The list, hash, set or sorted set that the key holds, if there is one.
@@ -236,10 +301,15 @@ pub struct WriteContext<'a> {
     now_ms: i64,
     expiry_ms: i64,
     random: &'a mut Dice,
+    stats: &'a Stats,
     config: &'a Config,
+    /// What is changed here is changed for all that have these data: this is the master, or its word.
+    owns_data: bool,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.
     effect: &'a mut Vec<u8>,
+    /// What is published when the command is over.
+    events: &'a mut Vec<Event>,
 }
 
 impl WriteContext<'_> {
@@ -270,6 +340,53 @@ impl WriteContext<'_> {
             self.keyspace.remove(self.db, key);
         } else {
             self.keyspace.insert(self.db, key, value.into_value(), None);
+        }
+    }
+
+    /// A key was read, or looked for in vain, by a command that does not only write.
+    fn looked_up(&mut self, key: Key) {
+        match self.keyspace.get(self.db, key, self.expiry_ms) {
+            Some(entry) => {
+                entry.touch(self.keyspace.clock());
+                self.stats.keyspace_hits.update(|hits| hits + 1);
+            }
+            None => {
+                self.stats.keyspace_misses.update(|misses| misses + 1);
+                self.notify(Classes::MISS, "keymiss", key.bytes);
+            }
+        }
+    }
+
+    /// Something has happened to a key of this database.
+    #[inline]
+    fn notify(&mut self, class: Classes, event: &'static str, key: &[u8]) {
+        self.notify_in(self.db, class, event, key);
+    }
+
+    /// Something has happened to a key of any database.
+    #[inline]
+    fn notify_in(&mut self, db: usize, class: Classes, event: &'static str, key: &[u8]) {
+        if self.config.notify_keyspace_events != Classes::NONE {
+            self.push_event(db, class, event, key);
+        }
+    }
+
+    #[cold]
+    fn push_event(&mut self, db: usize, class: Classes, name: &'static str, key: &[u8]) {
+        let created = self.keyspace.take_created().into_iter();
+        self.events.extend(created.map(|(db, key)| Event { name: "new", db, key }));
+        if self.config.notify_keyspace_events.has(class) {
+            self.events.push(Event { name, db, key: key.into() });
+        }
+    }
+
+    /// Something was taken from the value of a key, which has gone if nothing was left.
+    fn notify_taken(&mut self, class: Classes, event: &'static str, key: &[u8]) {
+        if self.config.notify_keyspace_events != Classes::NONE {
+            self.push_event(self.db, class, event, key);
+            if self.keyspace.peek(self.db, self.keyspace.key(key)).is_none() {
+                self.push_event(self.db, Classes::GENERIC, "del", key);
+            }
         }
     }
 

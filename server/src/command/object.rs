@@ -2,13 +2,18 @@
 
 use super::key::database;
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
+use crate::config::{MemoryPolicy, Order};
+use crate::keyspace::Use;
+use crate::notify::Classes;
+use crate::number::parse_i64;
 use crate::rdb;
 use crate::resp::append_request;
+use crate::value::ValueRef;
 
 /// The entry that `OBJECT … key` and `MEMORY USAGE key` are about; null is replied if there is none.
 macro_rules! entry_or_null {
     ($context:ident, $args:ident) => {
-        match $context.get($context.keyspace.key($args.get(2))) {
+        match $context.keyspace.get($context.db, $context.keyspace.key($args.get(2)), $context.expiry_ms) {
             Some(entry) => entry,
             None => {
                 $context.reply.null();
@@ -20,30 +25,53 @@ macro_rules! entry_or_null {
 
 pub(super) fn encoding(context: &mut ReadContext, args: Args) -> Result<()> {
     let entry = entry_or_null!(context, args);
-    context.reply.bulk(entry.value().encoding().as_bytes());
+    context.reply.bulk(entry.encoding().as_bytes());
     Ok(())
 }
 
-/// Nothing is shared between keys.
+/// Nothing is shared between keys, but small integers look as if they were, as they are in Redis.
 pub(super) fn refcount(context: &mut ReadContext, args: Args) -> Result<()> {
-    entry_or_null!(context, args);
-    context.reply.integer(1);
+    let entry = entry_or_null!(context, args);
+    let tracks = matches!(
+        context.config.maxmemory_policy,
+        MemoryPolicy::AllKeys(Order::Lru | Order::Lfu) | MemoryPolicy::Volatile(Order::Lru | Order::Lfu)
+    );
+    let number = match entry.value() {
+        ValueRef::Str(text) => parse_i64(text),
+        _ => None,
+    };
+    let is_shared = number.is_some_and(|number| (0..10_000).contains(&number));
+    let is_shared = is_shared && !(tracks && context.config.maxmemory > 0);
+    context.reply.integer(if is_shared { i64::from(i32::MAX) } else { 1 });
     Ok(())
 }
 
-/// Nobody notes when a key is used, since nothing is evicted: every key counts as just used.
 pub(super) fn idletime(context: &mut ReadContext, args: Args) -> Result<()> {
-    entry_or_null!(context, args);
-    context.reply.integer(0);
+    let entry = entry_or_null!(context, args);
+    match entry.last_use(context.keyspace.clock()) {
+        Use::IdleSeconds(seconds) => context.reply.integer(seconds as i64),
+        Use::Frequency(_) => {
+            return Err(ErrorReply::new(
+                "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between \
+                 policies at runtime LRU and LFU data will take some time to adjust.",
+            ));
+        }
+    }
     Ok(())
 }
 
 pub(super) fn freq(context: &mut ReadContext, args: Args) -> Result<()> {
-    entry_or_null!(context, args);
-    Err(ErrorReply::new(
-        "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching \
-         between policies at runtime LRU and LFU data will take some time to adjust.",
-    ))
+    let entry = entry_or_null!(context, args);
+    match entry.last_use(context.keyspace.clock()) {
+        Use::Frequency(frequency) => context.reply.integer(frequency.into()),
+        Use::IdleSeconds(_) => {
+            return Err(ErrorReply::new(
+                "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
+                 switching between policies at runtime LRU and LFU data will take some time to adjust.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `MEMORY USAGE key [SAMPLES count]`. What is told is known, so there is nothing to take samples of.
@@ -101,44 +129,47 @@ pub(super) fn copy(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let copy = context.get(from).filter(|_| !is_taken).map(|entry| (entry.value().to_value(), entry.deadline_ms()));
     context.reply.integer(i64::from(copy.is_some()));
     let Some((value, deadline_ms)) = copy else { return Ok(Effect::None) };
+    // What was there before is deleted: the key is another one.
+    context.keyspace.remove(options.db, to);
     context.keyspace.insert(options.db, to, value, deadline_ms);
+    context.notify_in(options.db, Classes::GENERIC, "copy_to", to.bytes);
     Ok(Effect::Verbatim)
 }
 
 pub(super) fn dump(context: &mut ReadContext, args: Args) -> Result<()> {
-    let payload = context.get(args.first_key()).map(|entry| rdb::dump(entry.value(), true));
+    let compresses = context.config.rdbcompression;
+    let payload = context.get(args.first_key()).map(|entry| rdb::dump(entry.value(), compresses));
     context.reply.bulk_or_null(payload.as_deref());
     Ok(())
 }
 
-/// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`. Of the last two only the form is
-/// looked at: nothing here depends on how often a key was used.
+/// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`.
 #[derive(Default)]
 struct RestoreOptions {
     replace: bool,
     is_absolute: bool,
+    last_use: Option<Use>,
 }
 
 impl RestoreOptions {
     fn parse(args: Args) -> Result<Self> {
         let mut options = RestoreOptions::default();
-        let (mut idle, mut frequency) = (false, false);
         let mut index = 4;
         while index < args.len() {
             match args.maybe(index + 1) {
                 _ if args.is(index, "replace") => options.replace = true,
                 _ if args.is(index, "absttl") => options.is_absolute = true,
-                Some(seconds) if args.is(index, "idletime") && !frequency => {
-                    if parse_integer(seconds)? < 0 {
-                        return Err(ErrorReply::new("ERR Invalid IDLETIME value, must be >= 0"));
-                    }
-                    (idle, index) = (true, index + 1);
+                Some(seconds) if args.is(index, "idletime") && !matches!(options.last_use, Some(Use::Frequency(_))) => {
+                    let negative = ErrorReply::new("ERR Invalid IDLETIME value, must be >= 0");
+                    let seconds = u64::try_from(parse_integer(seconds)?).map_err(|_| negative)?;
+                    options.last_use = Some(Use::IdleSeconds(seconds));
+                    index += 1;
                 }
-                Some(value) if args.is(index, "freq") && !idle => {
-                    if !(0..=255).contains(&parse_integer(value)?) {
-                        return Err(ErrorReply::new("ERR Invalid FREQ value, must be >= 0 and <= 255"));
-                    }
-                    (frequency, index) = (true, index + 1);
+                Some(value) if args.is(index, "freq") && !matches!(options.last_use, Some(Use::IdleSeconds(_))) => {
+                    let invalid = ErrorReply::new("ERR Invalid FREQ value, must be >= 0 and <= 255");
+                    let frequency = u8::try_from(parse_integer(value)?).map_err(|_| invalid)?;
+                    options.last_use = Some(Use::Frequency(frequency));
+                    index += 1;
                 }
                 _ => return Err(ErrorReply::SYNTAX),
             }
@@ -169,13 +200,22 @@ pub(super) fn restore(context: &mut WriteContext, args: Args) -> Result<Effect> 
             return Ok(Effect::None);
         }
         context.keyspace.remove(context.db, key);
+        context.notify(Classes::GENERIC, "del", key.bytes);
         append_request(context.effect, &[b"DEL", key.bytes]);
         return Ok(Effect::Rewritten);
     }
+    context.keyspace.remove(context.db, key);
     context.keyspace.insert(context.db, key, value, deadline_ms);
+    if let Some(last_use) = options.last_use {
+        context.keyspace.set_last_use(context.db, key, last_use);
+    }
+    context.notify(Classes::GENERIC, "restore", key.bytes);
     let Some(deadline_ms) = deadline_ms.filter(|_| !options.is_absolute) else { return Ok(Effect::Verbatim) };
     let mut digits = itoa::Buffer::new();
     let deadline = digits.format(deadline_ms).as_bytes();
-    append_request(context.effect, &[b"RESTORE", key.bytes, deadline, payload, b"ABSTTL", b"REPLACE"]);
+    let mut request: Vec<&[u8]> = args.from(0).collect();
+    request[2] = deadline;
+    request.push(b"ABSTTL");
+    append_request(context.effect, &request);
     Ok(Effect::Rewritten)
 }

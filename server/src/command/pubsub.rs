@@ -1,23 +1,25 @@
 //! `SUBSCRIBE`, `PUBLISH` and their kin.
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext};
-use crate::client::ClientKind;
+use crate::client::{ClientKind, Subscriptions};
 use crate::pubsub::Topic;
 use crate::resp::{Protocol, Reply};
 
 fn count(context: &ServerContext, topic: Topic, added: isize) -> usize {
     let client = &context.session.client;
-    let (mut channels, mut patterns) = client.subscriptions.get();
-    match topic {
-        Topic::Channel => channels = channels.saturating_add_signed(added),
-        Topic::Pattern => patterns = patterns.saturating_add_signed(added),
-    }
-    client.subscriptions.set((channels, patterns));
-    let kind = if channels + patterns > 0 { ClientKind::Subscriber } else { ClientKind::Normal };
+    let mut counts = client.subscriptions.get();
+    let count = match topic {
+        Topic::Channel => &mut counts.channels,
+        Topic::Pattern => &mut counts.patterns,
+        Topic::Shard => &mut counts.shards,
+    };
+    *count = count.saturating_add_signed(added);
+    client.subscriptions.set(counts);
+    let kind = if counts.any() { ClientKind::Subscriber } else { ClientKind::Normal };
     if matches!(client.kind.get(), ClientKind::Normal | ClientKind::Subscriber) {
         client.kind.set(kind);
     }
-    channels + patterns
+    if topic == Topic::Shard { counts.shards } else { counts.channels + counts.patterns }
 }
 
 fn confirm(context: &mut ServerContext, word: &str, name: Option<&[u8]>, count: usize) {
@@ -70,24 +72,50 @@ pub(super) fn punsubscribe(context: &mut ServerContext, args: Args) -> Result<Fl
     unsubscribe_from(context, args, Topic::Pattern, "punsubscribe")
 }
 
+pub(super) fn ssubscribe(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    subscribe_to(context, args, Topic::Shard, "ssubscribe")
+}
+
+pub(super) fn sunsubscribe(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    unsubscribe_from(context, args, Topic::Shard, "sunsubscribe")
+}
+
 /// Messages travel down the replication stream too.
 pub(super) fn publish(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let receivers = context.instance.publish(args.get(1), args.get(2));
+    finish(context, args, receivers, b"PUBLISH")
+}
+
+/// There is one shard: this server and its replicas.
+pub(super) fn spublish(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let limit = context.instance.output_limit(ClientKind::Subscriber);
-    let published = context.instance.pubsub.publish(args.get(1), args.get(2), limit.hard_bytes);
+    let published = context.instance.pubsub.publish_to_shard(args.get(1), args.get(2), limit.hard_bytes);
     for client in published.too_slow {
         context.instance.enforce_output_limit(&client, client.pending_bytes());
     }
+    finish(context, args, published.receivers, b"SPUBLISH")
+}
+
+fn finish(context: &mut ServerContext, args: Args, receivers: usize, name: &[u8]) -> Result<Flow> {
     let db = context.session.db();
-    context.instance.propagate_request(db, &[b"PUBLISH", args.get(1), args.get(2)]);
-    context.reply().integer(published.receivers as i64);
+    context.instance.propagate_request(db, &[name, args.get(1), args.get(2)]);
+    context.reply().integer(receivers as i64);
     Ok(Flow::Continue)
 }
 
 pub(super) fn channels(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    list(context, args, Topic::Channel)
+}
+
+pub(super) fn shardchannels(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    list(context, args, Topic::Shard)
+}
+
+fn list(context: &mut ServerContext, args: Args, topic: Topic) -> Result<Flow> {
     if args.len() > 3 {
         return Err(ErrorReply::subcommand_arguments(args));
     }
-    let names = context.instance.pubsub.channels(args.maybe(2));
+    let names = context.instance.pubsub.channels(topic, args.maybe(2));
     let mut reply = Reply::new(context.out, context.session.protocol);
     reply.array(names.len());
     names.iter().for_each(|name| reply.bulk(name));
@@ -95,22 +123,30 @@ pub(super) fn channels(context: &mut ServerContext, args: Args) -> Result<Flow> 
 }
 
 pub(super) fn numsub(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    count_listeners(context, args, Topic::Channel)
+}
+
+pub(super) fn shardnumsub(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    count_listeners(context, args, Topic::Shard)
+}
+
+fn count_listeners(context: &mut ServerContext, args: Args, topic: Topic) -> Result<Flow> {
     let mut reply = Reply::new(context.out, context.session.protocol);
     reply.array(2 * (args.len() - 2));
     for name in args.from(2) {
         reply.bulk(name);
-        reply.integer(context.instance.pubsub.listener_count(name) as i64);
+        reply.integer(context.instance.pubsub.listener_count(topic, name) as i64);
     }
     Ok(Flow::Continue)
 }
 
 pub(super) fn numpat(context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    let (_, patterns) = context.instance.pubsub.counts();
+    let patterns = context.instance.pubsub.counts().patterns;
     context.reply().integer(patterns as i64);
     Ok(Flow::Continue)
 }
 
 /// In RESP2 a connection that listens may only change what it listens to.
-pub(super) fn is_restricted(protocol: Protocol, subscriptions: (usize, usize)) -> bool {
-    protocol == Protocol::Resp2 && subscriptions.0 + subscriptions.1 > 0
+pub(super) fn is_restricted(protocol: Protocol, subscriptions: Subscriptions) -> bool {
+    protocol == Protocol::Resp2 && subscriptions.any()
 }

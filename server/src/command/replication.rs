@@ -1,11 +1,12 @@
-//! `REPLICAOF`, `FAILOVER`, `PSYNC`, `REPLCONF`, `WAIT`, `ROLE`.
+//! `REPLICAOF`, `FAILOVER`, `PSYNC`, `REPLCONF`, `WAIT`, `WAITAOF`, `ROLE`.
 
 use std::rc::Rc;
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
 use crate::config::Upstream;
-use crate::instance::{Awaited, Instance, TimeLimit};
+use crate::instance::{Action, Awaited, Instance, TimeLimit};
 use crate::log::log;
+use crate::number::parse_i64;
 use crate::replication::{Feed, FeedState, History, Link, ReplicationId, Role, SyncAnswer};
 use crate::snapshot::{Image, Point};
 
@@ -162,7 +163,7 @@ pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> 
             b"capa" if value.eq_ignore_ascii_case(b"eof") => identity.eof = true,
             b"capa" if value.eq_ignore_ascii_case(b"psync2") => identity.psync2 = true,
             b"capa" => {}
-            b"ack" => return acknowledge(context, value),
+            b"ack" => return acknowledge(context, value, args.maybe(index + 3).filter(|_| args.is(index + 2, "fack"))),
             // The link answers it: only the link knows how much has been applied.
             b"getack" => return Ok(Flow::Continue),
             b"rdb-only" => identity.rdb_only = parse_integer(value)? == 1,
@@ -212,11 +213,12 @@ fn parse_announced_ip(value: &[u8]) -> Result<Option<String>> {
 }
 
 /// Has no reply: it would get into the stream.
-fn acknowledge(context: &mut ServerContext, value: &[u8]) -> Result<Flow> {
+fn acknowledge(context: &mut ServerContext, value: &[u8], synced: Option<&[u8]>) -> Result<Flow> {
+    let number = |digits: &[u8]| parse_i64(digits).and_then(|offset| u64::try_from(offset).ok());
     if let Some(feed) = context.session.feed.clone()
-        && let Some(offset) = crate::number::parse_i64(value).and_then(|offset| u64::try_from(offset).ok())
+        && let Some(offset) = number(value)
     {
-        context.instance.acknowledge(&feed, offset);
+        context.instance.acknowledge(&feed, offset, synced.and_then(number));
     }
     Ok(Flow::Continue)
 }
@@ -343,6 +345,47 @@ pub(super) fn wait(context: &mut ServerContext, args: Args) -> Result<Flow> {
     let offset = instance.replication.offset;
     instance.block(context.session, Awaited::Acknowledgements { offset, replicas: wanted }, deadline_ms);
     instance.ask_for_acknowledgement();
+    Ok(Flow::Block)
+}
+
+/// The same for what is on disks: this server's, and those of its replicas.
+/// <https://redis.io/docs/latest/commands/waitaof/>
+pub(super) fn waitaof(context: &mut ServerContext, args: Args) -> Result<Flow> {
+    let local = parse_integer(args.get(1))?;
+    if !(0..=1).contains(&local) {
+        return Err(ErrorReply::new("ERR value is out of range, value must between 0 and 1"));
+    }
+    let wanted = usize::try_from(parse_integer(args.get(2))?).map_err(|_| ErrorReply::NOT_POSITIVE)?;
+    let timeout_ms = parse_integer(args.get(3)).map_err(|_| ErrorReply::BAD_TIMEOUT)?;
+    if timeout_ms < 0 {
+        return Err(ErrorReply::NEGATIVE_TIMEOUT);
+    }
+    let instance = &mut *context.instance;
+    if !instance.replication.is_master() {
+        return Err(ErrorReply::new(
+            "ERR WAITAOF cannot be used with replica instances. Please also note that writes to replicas are just local \
+             and are not propagated.",
+        ));
+    }
+    let local = local == 1;
+    if local && !instance.config.appendonly {
+        return Err(ErrorReply::new("ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled."));
+    }
+    let offset = instance.replication.offset;
+    if instance.has_disks(offset, local, wanted) || instance.transaction_stream.is_some() {
+        let (here, there) = (instance.is_synced(offset), instance.feeds_synced(offset));
+        let mut reply = context.reply();
+        reply.array(2);
+        reply.integer(i64::from(here));
+        reply.integer(there as i64);
+        return Ok(Flow::Continue);
+    }
+    let deadline_ms = (timeout_ms > 0).then(|| instance.now_ms.saturating_add(timeout_ms));
+    if wanted > 0 {
+        instance.ask_for_acknowledgement();
+    }
+    instance.block(context.session, Awaited::Disks { offset, local, replicas: wanted }, deadline_ms);
+    instance.act(Action::SyncAof);
     Ok(Flow::Block)
 }
 

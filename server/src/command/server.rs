@@ -1,11 +1,11 @@
 //! The server as a whole: <https://redis.io/docs/latest/commands/?group=server>.
 
 use super::replication::check_upstream;
-use super::{Args, ErrorReply, Flow, Result, ServerContext, table};
-use crate::config::ShutdownOptions;
+use super::{Args, ErrorReply, Flow, Result, ServerContext};
+use crate::config::{Secret, ShutdownOptions};
 use crate::instance::{Action, Instance, Stats};
+use crate::keyspace::lazily_freed;
 use crate::log::{self, log};
-use crate::resp::Reply;
 use crate::{info, snapshot};
 
 pub(super) fn time(context: &mut ServerContext, _args: Args) -> Result<Flow> {
@@ -54,6 +54,19 @@ pub(super) fn bgsave(context: &mut ServerContext, args: Args) -> Result<Flow> {
     };
     context.instance.act(Action::Save);
     context.reply().simple(text);
+    Ok(Flow::Continue)
+}
+
+pub(super) fn bgrewriteaof(context: &mut ServerContext, _args: Args) -> Result<Flow> {
+    if context.instance.aof.rewrite.is_some() {
+        return Err(ErrorReply::new("ERR Background append only file rewriting already in progress"));
+    }
+    let is_busy = context.instance.persistence.snapshot_since_ms.is_some();
+    context.instance.schedule_rewrite();
+    context.reply().simple(match is_busy {
+        true => "Background append only file rewriting scheduled",
+        false => "Background append only file rewriting started",
+    });
     Ok(Flow::Continue)
 }
 
@@ -112,6 +125,10 @@ pub(super) fn config_set(context: &mut ServerContext, args: Args) -> Result<Flow
     }
     let assignments: Vec<(&[u8], &[u8])> =
         (2..args.len()).step_by(2).map(|index| (args.get(index), args.get(index + 1))).collect();
+    // What is being loaded comes from there.
+    if context.instance.loading.is_some() && assignments.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"dir")) {
+        return Err(ErrorReply::new("LOADING 'dir' can't be changed while the dataset is being loaded"));
+    }
     // Only a client that stands before the machine may loosen what guards it.
     let before = context.instance.config.clone();
     let changed = context.instance.config.set(&assignments, context.session.client.origin());
@@ -136,7 +153,7 @@ pub(super) fn config_rewrite(context: &mut ServerContext, _args: Args) -> Result
 }
 
 pub(super) fn config_resetstat(context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    context.instance.stats = Stats::default();
+    context.instance.stats = Stats { lazyfreed_before: lazily_freed().1, ..Stats::default() };
     context.ok()
 }
 
@@ -144,6 +161,14 @@ pub(super) fn config_resetstat(context: &mut ServerContext, _args: Args) -> Resu
 fn apply(instance: &mut Instance, changed: &[&'static str]) {
     for name in changed {
         match *name {
+            "slowlog-log-slower-than" | "latency-monitor-threshold" => instance.choose_timing(),
+            "requirepass" => {
+                let default = instance.users.default_user();
+                let mut rules = default.rules();
+                rules.set_password(instance.config.requirepass.as_ref().map(Secret::expose));
+                default.set_rules(rules);
+                instance.remember_users();
+            }
             "loglevel" => log::set_level(instance.config.loglevel),
             "key-load-delay" => instance.key_load_delay.set(instance.config.key_load_delay),
             "repl-backlog-size" | "client-output-buffer-limit" => instance.resize_backlog(),
@@ -151,7 +176,12 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
                 Some(upstream) => instance.follow(upstream),
                 None => instance.unfollow(),
             },
-            "notify-keyspace-events" => instance.config.warn_of_events(),
+            "appendonly" if instance.config.appendonly => instance.begin_aof(),
+            "appendonly" => instance.act(Action::StopAof),
+            "aof-disable-auto-gc" => instance.act(Action::TidyAof),
+            "maxmemory-policy" | "lfu-log-factor" | "lfu-decay-time" => instance.track_uses(),
+            // In a transaction what has to go does so after its end.
+            "maxmemory" if instance.transaction_stream.is_none() => _ = instance.make_room(),
             "replica-full-sync-guard" | "replica-expect-master-id" => instance.lift_refusal(),
             _ => {}
         }
@@ -161,93 +191,4 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
 /// There are no scripts; Sentinel wants to hear that none runs.
 pub(super) fn script_kill(_context: &mut ServerContext, _args: Args) -> Result<Flow> {
     Err(ErrorReply::new("NOTBUSY No scripts in execution right now."))
-}
-
-/// `HELP` of any command that is divided: what it is divided into.
-pub(super) fn help(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let command = table::find(args.get(0)).expect("the table led here");
-    if args.len() > 2 {
-        return Err(ErrorReply::arity(&format!("{}|help", command.name)));
-    }
-    let mut reply = context.reply();
-    reply.array(command.subcommands.len());
-    command.subcommands.iter().for_each(|command| reply.simple(&command.name.to_uppercase().replace('|', " ")));
-    Ok(Flow::Continue)
-}
-
-pub(super) fn command(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    if args.len() == 1 { command_info(context, args) } else { help(context, args) }
-}
-
-pub(super) fn command_count(context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    context.reply().integer(table::COMMANDS.len() as i64);
-    Ok(Flow::Continue)
-}
-
-/// Interactive clients ask for help texts; that there are none is an answer.
-pub(super) fn command_docs(context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    context.reply().map(0);
-    Ok(Flow::Continue)
-}
-
-pub(super) fn command_list(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    if args.len() > 2 {
-        return Err(ErrorReply::SYNTAX);
-    }
-    let all = || table::COMMANDS.iter().flat_map(|command| std::iter::once(command).chain(command.subcommands));
-    let mut reply = context.reply();
-    reply.array(all().count());
-    all().for_each(|command| reply.bulk(command.name.as_bytes()));
-    Ok(Flow::Continue)
-}
-
-pub(super) fn command_info(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let mut reply = context.reply();
-    if args.len() <= 2 {
-        reply.array(table::COMMANDS.len());
-        table::COMMANDS.iter().for_each(|command| describe(&mut reply, command));
-        return Ok(Flow::Continue);
-    }
-    reply.array(args.len() - 2);
-    for name in args.from(2) {
-        match table::find_by_full_name(name) {
-            Some(command) => describe(&mut reply, command),
-            None => reply.null(),
-        }
-    }
-    Ok(Flow::Continue)
-}
-
-pub(super) fn command_getkeys(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let inner = Args { request: args.request, spans: &args.spans[2..], first_key_hash: 0 };
-    let command = table::resolve(inner).map_err(|_| ErrorReply::new("ERR Invalid command specified"))?;
-    if command.keys == table::Keys::NONE {
-        return Err(ErrorReply::new("ERR The command has no key arguments"));
-    }
-    if !command.takes(inner.len()) {
-        return Err(ErrorReply::new("ERR Invalid number of arguments specified for command"));
-    }
-    let mut reply = context.reply();
-    reply.array(command.keys.of(inner).count());
-    command.keys.of(inner).for_each(|key| reply.bulk(key));
-    Ok(Flow::Continue)
-}
-
-fn describe(reply: &mut Reply, command: &table::Command) {
-    reply.array(10);
-    reply.bulk(command.name.as_bytes());
-    reply.integer(i64::from(command.arity));
-    let flags: Vec<&str> = command.flag_names().collect();
-    reply.set(flags.len());
-    flags.iter().for_each(|flag| reply.simple(flag));
-    reply.integer(command.keys.first as i64);
-    reply.integer(command.keys.last as i64);
-    reply.integer(command.keys.step as i64);
-    // Categories, tips and key specifications: none are told.
-    (0..3).for_each(|_| reply.set(0));
-    if command.subcommands.is_empty() {
-        return reply.set(0);
-    }
-    reply.array(command.subcommands.len());
-    command.subcommands.iter().for_each(|command| describe(reply, command));
 }

@@ -3,6 +3,7 @@
 use super::key::{ScanOptions, parse_cursor, reply_scan};
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::{Absent, Key};
+use crate::notify::Classes;
 use crate::resp::append_request;
 use crate::value::{Dice, Member, Set, SmallForms};
 
@@ -22,7 +23,11 @@ pub(super) fn sadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
     })?;
     let added = added.unwrap_or_default();
     context.reply.integer(added as i64);
-    Ok(if added > 0 { Effect::Verbatim } else { Effect::None })
+    if added == 0 {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::SET, "sadd", args.get(1));
+    Ok(Effect::Verbatim)
 }
 
 pub(super) fn srem(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -31,7 +36,11 @@ pub(super) fn srem(context: &mut WriteContext, args: Args) -> Result<Effect> {
     })?;
     let removed = removed.unwrap_or_default();
     context.reply.integer(removed as i64);
-    Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
+    if removed == 0 {
+        return Ok(Effect::None);
+    }
+    context.notify_taken(Classes::SET, "srem", args.get(1));
+    Ok(Effect::Verbatim)
 }
 
 pub(super) fn smove(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -49,7 +58,13 @@ pub(super) fn smove(context: &mut WriteContext, args: Args) -> Result<Effect> {
     }
     let integers_max = integers_max(context);
     context.edit(from, Absent::Skip, |set: &mut Set| set.remove(member))?;
-    context.edit(to, Absent::Create, |set: &mut Set| set.insert(member, integers_max))?;
+    context.notify_taken(Classes::SET, "srem", from.bytes);
+    // Who watches a set that has it already is not told of anything.
+    let is_there = context.value::<Set>(to)?.is_some_and(|set| set.contains(member));
+    if !is_there {
+        context.edit(to, Absent::Create, |set: &mut Set| set.insert(member, integers_max))?;
+        context.notify(Classes::SET, "sadd", to.bytes);
+    }
     Ok(Effect::Verbatim)
 }
 
@@ -91,6 +106,7 @@ pub(super) fn spop(context: &mut WriteContext, args: Args) -> Result<Effect> {
     };
     let member = set.choose_distinct(1, &mut random).pop().expect("no set in the key space is empty").to_vec();
     context.edit(key, Absent::Skip, |set: &mut Set| set.remove(&member))?;
+    context.notify_taken(Classes::SET, "spop", key.bytes);
     context.reply.bulk(&member);
     append_request(context.effect, &[b"SREM", key.bytes, &member]);
     Ok(Effect::Rewritten)
@@ -117,9 +133,11 @@ fn pop_several(context: &mut WriteContext, args: Args) -> Result<Effect> {
         return Ok(Effect::None);
     }
     if is_all {
+        context.notify(Classes::SET, "spop", key.bytes);
         return Ok(remove(context, key));
     }
     context.edit(key, Absent::Skip, |set: &mut Set| popped.iter().for_each(|member| _ = set.remove(member)))?;
+    context.notify(Classes::SET, "spop", key.bytes);
     for part in popped.chunks(REMOVED_TOGETHER_MAX) {
         let members = part.iter().map(Vec::as_slice);
         let request: Vec<&[u8]> = [b"SREM", key.bytes].into_iter().chain(members).collect();
@@ -133,6 +151,7 @@ fn remove(context: &mut WriteContext, key: Key) -> Effect {
     if !context.keyspace.remove(context.db, key) {
         return Effect::None;
     }
+    context.notify(Classes::GENERIC, "del", key.bytes);
     append_request(context.effect, &[b"DEL", key.bytes]);
     Effect::Rewritten
 }
@@ -262,29 +281,30 @@ impl WriteContext<'_> {
     }
 
     /// Stores the result of an operation under the command's first key.
-    fn store_result(&mut self, args: Args, result: Set) -> Effect {
+    fn store_result(&mut self, args: Args, result: Set, event: &'static str) -> Effect {
         self.reply.integer(result.len() as i64);
         if result.is_empty() {
             return remove(self, args.first_key());
         }
         self.store(args.first_key(), result);
+        self.notify(Classes::SET, event, args.get(1));
         Effect::Verbatim
     }
 }
 
 pub(super) fn sinterstore(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let result = collect(intersection(context.sets(args, 2)?), integers_max(context));
-    Ok(context.store_result(args, result))
+    Ok(context.store_result(args, result, "sinterstore"))
 }
 
 pub(super) fn sunionstore(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let result = union(&context.sets(args, 2)?, integers_max(context));
-    Ok(context.store_result(args, result))
+    Ok(context.store_result(args, result, "sunionstore"))
 }
 
 pub(super) fn sdiffstore(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let result = collect(difference(context.sets(args, 2)?), integers_max(context));
-    Ok(context.store_result(args, result))
+    Ok(context.store_result(args, result, "sdiffstore"))
 }
 
 pub(super) fn sscan(context: &mut ReadContext, args: Args) -> Result<()> {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::{EntryRef, Keyspace};
+use crate::notify::Classes;
 use crate::number::parse_f64;
 use crate::value::{List, Member, ValueRef};
 
@@ -208,6 +209,7 @@ pub(super) fn sort_ro(context: &mut ReadContext, args: Args) -> Result<()> {
 
 pub(super) fn sort(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let order = Order::parse(args)?;
+    context.looked_up(args.first_key());
     let source = Source { keyspace: context.keyspace, db: context.db, expiry_ms: context.expiry_ms };
     let values = order.run(&source, args.get(1))?;
     let Some(name) = order.store else {
@@ -220,6 +222,15 @@ pub(super) fn sort(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let target = context.keyspace.key(name);
     let changes = !list.is_empty() || context.get(target).is_some();
     context.reply.integer(list.len() as i64);
+    let is_stored = !list.is_empty();
     context.store(target, list);
-    Ok(if changes { Effect::Verbatim } else { Effect::None })
+    if !changes {
+        return Ok(Effect::None);
+    }
+    if is_stored {
+        context.notify(Classes::LIST, "sortstore", name);
+    } else {
+        context.notify(Classes::GENERIC, "del", name);
+    }
+    Ok(Effect::Verbatim)
 }

@@ -12,6 +12,7 @@ use super::key::{ScanOptions, parse_cursor, reply_scan};
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::config::Config;
 use crate::keyspace::{Absent, Key};
+use crate::notify::Classes;
 use crate::number::{DoubleText, parse_bound, parse_f64};
 use crate::resp::{Protocol, Reply};
 use crate::value::SmallForm;
@@ -133,7 +134,11 @@ pub(super) fn add(context: &mut WriteContext, key: Key, options: AddOptions, ent
         None if options.increment => context.reply.null(),
         _ => context.reply.integer(if options.changed { new + changed } else { new }),
     }
-    Ok(if new + changed > 0 { Effect::Verbatim } else { Effect::None })
+    if new + changed == 0 {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::SORTED_SET, if options.increment { "zincr" } else { "zadd" }, key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 fn parse_and_add(context: &mut WriteContext, args: Args, options: AddOptions) -> Result<Effect> {
@@ -155,12 +160,16 @@ pub(super) fn zrem(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let removed = context.edit(args.first_key(), Absent::Skip, |set: &mut SortedSet| {
         args.from(2).filter(|member| set.remove(member)).count()
     })?;
-    Ok(answer_removed(context, removed.unwrap_or(0)))
+    Ok(answer_removed(context, args, "zrem", removed.unwrap_or(0)))
 }
 
-fn answer_removed(context: &mut WriteContext, removed: usize) -> Effect {
+fn answer_removed(context: &mut WriteContext, args: Args, event: &'static str, removed: usize) -> Effect {
     context.reply.integer(removed as i64);
-    if removed > 0 { Effect::Verbatim } else { Effect::None }
+    if removed == 0 {
+        return Effect::None;
+    }
+    context.notify_taken(Classes::SORTED_SET, event, args.get(1));
+    Effect::Verbatim
 }
 
 pub(super) fn zcard(context: &mut ReadContext, args: Args) -> Result<()> {
@@ -332,7 +341,12 @@ fn remove_interval(context: &mut WriteContext, args: Args, by: By) -> Result<Eff
         set.remove_range(ranks.clone());
         ranks.len()
     })?;
-    Ok(answer_removed(context, removed.unwrap_or(0)))
+    let event = match by {
+        By::Rank => "zremrangebyrank",
+        By::Score => "zremrangebyscore",
+        By::Member => "zremrangebylex",
+    };
+    Ok(answer_removed(context, args, event, removed.unwrap_or(0)))
 }
 
 pub(super) fn zremrangebyrank(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -491,15 +505,20 @@ pub(super) fn zrangestore(context: &mut WriteContext, args: Args) -> Result<Effe
             selected.insert(entry.member, entry.score, small);
         }
     }
-    Ok(store(context, args.first_key(), selected))
+    Ok(store(context, args.first_key(), selected, "zrangestore"))
 }
 
 /// Puts a result in the place of whatever is there, and answers with its length.
-pub(super) fn store(context: &mut WriteContext, key: Key, result: SortedSet) -> Effect {
+pub(super) fn store(context: &mut WriteContext, key: Key, result: SortedSet, event: &'static str) -> Effect {
     let is_there = context.get(key).is_some();
     let len = result.len();
     context.store(key, result);
     context.reply.integer(len as i64);
+    if len > 0 {
+        context.notify(Classes::SORTED_SET, event, key.bytes);
+    } else if is_there {
+        context.notify(Classes::GENERIC, "del", key.bytes);
+    }
     if len > 0 || is_there { Effect::Verbatim } else { Effect::None }
 }
 

@@ -14,6 +14,7 @@ pub(super) use read::{xread, xreadgroup};
 
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer, quotable};
 use crate::keyspace::Absent;
+use crate::notify::Classes;
 use crate::resp::{Reply, append_request};
 use crate::value::Stream;
 use crate::value::stream::{Bound, Entry, Id};
@@ -118,9 +119,11 @@ struct TrimOptions {
 }
 
 impl TrimOptions {
-    fn parse(args: Args, is_add: bool) -> Result<TrimOptions> {
-        /// So many entries go at once without a `LIMIT`, so that nobody waits long.
-        const LIMIT: usize = 10_000;
+    fn parse(context: &WriteContext, args: Args, is_add: bool) -> Result<TrimOptions> {
+        /// So many blocks go at once without a `LIMIT`, so that nobody waits long.
+        const BLOCKS: usize = 100;
+        /// The same in entries, where blocks have no limit, and at most.
+        const LIMITS: (usize, usize) = (10_000, 1_000_000);
         let (mut trim, mut limit, mut make, mut index) = (None::<Trim>, None, true, 2);
         while let Some(option) = args.maybe(index) {
             let more = args.len() - index - 1;
@@ -173,7 +176,11 @@ impl TrimOptions {
             if limit.is_some() && !trim.is_approximate {
                 return Err(ErrorReply::new("ERR syntax error, LIMIT cannot be used without the special ~ option"));
             }
-            trim.limit = limit.unwrap_or(if trim.is_approximate { LIMIT } else { 0 });
+            let all = match context.config.stream_node_max_entries.saturating_mul(BLOCKS) {
+                0 => LIMITS.0,
+                limit => limit.min(LIMITS.1),
+            };
+            trim.limit = limit.unwrap_or(if trim.is_approximate { all } else { 0 });
         }
         Ok(TrimOptions { trim, make, id: index })
     }
@@ -230,7 +237,7 @@ impl NewId {
 }
 
 pub(super) fn xadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let options = TrimOptions::parse(args, true)?;
+    let options = TrimOptions::parse(context, args, true)?;
     let fields = options.id + 1;
     if args.len() < fields + 2 || (args.len() - fields) % 2 == 1 {
         return Err(ErrorReply::arity("xadd"));
@@ -249,15 +256,20 @@ pub(super) fn xadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
     }
     let too_small = ErrorReply::new("ERR The ID specified in XADD is equal or smaller than the target stream top item");
     let id = new_id.after(last, context.now_ms).ok_or(too_small)?;
+    let block_size = context.config.stream_block_size();
     let exact = context.edit(key, Absent::Create, |stream: &mut Stream| {
-        stream.append(id, args.from(fields));
+        stream.append(id, args.from(fields), block_size);
         let trim = options.trim.as_ref()?;
-        trim.run(stream);
-        trim.is_approximate.then(|| (trim.argument, trim.exact(stream)))
+        let trimmed = trim.run(stream);
+        Some((trimmed, trim.is_approximate.then(|| (trim.argument, trim.exact(stream)))))
     })?;
+    let (trimmed, exact) = exact.flatten().unwrap_or_default();
+    context.notify(Classes::STREAM, "xadd", key.bytes);
+    if trimmed > 0 {
+        context.notify(Classes::STREAM, "xtrim", key.bytes);
+    }
     let id_text = id.to_string();
     context.reply.bulk(id_text.as_bytes());
-    let exact = exact.flatten();
     if exact.is_none() && matches!(new_id, NewId::Given(_)) {
         return Ok(Effect::Verbatim);
     }
@@ -284,7 +296,7 @@ fn append_exact(context: &mut WriteContext, args: Args, exact: Option<(usize, St
 }
 
 pub(super) fn xtrim(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let options = TrimOptions::parse(args, false)?;
+    let options = TrimOptions::parse(context, args, false)?;
     let Some(trim) = options.trim else { return Err(ErrorReply::SYNTAX) };
     let trimmed = context.edit(args.first_key(), Absent::Skip, |stream: &mut Stream| {
         (trim.run(stream), trim.is_approximate.then(|| (trim.argument, trim.exact(stream))))
@@ -294,6 +306,7 @@ pub(super) fn xtrim(context: &mut WriteContext, args: Args) -> Result<Effect> {
     if count == 0 {
         return Ok(Effect::None);
     }
+    context.notify(Classes::STREAM, "xtrim", args.get(1));
     if exact.is_none() {
         return Ok(Effect::Verbatim);
     }
@@ -346,7 +359,11 @@ pub(super) fn xdel(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let remove = |stream: &mut Stream| ids.iter().filter(|id| stream.remove(**id)).count();
     let removed = context.edit(key, Absent::Skip, remove)?.unwrap_or(0);
     context.reply.integer(removed as i64);
-    Ok(if removed > 0 { Effect::Verbatim } else { Effect::None })
+    if removed == 0 {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STREAM, "xdel", key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 pub(super) fn xsetid(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -389,6 +406,7 @@ pub(super) fn xsetid(context: &mut WriteContext, args: Args) -> Result<Effect> {
         let deleted = if deleted == Id::MIN { stream.max_deleted_id() } else { deleted };
         stream.set_history(id, deleted, added.unwrap_or(stream.entries_added()));
     })?;
+    context.notify(Classes::STREAM, "xsetid", key.bytes);
     context.reply.ok();
     Ok(Effect::Verbatim)
 }

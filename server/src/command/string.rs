@@ -3,6 +3,7 @@
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::keyspace::{Deadline, Key};
 use crate::long_double::LongDouble;
+use crate::notify::Classes;
 use crate::resp::append_request;
 
 /// What an expiry argument counts.
@@ -127,12 +128,14 @@ pub(super) fn set(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let (key, value) = (args.first_key(), args.get(2));
     if args.len() == 3 {
         context.keyspace.set_str(context.db, key, value, Deadline::Clear);
+        context.notify(Classes::STRING, "set", key.bytes);
         context.reply.ok();
         return Ok(Effect::Verbatim);
     }
     let options = SetOptions::parse(args, context.now_ms)?;
     let deadline = options.expiry.as_ref().map(|expiry| expiry.deadline_ms("set")).transpose()?;
     let present = if options.get {
+        context.looked_up(key);
         let old = lookup(context, key)?.map(<[u8]>::to_vec);
         context.reply.bulk_or_null(old.as_deref());
         old.is_some()
@@ -151,6 +154,10 @@ pub(super) fn set(context: &mut WriteContext, args: Args) -> Result<Effect> {
         None => Deadline::Clear,
     };
     context.keyspace.set_str(context.db, key, value, new_deadline);
+    context.notify(Classes::STRING, "set", key.bytes);
+    if deadline.is_some() {
+        context.notify(Classes::GENERIC, "expire", key.bytes);
+    }
     if !options.get {
         context.reply.ok();
     }
@@ -172,6 +179,8 @@ fn set_expiring(context: &mut WriteContext, args: Args, unit: Unit, name: &str) 
     let expiry = Expiry { argument: args.get(2), unit, base_ms: context.now_ms };
     let deadline = expiry.deadline_ms(name)?;
     context.keyspace.set_str(context.db, key, value, Deadline::At(deadline));
+    context.notify(Classes::STRING, "set", key.bytes);
+    context.notify(Classes::GENERIC, "expire", key.bytes);
     context.reply.ok();
     Ok(propagate_set(context, key.bytes, value, deadline))
 }
@@ -189,6 +198,7 @@ pub(super) fn setnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let present = context.keyspace.get(context.db, key, context.expiry_ms).is_some();
     if !present {
         context.keyspace.set_str(context.db, key, args.get(2), Deadline::Clear);
+        context.notify(Classes::STRING, "set", key.bytes);
     }
     context.reply.integer(i64::from(!present));
     Ok(if present { Effect::None } else { Effect::Verbatim })
@@ -196,21 +206,25 @@ pub(super) fn setnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
 
 pub(super) fn getset(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
+    context.looked_up(key);
     let old = lookup(context, key)?.map(<[u8]>::to_vec);
     context.reply.bulk_or_null(old.as_deref());
     context.keyspace.set_str(context.db, key, args.get(2), Deadline::Clear);
+    context.notify(Classes::STRING, "set", key.bytes);
     append_request(context.effect, &[b"SET", key.bytes, args.get(2)]);
     Ok(Effect::Rewritten)
 }
 
 pub(super) fn getdel(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
+    context.looked_up(key);
     let old = lookup(context, key)?.map(<[u8]>::to_vec);
     context.reply.bulk_or_null(old.as_deref());
     if old.is_none() {
         return Ok(Effect::None);
     }
     context.keyspace.remove(context.db, key);
+    context.notify(Classes::GENERIC, "del", key.bytes);
     append_request(context.effect, &[b"DEL", key.bytes]);
     Ok(Effect::Rewritten)
 }
@@ -223,6 +237,7 @@ pub(super) fn getex(context: &mut WriteContext, args: Args) -> Result<Effect> {
         4 => Some(Expiry::option(&args.get(2).to_ascii_lowercase(), args.get(3), context.now_ms)?),
         _ => return Err(ErrorReply::SYNTAX),
     };
+    context.looked_up(key);
     let Some(value) = lookup(context, key)?.map(<[u8]>::to_vec) else {
         context.reply.null();
         return Ok(Effect::None);
@@ -260,6 +275,7 @@ fn set_pairs(context: &mut WriteContext, args: Args) {
     for index in (1..args.len()).step_by(2) {
         let key = context.keyspace.key(args.get(index));
         context.keyspace.set_str(context.db, key, args.get(index + 1), Deadline::Clear);
+        context.notify(Classes::STRING, "set", key.bytes);
     }
 }
 
@@ -279,6 +295,7 @@ pub(super) fn append(context: &mut WriteContext, args: Args) -> Result<Effect> {
             context.keyspace.str_mut(context.db, key, append).expect("the key was just seen")
         }
     };
+    context.notify(Classes::STRING, "append", key.bytes);
     context.reply.integer(len as i64);
     Ok(Effect::Verbatim)
 }
@@ -305,6 +322,7 @@ pub(super) fn setrange(context: &mut WriteContext, args: Args) -> Result<Effect>
         value.len()
     };
     let len = context.keyspace.str_mut(context.db, key, write).expect("the key was just seen or made");
+    context.notify(Classes::STRING, "setrange", key.bytes);
     context.reply.integer(len as i64);
     Ok(Effect::Verbatim)
 }
@@ -317,6 +335,7 @@ fn add(context: &mut WriteContext, key: Key, delta: i64) -> Result<Effect> {
     let new = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment or decrement would overflow"))?;
     let mut digits = itoa::Buffer::new();
     context.keyspace.set_str(context.db, key, digits.format(new).as_bytes(), Deadline::Keep);
+    context.notify(Classes::STRING, "incrby", key.bytes);
     context.reply.integer(new);
     Ok(Effect::Verbatim)
 }
@@ -350,6 +369,7 @@ pub(super) fn incrbyfloat(context: &mut WriteContext, args: Args) -> Result<Effe
     let sum = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment would produce NaN or Infinity"))?;
     let text = sum.to_string();
     context.keyspace.set_str(context.db, key, text.as_bytes(), Deadline::Keep);
+    context.notify(Classes::STRING, "incrbyfloat", key.bytes);
     context.reply.bulk(text.as_bytes());
     append_request(context.effect, &[b"SET", key.bytes, text.as_bytes(), b"KEEPTTL"]);
     Ok(Effect::Rewritten)

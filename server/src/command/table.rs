@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, acl, bit, connection, debug, geo, hash, key, list, object, pubsub,
-    quotable, replication, server, set, sort, sorted_set, stream, string, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, client, connection, debug, geo, hash,
+    hyperloglog, introspection, key, lcs, list, memory, monitor, object, pubsub, quotable, replication, server, set,
+    slowlog, sort, sorted_set, stream, string, tracking, transaction,
 };
 use crate::number::parse_i64;
 
@@ -37,23 +38,31 @@ pub const NO_SCRIPT: Flags = 1 << 9;
 pub const DENY_OOM: Flags = 1 << 10;
 /// Concerns channels.
 pub const PUBSUB: Flags = 1 << 11;
+/// Is not shown by `MONITOR`, or not by itself.
+pub const SKIP_MONITOR: Flags = 1 << 12;
+/// Is not kept by `SLOWLOG`: it may be slow for other reasons.
+pub const SKIP_SLOWLOG: Flags = 1 << 13;
 
-/// May wait, but changes nothing.
+/// May wait or note something, but changes nothing.
 pub const READS: Flags = 1 << 30;
+/// Takes about as long each time, though it is not called fast.
+pub const QUICK: Flags = 1 << 29;
 /// Runs while data come from an upstream, though not while the server's own are being loaded.
 pub const DURING_TRANSFER: Flags = 1 << 31;
 
 /// The flags as `COMMAND` names them.
-const NAMES: [(Flags, &str); 9] = [
+const NAMES: [(Flags, &str); 11] = [
+    (DENY_OOM, "denyoom"),
+    (ADMIN, "admin"),
+    (PUBSUB, "pubsub"),
+    (NO_SCRIPT, "noscript"),
     (LOADING, "loading"),
     (STALE, "stale"),
+    (SKIP_MONITOR, "skip_monitor"),
+    (SKIP_SLOWLOG, "skip_slowlog"),
+    (FAST, "fast"),
     (NO_AUTH, "no_auth"),
     (NO_MULTI, "no_multi"),
-    (FAST, "fast"),
-    (ADMIN, "admin"),
-    (NO_SCRIPT, "noscript"),
-    (DENY_OOM, "denyoom"),
-    (PUBSUB, "pubsub"),
 ];
 
 /// Which arguments are keys; the command's name is argument 0.
@@ -106,7 +115,7 @@ impl Keys {
     }
 
     /// Where `SORT` or `GEORADIUS` is told where to store; the last word counts.
-    fn stored(self, args: Args) -> Option<usize> {
+    pub(super) fn stored(self, args: Args) -> Option<usize> {
         let (mut index, mut stored) = (2, None);
         while self.stored && index < args.len() {
             index += match args.get(index).to_ascii_lowercase().as_slice() {
@@ -179,12 +188,27 @@ impl Command {
         self.flags & flag != 0
     }
 
+    /// Whether one call takes about as long as the next one.
+    #[inline]
+    pub fn is_quick(&self) -> bool {
+        self.flags & (FAST | QUICK) != 0
+    }
+
+    /// Whether it is called fast.
+    pub fn is_fast(&self) -> bool {
+        self.is(FAST)
+    }
+
+    /// Whether its being slow says something.
+    pub fn is_logged_if_slow(&self) -> bool {
+        !self.is(SKIP_SLOWLOG)
+    }
+
     /// Whether it changes keys.
     #[inline]
     pub fn is_write(&self) -> bool {
         match self.handler {
-            Handler::Write(_) => true,
-            Handler::Blocking(_) => !self.is(READS),
+            Handler::Write(_) | Handler::Blocking(_) => !self.is(READS),
             Handler::Read(_) | Handler::Server(_) => false,
         }
     }
@@ -200,18 +224,22 @@ impl Command {
         if self.arity < 0 { count >= self.arity.unsigned_abs() as usize } else { count == self.arity as usize }
     }
 
+    /// Whether it looks at keys and changes none.
+    pub fn is_readonly(&self) -> bool {
+        match self.handler {
+            Handler::Read(_) => true,
+            Handler::Write(_) | Handler::Blocking(_) => self.is(READS),
+            Handler::Server(_) => false,
+        }
+    }
+
     /// The names of its flags.
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
-        let kind = match self.handler {
-            Handler::Read(_) => Some("readonly"),
-            Handler::Blocking(_) if self.is(READS) => Some("readonly"),
-            Handler::Write(_) | Handler::Blocking(_) => Some("write"),
-            Handler::Server(_) => None,
-        };
+        let kind = if self.is_write() { Some("write") } else { self.is_readonly().then_some("readonly") };
         let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
-        let counted = (self.keys.count > 0 || self.keys.stored || self.keys.streams).then_some("movablekeys");
         let own = NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name);
-        kind.into_iter().chain(blocking).chain(own).chain(counted)
+        let movable = about(self.name).specs.iter().any(|spec| !spec.is_range()).then_some("movablekeys");
+        kind.into_iter().chain(blocking).chain(own).chain(movable)
     }
 }
 
@@ -219,9 +247,14 @@ const fn command(name: &'static str, arity: i32, flags: Flags, keys: Keys, handl
     Command { name, arity, flags, keys, handler, subcommands: &[] }
 }
 
+/// What tells of a family of commands.
+const fn help(name: &'static str) -> Command {
+    command(name, 2, LOADING | STALE, Keys::NONE, Server(introspection::help))
+}
+
 /// A command that is nothing but its subcommands.
 const fn container(name: &'static str, subcommands: &'static [Command]) -> Command {
-    Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(server::help)) }
+    Command { subcommands, ..command(name, -2, 0, Keys::NONE, Server(introspection::help)) }
 }
 
 use Handler::{Blocking, Read, Server, Write};
@@ -247,11 +280,12 @@ pub static COMMANDS: &[Command] = &[
     command("incr", 2, DENY_OOM | FAST, Keys::ONE, Write(string::incr)),
     command("incrby", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrby)),
     command("incrbyfloat", 3, DENY_OOM | FAST, Keys::ONE, Write(string::incrbyfloat)),
+    command("lcs", -3, 0, Keys::TWO, Read(lcs::lcs)),
     command("mget", -2, FAST, Keys::ALL, Read(string::mget)),
     command("mset", -3, DENY_OOM, Keys::PAIRS, Write(string::mset)),
     command("msetnx", -3, DENY_OOM, Keys::PAIRS, Write(string::msetnx)),
     command("psetex", 4, DENY_OOM, Keys::ONE, Write(string::psetex)),
-    command("set", -3, DENY_OOM, Keys::ONE, Write(string::set)),
+    command("set", -3, DENY_OOM | QUICK, Keys::ONE, Write(string::set)),
     command("setex", 4, DENY_OOM, Keys::ONE, Write(string::setex)),
     command("setnx", 3, DENY_OOM | FAST, Keys::ONE, Write(string::setnx)),
     command("setrange", 4, DENY_OOM, Keys::ONE, Write(string::setrange)),
@@ -265,6 +299,12 @@ pub static COMMANDS: &[Command] = &[
     command("bitpos", -3, 0, Keys::ONE, Read(bit::bitpos)),
     command("getbit", 3, FAST, Keys::ONE, Read(bit::getbit)),
     command("setbit", 4, DENY_OOM, Keys::ONE, Write(bit::setbit)),
+    // HyperLogLogs.
+    command("pfadd", -2, DENY_OOM | FAST, Keys::ONE, Write(hyperloglog::pfadd)),
+    command("pfcount", -2, READS | MAY_REPLICATE, Keys::ALL, Write(hyperloglog::pfcount)),
+    command("pfdebug", 3, DENY_OOM | ADMIN, Keys::SECOND, Write(hyperloglog::pfdebug)),
+    command("pfmerge", -2, DENY_OOM, Keys::ALL, Write(hyperloglog::pfmerge)),
+    command("pfselftest", 1, ADMIN, Keys::NONE, Server(hyperloglog::pfselftest)),
     // Hashes.
     command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
     command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
@@ -334,11 +374,13 @@ pub static COMMANDS: &[Command] = &[
         command("xgroup|createconsumer", 5, DENY_OOM, Keys::SECOND, Write(stream::xgroup_createconsumer)),
         command("xgroup|delconsumer", 5, 0, Keys::SECOND, Write(stream::xgroup_delconsumer)),
         command("xgroup|destroy", 4, 0, Keys::SECOND, Write(stream::xgroup_destroy)),
+        help("xgroup|help"),
         command("xgroup|setid", -5, 0, Keys::SECOND, Write(stream::xgroup_setid)),
     ]),
     container("xinfo", &[
         command("xinfo|consumers", 4, 0, Keys::SECOND, Read(stream::xinfo_consumers)),
         command("xinfo|groups", 3, 0, Keys::SECOND, Read(stream::xinfo_groups)),
+        help("xinfo|help"),
         command("xinfo|stream", -3, 0, Keys::SECOND, Read(stream::xinfo_stream)),
     ]),
     command("xlen", 2, FAST, Keys::ONE, Read(stream::xlen)),
@@ -409,12 +451,18 @@ pub static COMMANDS: &[Command] = &[
     command("flushdb", -1, 0, Keys::NONE, Write(key::flushdb)),
     command("keys", 2, 0, Keys::NONE, Read(key::keys)),
     container("memory", &[
+        command("memory|doctor", 2, 0, Keys::NONE, Server(memory::doctor)),
+        help("memory|help"),
+        command("memory|malloc-stats", 2, 0, Keys::NONE, Server(memory::malloc_stats)),
+        command("memory|purge", 2, 0, Keys::NONE, Server(memory::purge)),
+        command("memory|stats", 2, 0, Keys::NONE, Server(memory::stats)),
         command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
     ]),
     command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
     container("object", &[
         command("object|encoding", 3, 0, Keys::SECOND, Read(object::encoding)),
         command("object|freq", 3, 0, Keys::SECOND, Read(object::freq)),
+        help("object|help"),
         command("object|idletime", 3, 0, Keys::SECOND, Read(object::idletime)),
         command("object|refcount", 3, 0, Keys::SECOND, Read(object::refcount)),
     ]),
@@ -431,13 +479,13 @@ pub static COMMANDS: &[Command] = &[
     command("sort", -2, DENY_OOM, Keys::ONE_AND_STORED, Write(sort::sort)),
     command("sort_ro", -2, 0, Keys::ONE_AND_STORED, Read(sort::sort_ro)),
     command("swapdb", 3, FAST, Keys::NONE, Write(key::swapdb)),
-    command("touch", -2, FAST, Keys::ALL, Read(key::exists)),
+    command("touch", -2, FAST, Keys::ALL, Read(key::touch)),
     command("ttl", 2, FAST, Keys::ONE, Read(key::ttl)),
     command("type", 2, FAST, Keys::ONE, Read(key::kind)),
     command("unlink", -2, FAST, Keys::ALL, Write(key::del)),
     // Transactions.
     command("discard", 1, IN_MULTI, Keys::NONE, Server(transaction::discard)),
-    command("exec", 1, IN_MULTI & !FAST, Keys::NONE, Server(transaction::exec)),
+    command("exec", 1, (IN_MULTI | SKIP_SLOWLOG) & !FAST, Keys::NONE, Server(transaction::exec)),
     command("multi", 1, IN_MULTI, Keys::NONE, Server(transaction::multi)),
     command("unwatch", 1, CONNECTION, Keys::NONE, Server(transaction::unwatch)),
     command("watch", -2, IN_MULTI, Keys::ALL, Server(transaction::watch)),
@@ -446,27 +494,39 @@ pub static COMMANDS: &[Command] = &[
     command("publish", 3, LOADING | STALE | FAST | PUBSUB | MAY_REPLICATE, Keys::NONE, Server(pubsub::publish)),
     container("pubsub", &[
         command("pubsub|channels", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::channels)),
+        help("pubsub|help"),
         command("pubsub|numpat", 2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::numpat)),
         command("pubsub|numsub", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::numsub)),
+        command("pubsub|shardchannels", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::shardchannels)),
+        command("pubsub|shardnumsub", -2, LOADING | STALE | PUBSUB, Keys::NONE, Server(pubsub::shardnumsub)),
     ]),
     command("punsubscribe", -1, LISTENING, Keys::NONE, Server(pubsub::punsubscribe)),
+    command("spublish", 3, LOADING | STALE | FAST | PUBSUB | MAY_REPLICATE, Keys::ONE, Server(pubsub::spublish)),
+    command("ssubscribe", -2, LISTENING, Keys::ALL, Server(pubsub::ssubscribe)),
     command("subscribe", -2, LISTENING, Keys::NONE, Server(pubsub::subscribe)),
+    command("sunsubscribe", -1, LISTENING, Keys::ALL, Server(pubsub::sunsubscribe)),
     command("unsubscribe", -1, LISTENING, Keys::NONE, Server(pubsub::unsubscribe)),
     // The connection.
     command("auth", -2, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::auth)),
     container("client", &[
-        command("client|getname", 2, PERSONAL, Keys::NONE, Server(connection::client_getname)),
-        command("client|id", 2, PERSONAL, Keys::NONE, Server(connection::client_id)),
-        command("client|info", 2, PERSONAL, Keys::NONE, Server(connection::client_info)),
-        command("client|kill", -3, OPERATOR, Keys::NONE, Server(connection::client_kill)),
-        command("client|list", -2, OPERATOR, Keys::NONE, Server(connection::client_list)),
-        command("client|no-evict", 3, OPERATOR, Keys::NONE, Server(connection::client_no_evict)),
-        command("client|pause", -3, OPERATOR, Keys::NONE, Server(connection::client_pause)),
-        command("client|reply", 3, PERSONAL, Keys::NONE, Server(connection::client_reply)),
-        command("client|setinfo", 4, PERSONAL, Keys::NONE, Server(connection::client_setinfo)),
-        command("client|setname", 3, PERSONAL, Keys::NONE, Server(connection::client_setname)),
-        command("client|unblock", -3, OPERATOR, Keys::NONE, Server(connection::client_unblock)),
-        command("client|unpause", 2, OPERATOR, Keys::NONE, Server(connection::client_unpause)),
+        command("client|caching", 3, PERSONAL, Keys::NONE, Server(tracking::caching)),
+        command("client|getname", 2, PERSONAL, Keys::NONE, Server(client::getname)),
+        command("client|getredir", 2, PERSONAL, Keys::NONE, Server(tracking::getredir)),
+        help("client|help"),
+        command("client|id", 2, PERSONAL, Keys::NONE, Server(client::id)),
+        command("client|info", 2, PERSONAL, Keys::NONE, Server(client::info)),
+        command("client|kill", -3, OPERATOR, Keys::NONE, Server(client::kill)),
+        command("client|list", -2, OPERATOR, Keys::NONE, Server(client::list)),
+        command("client|no-evict", 3, OPERATOR, Keys::NONE, Server(client::no_evict)),
+        command("client|no-touch", 3, PERSONAL, Keys::NONE, Server(client::no_touch)),
+        command("client|pause", -3, OPERATOR, Keys::NONE, Server(client::pause)),
+        command("client|reply", 3, PERSONAL, Keys::NONE, Server(client::reply)),
+        command("client|setinfo", 4, PERSONAL, Keys::NONE, Server(client::setinfo)),
+        command("client|setname", 3, PERSONAL, Keys::NONE, Server(client::setname)),
+        command("client|tracking", -3, PERSONAL, Keys::NONE, Server(tracking::tracking)),
+        command("client|trackinginfo", 2, PERSONAL, Keys::NONE, Server(tracking::trackinginfo)),
+        command("client|unblock", -3, OPERATOR, Keys::NONE, Server(client::unblock)),
+        command("client|unpause", 2, OPERATOR, Keys::NONE, Server(client::unpause)),
     ]),
     command("echo", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::echo)),
     command("hello", -1, CONNECTION | NO_AUTH, Keys::NONE, Server(connection::hello)),
@@ -476,31 +536,63 @@ pub static COMMANDS: &[Command] = &[
     command("select", 2, LOADING | STALE | FAST, Keys::NONE, Server(connection::select)),
     // The server.
     container("acl", &[
+        command("acl|cat", -2, PERSONAL, Keys::NONE, Server(acl::cat)),
+        command("acl|deluser", -3, OPERATOR, Keys::NONE, Server(acl::deluser)),
+        command("acl|dryrun", -4, OPERATOR, Keys::NONE, Server(acl::dryrun)),
+        command("acl|genpass", -2, PERSONAL, Keys::NONE, Server(acl::genpass)),
+        command("acl|getuser", 3, OPERATOR, Keys::NONE, Server(acl::getuser)),
+        help("acl|help"),
         command("acl|list", 2, OPERATOR, Keys::NONE, Server(acl::list)),
+        command("acl|load", 2, OPERATOR, Keys::NONE, Server(acl::load)),
+        command("acl|log", -2, OPERATOR, Keys::NONE, Server(acl::log)),
+        command("acl|save", 2, OPERATOR, Keys::NONE, Server(acl::save)),
         command("acl|setuser", -3, OPERATOR, Keys::NONE, Server(acl::setuser)),
         command("acl|users", 2, OPERATOR, Keys::NONE, Server(acl::users)),
         command("acl|whoami", 2, PERSONAL, Keys::NONE, Server(acl::whoami)),
     ]),
+    command("bgrewriteaof", 1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgrewriteaof)),
     command("bgsave", -1, NO_SCRIPT | ADMIN, Keys::NONE, Server(server::bgsave)),
-    Command { arity: -1, flags: LOADING | STALE, handler: Server(server::command), ..container("command", &[
-        command("command|count", 2, LOADING | STALE, Keys::NONE, Server(server::command_count)),
-        command("command|docs", -2, LOADING | STALE, Keys::NONE, Server(server::command_docs)),
-        command("command|getkeys", -4, LOADING | STALE, Keys::NONE, Server(server::command_getkeys)),
-        command("command|info", -2, LOADING | STALE, Keys::NONE, Server(server::command_info)),
-        command("command|list", -2, LOADING | STALE, Keys::NONE, Server(server::command_list)),
+    Command { arity: -1, flags: LOADING | STALE, handler: Server(introspection::command), ..container("command", &[
+        command("command|count", 2, LOADING | STALE, Keys::NONE, Server(introspection::count)),
+        command("command|docs", -2, LOADING | STALE, Keys::NONE, Server(introspection::docs)),
+        command("command|getkeys", -4, LOADING | STALE, Keys::NONE, Server(introspection::getkeys)),
+        command("command|getkeysandflags", -4, LOADING | STALE, Keys::NONE, Server(introspection::getkeysandflags)),
+        help("command|help"),
+        command("command|info", -2, LOADING | STALE, Keys::NONE, Server(introspection::info)),
+        command("command|list", -2, LOADING | STALE, Keys::NONE, Server(introspection::list)),
     ]) },
     container("config", &[
         command("config|get", -3, OPERATOR, Keys::NONE, Server(server::config_get)),
+        help("config|help"),
         command("config|resetstat", 2, OPERATOR, Keys::NONE, Server(server::config_resetstat)),
         command("config|rewrite", 2, OPERATOR, Keys::NONE, Server(server::config_rewrite)),
         command("config|set", -4, OPERATOR, Keys::NONE, Server(server::config_set)),
     ]),
     command("debug", -2, OPERATOR, Keys::NONE, Server(debug::debug)),
     command("info", -1, LOADING | STALE, Keys::NONE, Server(server::info)),
+    container("latency", &[
+        command("latency|doctor", 2, OPERATOR, Keys::NONE, Server(slowlog::latency_doctor)),
+        command("latency|graph", 3, OPERATOR, Keys::NONE, Server(slowlog::latency_graph)),
+        help("latency|help"),
+        command("latency|histogram", -2, OPERATOR, Keys::NONE, Server(slowlog::latency_histogram)),
+        command("latency|history", 3, OPERATOR, Keys::NONE, Server(slowlog::latency_history)),
+        command("latency|latest", 2, OPERATOR, Keys::NONE, Server(slowlog::latency_latest)),
+        command("latency|reset", -2, OPERATOR, Keys::NONE, Server(slowlog::latency_reset)),
+    ]),
+    command("monitor", 1, OPERATOR, Keys::NONE, Server(monitor::monitor)),
     command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
-    container("script", &[command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(server::script_kill))]),
+    container("script", &[
+        help("script|help"),
+        command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(server::script_kill)),
+    ]),
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
+    container("slowlog", &[
+        command("slowlog|get", -2, ADMIN | LOADING | STALE, Keys::NONE, Server(slowlog::get)),
+        help("slowlog|help"),
+        command("slowlog|len", 2, ADMIN | LOADING | STALE, Keys::NONE, Server(slowlog::len)),
+        command("slowlog|reset", 2, ADMIN | LOADING | STALE, Keys::NONE, Server(slowlog::reset)),
+    ]),
     command("time", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::time)),
     // Replication.
     command("failover", -1, NO_SCRIPT | ADMIN | STALE, Keys::NONE, Server(replication::failover)),
@@ -512,7 +604,13 @@ pub static COMMANDS: &[Command] = &[
     command("slaveof", 3, NO_SCRIPT | ADMIN | STALE | DURING_TRANSFER, Keys::NONE, Server(replication::replicaof)),
     command("sync", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(replication::sync)),
     command("wait", 3, NO_SCRIPT, Keys::NONE, Server(replication::wait)),
+    command("waitaof", 4, NO_SCRIPT, Keys::NONE, Server(replication::waitaof)),
 ];
+
+/// All commands, and what they are divided into.
+pub fn all() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().flat_map(|command| std::iter::once(command).chain(command.subcommands))
+}
 
 /// The longest name of a command, in bytes.
 const NAME_BYTES_MAX: usize = 32;
@@ -524,7 +622,7 @@ const NAME_BYTES_MAX: usize = 32;
 pub fn resolve(args: Args) -> super::Result<&'static Command> {
     let command = find(args.get(0)).ok_or_else(|| unknown_command(args))?;
     match args.maybe(1) {
-        Some(name) if !command.subcommands.is_empty() && !name.eq_ignore_ascii_case(b"help") => {
+        Some(name) if !command.subcommands.is_empty() => {
             command.subcommand(name).ok_or_else(|| unknown_subcommand(name, command))
         }
         _ => Ok(command),
@@ -586,7 +684,7 @@ mod tests {
     fn the_keys_that_a_command_names_lie_within_its_least_arguments() {
         for command in COMMANDS {
             let least = command.arity.unsigned_abs() as usize;
-            assert!(command.keys.first < least.max(1), "{}", command.name);
+            assert!(command.keys.first < least.max(2), "{}", command.name);
             assert!(command.keys.last < least as isize, "{}", command.name);
             assert!(command.keys.count < least, "{}", command.name);
         }

@@ -61,11 +61,8 @@ pub(super) fn exec(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     };
     session.client.queued.set(None);
     let broken = session.client.watch_broken.get()
-        || session.watched.iter().any(|(db, name)| {
-            // A key that has expired since, and that nobody has noticed.
-            let key = instance.keyspace.key(name);
-            instance.keyspace.peek(*db, key).is_some_and(|entry| entry.is_expired(instance.now_ms))
-        });
+        // A key that has expired since, whether anybody has noticed or not.
+        || session.watched.iter().any(|(.., deadline_ms)| deadline_ms.is_some_and(|deadline| deadline <= instance.now_ms));
     instance.unwatch(session);
     if transaction.aborted {
         return Err(ErrorReply::new("EXECABORT Transaction discarded because of previous errors."));
@@ -82,6 +79,12 @@ pub(super) fn exec(context: &mut ServerContext, _args: Args) -> Result<Flow> {
         let args = Args::new(&queued.request, &queued.spans, 0);
         let hash = if queued.command.keys.first == 1 { instance.keyspace.hash(args.get(1)) } else { 0 };
         let args = Args::new(&queued.request, &queued.spans, hash);
+        // The user may have fewer rights by now than when it was queued.
+        let is_restricted = !session.client.user.borrow().is_unrestricted();
+        if is_restricted && let Err(denied) = instance.check_permission(session, queued.command, args) {
+            instance.reply_error(session, denied.reply_at_exec().text(), out);
+            continue;
+        }
         let canonical = (!queued.inline).then_some(&queued.request[..]);
         let flow = instance.call(session, &Call { command: queued.command, args, canonical }, out);
         if flow == Flow::Close {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::kind::*;
 use super::values::*;
-use crate::log::{Level, log};
+use crate::log::Level;
+use crate::notify::Classes;
 use crate::replication::ReplicationId;
 
 /// One directive, whatever the type of its value.
@@ -98,12 +99,14 @@ macro_rules! directives {
             $($(#[$doc])* pub $field: $type,)+
             /// Values of directives without a field, where they were given.
             kept: BTreeMap<&'static str, Vec<u8>>,
+            /// The lines that make users, each `user NAME rule…`.
+            pub users: Vec<Vec<u8>>,
             pub(super) file: Option<PathBuf>,
         }
 
         impl Default for Config {
             fn default() -> Config {
-                Config { $($field: $default,)+ kept: BTreeMap::new(), file: None }
+                Config { $($field: $default,)+ kept: BTreeMap::new(), users: Vec::new(), file: None }
             }
         }
 
@@ -187,15 +190,37 @@ directives! {
     masterauth: Option<Secret> = None, ["masterauth"], Password, Live;
     /// The user name given to the master with the password.
     masteruser: Option<String> = None, ["masteruser"], Text, Live;
+    /// The file that holds the users.
+    aclfile: Option<PathBuf> = None, ["aclfile"], OptionalPath, AtStart;
+    /// New users may use all channels.
+    acl_pubsub_default: bool = false, ["acl-pubsub-default"], Choice(CHANNELS), Live;
+    /// So many refusals are kept.
+    acllog_max_len: usize = 128, ["acllog-max-len"], Integer(0, i64::MAX), Live;
     /// Who may change protected directives, such as `dir`.
     enable_protected_configs: Allowed = Allowed::No, ["enable-protected-configs"], Choice(ALLOWED), AtStart;
     /// Who may use `DEBUG`.
     enable_debug_command: Allowed = Allowed::No, ["enable-debug-command"], Choice(ALLOWED), AtStart;
 
-    /// Refuse what needs memory while the data take more than so many bytes; 0: no limit. Nothing is ever evicted.
+    /// Data and clients' buffers may take so many bytes; 0: no limit.
     maxmemory: u64 = 0, ["maxmemory"], Memory(0, MAX_MEMORY), Live;
+    /// What goes when they would take more.
+    maxmemory_policy: MemoryPolicy = MemoryPolicy::NoEviction, ["maxmemory-policy"], Choice(MEMORY_POLICIES), Live;
+    /// So many keys are drawn to find one that goes.
+    maxmemory_samples: u32 = 5, ["maxmemory-samples"], Integer(1, MAX_I32), Live;
+    /// How slowly the counter of a key's uses grows.
+    lfu_log_factor: u32 = 10, ["lfu-log-factor"], Integer(0, MAX_I32), Live;
+    /// Minutes after which it loses one; 0: never.
+    lfu_decay_time: u32 = 1, ["lfu-decay-time"], Integer(0, MAX_I32), Live;
+    /// Tell replicas to free what is evicted in the background; here that is a matter of its size alone.
+    lazyfree_lazy_eviction: bool = false, ["lazyfree-lazy-eviction"], YesNo, Live;
     /// Let that limit be the upstream's affair on a replica.
     replica_ignore_maxmemory: bool = true, ["replica-ignore-maxmemory", "slave-ignore-maxmemory"], YesNo, Live;
+
+    /// A HyperLogLog of up to so many bytes keeps runs of registers instead of each.
+    hll_sparse_max_bytes: u64 = 3000, ["hll-sparse-max-bytes"], Memory(0, MAX_MEMORY), Live;
+
+    /// What is published of what happens to keys.
+    notify_keyspace_events: Classes = Classes::NONE, ["notify-keyspace-events"], EventClasses, Live;
 
     // Snapshots.
     /// When a snapshot is made by itself; never if empty.
@@ -212,6 +237,31 @@ directives! {
     rdb_key_save_delay: i32 = 0, ["rdb-key-save-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
     /// The same for each key of a load.
     key_load_delay: i32 = 0, ["key-load-delay"], Integer(i32::MIN as i64, MAX_I32), Live;
+
+    // The append-only file.
+    /// Keep every write in an append-only file, and load that at the start.
+    appendonly: bool = false, ["appendonly"], YesNo, Live;
+    /// The name that those of all its parts begin with, in [`appenddirname`](Config::appenddirname).
+    appendfilename: String = "appendonly.aof".into(), ["appendfilename"], FileName, AtStart;
+    /// Its directory, in [`dir`](Config::dir).
+    appenddirname: String = "appendonlydir".into(), ["appenddirname"], FileName, AtStart;
+    /// When what was written to it is forced onto the disk.
+    appendfsync: Fsync = Fsync::EverySecond, ["appendfsync"], Choice(FSYNC), Live;
+    /// Not while it is rewritten.
+    no_appendfsync_on_rewrite: bool = false, ["no-appendfsync-on-rewrite"], YesNo, Live;
+    /// Rewrite it when it has grown by so many percent since the last time; 0: never by itself.
+    auto_aof_rewrite_percentage: u32 = 100, ["auto-aof-rewrite-percentage"], Integer(0, MAX_I32), Live;
+    /// Nor before it has so many bytes.
+    auto_aof_rewrite_min_size: u64 = 64 << 20, ["auto-aof-rewrite-min-size"], Memory(0, MAX_MEMORY), Live;
+    /// Cut off a last request that is not whole, and start; otherwise refuse to start.
+    aof_load_truncated: bool = true, ["aof-load-truncated"], YesNo, Live;
+    /// Write its base as an image, and not as requests.
+    aof_use_rdb_preamble: bool = true, ["aof-use-rdb-preamble"], YesNo, Live;
+    /// Note the time in it, each second in which something is written.
+    aof_timestamp_enabled: bool = false, ["aof-timestamp-enabled"], YesNo, Live;
+    /// Keep parts that a rewrite has made superfluous. For tests.
+    aof_disable_auto_gc: bool = false, ["aof-disable-auto-gc"], YesNo, Live;
+
     // Replication.
     /// The master to replicate; `None` on a master. `REPLICAOF` keeps it up to date, for `CONFIG REWRITE`.
     replicaof: Option<Upstream> = None, ["replicaof", "slaveof"], MasterAddress, Live;
@@ -254,7 +304,24 @@ directives! {
     min_replicas_to_write: u32 = 0, ["min-replicas-to-write", "min-slaves-to-write"], Integer(0, MAX_I32), Live;
     /// A replica is good if it acknowledged within so long; zero: all are.
     min_replicas_max_lag: Duration = Duration::from_secs(10), ["min-replicas-max-lag", "min-slaves-max-lag"], Seconds(0, MAX_I32), Live;
+    // What is told.
+    /// Commands that take longer are kept, in microseconds; below zero, none is.
+    slowlog_log_slower_than: i64 = 10_000, ["slowlog-log-slower-than"], Integer(-1, i64::MAX), Live;
+    /// So many of them are kept.
+    slowlog_max_len: usize = 128, ["slowlog-max-len"], Integer(0, i64::MAX), Live;
+    /// Delays of so many milliseconds are noted; 0: none are.
+    latency_monitor_threshold: u64 = 0, ["latency-monitor-threshold"], Integer(0, i64::MAX), Live;
+    /// Note how long each command takes.
+    latency_tracking: bool = true, ["latency-tracking"], YesNo, Live;
+    /// The percentiles of these times that `INFO` shows.
+    latency_tracking_info_percentiles: Vec<f64> = vec![50.0, 99.0, 99.9], ["latency-tracking-info-percentiles"], Percentiles, Live;
+    /// Remember so many keys that clients have read and want to hear of; 0: any number.
+    tracking_table_max_keys: usize = 1_000_000, ["tracking-table-max-keys"], Integer(0, i64::MAX), Live;
     // The data.
+    /// A block of a stream that has so many bytes takes no more; 0: any amount.
+    stream_node_max_bytes: u64 = 4096, ["stream-node-max-bytes"], Memory(0, MAX_MEMORY), Live;
+    /// The same for so many entries.
+    stream_node_max_entries: usize = 100, ["stream-node-max-entries"], Integer(0, i64::MAX), Live;
     /// A hash with more fields is a table.
     hash_max_listpack_entries: usize = 512, ["hash-max-listpack-entries", "hash-max-ziplist-entries"], Integer(0, i64::MAX), Live;
     /// A hash with a longer field or value is a table; in bytes.
@@ -303,24 +370,11 @@ static KEPT: &[Directive] = &[
     kept(&["tls-port"], Check::Only(&Check::Integer(0, 65535), "0", "repld speaks no TLS"), "0", AtStart),
     kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", AtStart),
     kept(
-        &["aclfile"],
-        Check::Only(&Check::Text, "", "repld knows no users but 'default': use 'requirepass'"),
-        "",
-        AtStart,
-    ),
-    kept(
-        &["appendonly"],
-        Check::Only(&Check::YesNo, "no", "repld writes no append-only file: see 'save' for snapshots"),
-        "no",
-        Live,
-    ),
-    kept(
         &["maxmemory-clients"],
         Check::Only(&Check::Memory, "0", "repld limits each client's memory, but not their sum"),
         "0",
         Live,
     ),
-    kept(&["notify-keyspace-events"], Check::EventClasses, "", Live),
     kept(&["activedefrag"], Check::Only(&Check::YesNo, "no", "repld's allocator needs no defragmentation"), "no", Live),
     kept(
         &["oom-score-adj"],
@@ -348,36 +402,14 @@ static KEPT: &[Directive] = &[
     kept(&["rdb-save-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["aof-rewrite-incremental-fsync"], Check::YesNo, "yes", Live),
     kept(&["rdb-del-sync-files"], Check::YesNo, "no", Live),
-    kept(&["appendfsync"], Check::OneOf(&["everysec", "always", "no"]), "everysec", Live),
-    kept(&["appendfilename"], Check::Text, "appendonly.aof", AtStart),
-    kept(&["appenddirname"], Check::Text, "appendonlydir", AtStart),
-    kept(&["no-appendfsync-on-rewrite"], Check::YesNo, "no", Live),
-    kept(&["auto-aof-rewrite-percentage"], Check::Integer(0, MAX_I32), "100", Live),
-    kept(&["auto-aof-rewrite-min-size"], Check::Memory, "67108864", Live),
-    kept(&["aof-load-truncated"], Check::YesNo, "yes", Live),
-    kept(&["aof-use-rdb-preamble"], Check::YesNo, "yes", Live),
-    kept(&["aof-timestamp-enabled"], Check::YesNo, "no", Live),
     kept(&["sanitize-dump-payload"], Check::OneOf(&["no", "yes", "clients"]), "no", Live),
     kept(&["propagation-error-behavior"], Check::OneOf(&["ignore", "panic", "panic-on-replicas"]), "ignore", Live),
     kept(&["replica-ignore-disk-write-errors"], Check::YesNo, "no", Live),
     kept(&["replica-lazy-flush", "slave-lazy-flush"], Check::YesNo, "no", Live),
     kept(&["enable-module-command"], Check::OneOf(&["no", "yes", "local"]), "no", AtStart),
-    kept(&["acllog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
-    kept(&["acl-pubsub-default"], Check::OneOf(&["allchannels", "resetchannels"]), "resetchannels", Live),
-    kept(&["slowlog-log-slower-than"], Check::Integer(-1, i64::MAX), "10000", Live),
-    kept(&["slowlog-max-len"], Check::Integer(0, i64::MAX), "128", Live),
-    kept(&["latency-monitor-threshold"], Check::Integer(0, i64::MAX), "0", Live),
-    kept(&["latency-tracking"], Check::YesNo, "yes", Live),
-    kept(&["latency-tracking-info-percentiles"], Check::Words, "50 99 99.9", Live),
-    kept(&["tracking-table-max-keys"], Check::Integer(0, i64::MAX), "1000000", Live),
     kept(&["lua-time-limit", "busy-reply-threshold"], Check::Integer(0, i64::MAX), "5000", Live),
-    kept(&["maxmemory-policy"], Check::OneOf(MEMORY_POLICIES), "noeviction", Live),
-    kept(&["maxmemory-samples"], Check::Integer(1, MAX_I32), "5", Live),
     kept(&["maxmemory-eviction-tenacity"], Check::Integer(0, 100), "10", Live),
-    kept(&["lfu-log-factor"], Check::Integer(0, MAX_I32), "10", Live),
-    kept(&["lfu-decay-time"], Check::Integer(0, MAX_I32), "1", Live),
     kept(&["lazyfree-lazy-user-flush"], Check::YesNo, "no", Live),
-    kept(&["lazyfree-lazy-eviction"], Check::YesNo, "no", Live),
     kept(&["lazyfree-lazy-expire"], Check::YesNo, "no", Live),
     kept(&["lazyfree-lazy-server-del"], Check::YesNo, "no", Live),
     kept(&["lazyfree-lazy-user-del"], Check::YesNo, "no", Live),
@@ -389,9 +421,6 @@ static KEPT: &[Directive] = &[
     kept(&["active-defrag-max-scan-fields"], Check::Integer(1, i64::MAX), "1000", Live),
     kept(&["list-max-listpack-size", "list-max-ziplist-size"], Check::Integer(i32::MIN as i64, MAX_I32), "-2", Live),
     kept(&["list-compress-depth"], Check::Integer(0, MAX_I32), "0", Live),
-    kept(&["hll-sparse-max-bytes"], Check::Memory, "3000", Live),
-    kept(&["stream-node-max-bytes"], Check::Memory, "4096", Live),
-    kept(&["stream-node-max-entries"], Check::Integer(0, i64::MAX), "100", Live),
     kept(&["server_cpulist"], Check::Text, "", AtStart),
     kept(&["bio_cpulist"], Check::Text, "", AtStart),
     kept(&["bgsave_cpulist"], Check::Text, "", AtStart),
@@ -403,18 +432,21 @@ const LEVELS: &[(&str, Level)] =
 
 const ALLOWED: &[(&str, Allowed)] = &[("no", Allowed::No), ("yes", Allowed::Yes), ("local", Allowed::Local)];
 
+const FSYNC: &[(&str, Fsync)] = &[("everysec", Fsync::EverySecond), ("always", Fsync::Always), ("no", Fsync::Never)];
+const CHANNELS: &[(&str, bool)] = &[("allchannels", true), ("resetchannels", false)];
+
 const DISKLESS_LOAD: &[(&str, DisklessLoad)] =
     &[("disabled", DisklessLoad::Disabled), ("on-empty-db", DisklessLoad::OnEmptyDb), ("swapdb", DisklessLoad::SwapDb)];
 
-const MEMORY_POLICIES: &[&str] = &[
-    "volatile-lru",
-    "volatile-lfu",
-    "volatile-random",
-    "volatile-ttl",
-    "allkeys-lru",
-    "allkeys-lfu",
-    "allkeys-random",
-    "noeviction",
+const MEMORY_POLICIES: &[(&str, MemoryPolicy)] = &[
+    ("volatile-lru", MemoryPolicy::Volatile(Order::Lru)),
+    ("volatile-lfu", MemoryPolicy::Volatile(Order::Lfu)),
+    ("volatile-random", MemoryPolicy::Volatile(Order::Random)),
+    ("volatile-ttl", MemoryPolicy::Volatile(Order::Ttl)),
+    ("allkeys-lru", MemoryPolicy::AllKeys(Order::Lru)),
+    ("allkeys-lfu", MemoryPolicy::AllKeys(Order::Lfu)),
+    ("allkeys-random", MemoryPolicy::AllKeys(Order::Random)),
+    ("noeviction", MemoryPolicy::NoEviction),
 ];
 
 fn loopback() -> Vec<BindAddress> {
@@ -436,11 +468,9 @@ fn output_limits() -> OutputLimits {
 }
 
 impl Config {
-    /// Stock files and Redis's tests ask for keyspace events; whoever counts on them must know that there are none.
-    pub fn warn_of_events(&self) {
-        if self.kept.get("notify-keyspace-events").is_some_and(|classes| !classes.is_empty()) {
-            log!(Warning, "'notify-keyspace-events' is set, but repld publishes no keyspace events.");
-        }
+    /// Whether the value of the directive of this name is a secret.
+    pub fn is_sensitive(name: &[u8]) -> bool {
+        Directive::named(name).is_some_and(|directive| directive.sensitive)
     }
 
     /// The file it was read from, absolute; `None` if it came from the command line and standard input alone.

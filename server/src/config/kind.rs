@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::values::*;
+use crate::notify::Classes;
 use crate::replication::ReplicationId;
 
 /// A way to write values of type `T`.
@@ -79,6 +80,26 @@ impl Kind<Duration> for Seconds {
     }
 }
 
+/// Numbers from 0 to 100, or none.
+pub(super) struct Percentiles;
+
+impl Kind<Vec<f64>> for Percentiles {
+    const SEVERAL_WORDS: bool = true;
+
+    fn update(&self, value: &mut Vec<f64>, words: &[Vec<u8>]) -> Result<(), String> {
+        let number = |word: &Vec<u8>| std::str::from_utf8(word).ok()?.parse::<f64>().ok();
+        let percentiles = words.iter().filter(|word| !word.is_empty()).map(|word| {
+            number(word).filter(|number| (0.0..=100.0).contains(number)).ok_or("argument must be between 0 and 100")
+        });
+        *value = percentiles.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn print(&self, value: &Vec<f64>) -> Vec<u8> {
+        value.iter().map(f64::to_string).collect::<Vec<_>>().join(" ").into_bytes()
+    }
+}
+
 /// A permission mask in octal.
 pub(super) struct Octal(pub u32);
 
@@ -105,7 +126,7 @@ pub(super) struct Memory(pub u64, pub u64);
 
 impl Kind<u64> for Memory {
     fn update(&self, value: &mut u64, words: &[Vec<u8>]) -> Result<(), String> {
-        let bytes = memory(&words[0]).ok_or("argument must be a memory value")?;
+        let bytes = parse_memory(&words[0]).ok_or("argument must be a memory value")?;
         *value = in_range(bytes, self.0, self.1)?;
         Ok(())
     }
@@ -128,6 +149,21 @@ impl<T: Copy + PartialEq> Kind<T> for Choice<T> {
     fn print(&self, value: &T) -> Vec<u8> {
         let name = self.0.iter().find(|(_, chosen)| chosen == value).map_or("", |(name, _)| *name);
         name.as_bytes().to_vec()
+    }
+}
+
+/// Letters for classes of keyspace events.
+pub(super) struct EventClasses;
+
+impl Kind<Classes> for EventClasses {
+    fn update(&self, value: &mut Classes, words: &[Vec<u8>]) -> Result<(), String> {
+        let unknown = "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.";
+        *value = Classes::parse(&words[0]).ok_or(unknown)?;
+        Ok(())
+    }
+
+    fn print(&self, value: &Classes) -> Vec<u8> {
+        value.to_string().into_bytes()
     }
 }
 
@@ -325,8 +361,8 @@ impl Kind<OutputLimits> for OutputLimitClasses {
 fn output_limit(words: &[Vec<u8>]) -> Option<OutputLimit> {
     let seconds = integer(&words[2]).and_then(|seconds| u64::try_from(seconds).ok())?;
     Some(OutputLimit {
-        hard_bytes: memory(&words[0])?,
-        soft_bytes: memory(&words[1])?,
+        hard_bytes: parse_memory(&words[0])?,
+        soft_bytes: parse_memory(&words[1])?,
         soft: Duration::from_secs(seconds),
     })
 }
@@ -397,8 +433,6 @@ pub(super) enum Check {
     Memory,
     OneOf(&'static [&'static str]),
     Text,
-    /// Letters for classes of keyspace events.
-    EventClasses,
     /// Several words, at least one.
     Words,
     /// Of the values that the check allows, the one that is possible here, and what is said of any other.
@@ -422,8 +456,6 @@ impl Check {
                 chosen.map(|name| name.as_bytes().to_vec()).ok_or_else(|| one_of(names.iter().copied()))
             }
             Check::Text => Ok(word.clone()),
-            Check::EventClasses if word.iter().all(|letter| b"KEg$lshzxeAtmdn".contains(letter)) => Ok(word.clone()),
-            Check::EventClasses => Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".into()),
             Check::Words => Ok(words.join(&b' ')),
             Check::Only(check, only, reason) => {
                 let value = check.normalize(words)?;
@@ -444,7 +476,8 @@ fn integer(word: &[u8]) -> Option<i64> {
     (number.to_string().as_bytes() == word).then_some(number)
 }
 
-fn memory(word: &[u8]) -> Option<u64> {
+/// An amount of memory as a directive has it, in bytes.
+pub fn parse_memory(word: &[u8]) -> Option<u64> {
     let digits = word.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let number: u64 = std::str::from_utf8(&word[..digits]).ok()?.parse().ok()?;
     let unit: u64 = match word[digits..].to_ascii_lowercase().as_slice() {

@@ -8,7 +8,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::directives::{Config, Directive};
-use super::values::Secret;
 use super::{kind, words};
 use crate::glob;
 use crate::log::reason;
@@ -224,22 +223,13 @@ impl Loader {
         }
     }
 
-    /// `user default …`, as far as `requirepass` can express it: the one user there is may do everything, with one
-    /// password or none. A rule that restricts a user, or another user, is refused rather than forgotten.
+    /// `user NAME rule…`, which is understood when the users are made.
     fn user(&mut self, words: &[Vec<u8>]) -> Result<(), String> {
-        let Some((b"default", rules)) = words.split_first().map(|(name, rules)| (name.as_slice(), rules)) else {
-            return Err("repld knows no user but 'default': use 'requirepass'".into());
-        };
-        for rule in rules {
-            match rule.as_slice() {
-                [b'>', password @ ..] => self.config.requirepass = Secret::new(password),
-                b"nopass" => self.config.requirepass = None,
-                b"on" | b"~*" | b"allkeys" | b"&*" | b"allchannels" | b"+@all" | b"allcommands"
-                | b"sanitize-payload" | b"skip-sanitize-payload" => {}
-                // The rule is not quoted: it may hold a password or its hash.
-                _ => return Err("'user default' takes only 'on', 'nopass', '>password', '~*', '&*' and '+@all' here: use 'requirepass'".into()),
-            }
+        let [name, ..] = words else { return Err("wrong number of arguments".into()) };
+        if self.config.users.iter().any(|line| line.split(|byte| *byte == b' ').nth(1) == Some(name)) {
+            return Err("Duplicate user found. A user can only be defined once in config files".into());
         }
+        self.config.users.push([&[b"user".to_vec()], words].concat().join(&b' '));
         Ok(())
     }
 

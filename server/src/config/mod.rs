@@ -22,12 +22,42 @@ mod values;
 pub mod words;
 
 pub use directives::Config;
+pub use kind::parse_memory;
 pub use load::ConfigError;
+pub(crate) use runtime::replace as replace_file;
 pub use values::*;
 
+use crate::keyspace::Tracking;
+use crate::value::stream::BlockSize;
 use crate::value::{SmallForm, SmallForms};
 
 impl Config {
+    /// Whether images have what is noted about the use of keys: where eviction depends on it.
+    pub fn saves_uses(&self) -> bool {
+        use Order::{Lfu, Lru};
+        matches!(self.maxmemory_policy, MemoryPolicy::AllKeys(Lru | Lfu) | MemoryPolicy::Volatile(Lru | Lfu))
+    }
+
+    /// What is noted about the use of keys: how often if the policy wants to know, else when.
+    pub fn tracking(&self) -> Tracking {
+        match self.maxmemory_policy {
+            MemoryPolicy::AllKeys(Order::Lfu) | MemoryPolicy::Volatile(Order::Lfu) => {
+                Tracking::Frequency { log_factor: self.lfu_log_factor, decay_minutes: self.lfu_decay_time }
+            }
+            _ => Tracking::Recency,
+        }
+    }
+
+    /// When a block of a stream takes no more entries.
+    pub fn stream_block_size(&self) -> BlockSize {
+        let limit = |wanted: usize, max: usize| if wanted == 0 { max } else { wanted.min(max) };
+        let bytes = usize::try_from(self.stream_node_max_bytes).unwrap_or(usize::MAX);
+        BlockSize {
+            entries_max: limit(self.stream_node_max_entries, BlockSize::MAX.entries_max),
+            bytes_max: limit(bytes, BlockSize::MAX.bytes_max),
+        }
+    }
+
     /// Up to which sizes values keep the forms that take least memory.
     pub fn small_forms(&self) -> SmallForms {
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);

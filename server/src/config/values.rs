@@ -98,6 +98,17 @@ impl OutputLimit {
     }
 }
 
+/// When what was written to the append-only file is forced onto the disk (`appendfsync`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// Once a second, by another thread.
+    EverySecond,
+    /// Before the replies to what was written.
+    Always,
+    /// When the operating system likes.
+    Never,
+}
+
 /// How a replica loads a full resynchronization (`repl-diskless-load`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisklessLoad {
@@ -145,4 +156,28 @@ pub struct ShutdownOptions {
     pub now: bool,
     /// Exit even if saving fails.
     pub force: bool,
+}
+
+/// What goes when memory runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryPolicy {
+    /// Nothing: what needs memory is refused.
+    NoEviction,
+    /// Any key.
+    AllKeys(Order),
+    /// Keys that would expire some time.
+    Volatile(Order),
+}
+
+/// Which of them goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The one that was not used for longest.
+    Lru,
+    /// The one that is used least.
+    Lfu,
+    /// Any.
+    Random,
+    /// The one that would expire first.
+    Ttl,
 }

@@ -1,4 +1,5 @@
-//! Clients that wait: for a key to hold something (`BLPOP` and its like), or for replicas to acknowledge (`WAIT`).
+//! Clients that wait: for a key to hold something (`BLPOP` and its like), for replicas to acknowledge (`WAIT`), or for disks
+//! (`WAITAOF`).
 //!
 //! A command that may wait is a [`Handler::Blocking`](crate::command::Handler). It is tried at once; if there is nothing
 //! for it, its client is kept here with the request, in a queue for each key that it names. A write marks the keys that
@@ -19,6 +20,8 @@ use crate::resp::Reply;
 pub(crate) enum Awaited {
     /// So many replicas that have applied everything up to an offset.
     Acknowledgements { offset: u64, replicas: usize },
+    /// That everything up to an offset is on this server's disk, if that is wanted, and on those of so many replicas.
+    Disks { offset: u64, local: bool, replicas: usize },
     /// One of these keys, for this request.
     Keys { places: Vec<Place>, request: Rc<Queued> },
 }
@@ -60,7 +63,7 @@ impl Waiters {
         self.tickets.insert(waiter.client.id, ticket);
         self.deadlines.extend(waiter.deadline_ms.map(|deadline| (deadline, ticket)));
         match &waiter.awaited {
-            Awaited::Acknowledgements { .. } => drop(self.for_replicas.insert(ticket)),
+            Awaited::Acknowledgements { .. } | Awaited::Disks { .. } => drop(self.for_replicas.insert(ticket)),
             Awaited::Keys { places, .. } => {
                 for place in places {
                     self.queues.entry(place.clone()).or_default().insert(ticket);
@@ -77,7 +80,7 @@ impl Waiters {
             self.deadlines.remove(&(deadline, ticket));
         }
         match &waiter.awaited {
-            Awaited::Acknowledgements { .. } => drop(self.for_replicas.remove(&ticket)),
+            Awaited::Acknowledgements { .. } | Awaited::Disks { .. } => drop(self.for_replicas.remove(&ticket)),
             Awaited::Keys { places, .. } => {
                 for place in places {
                     // It may be named twice.
@@ -147,6 +150,8 @@ impl Instance {
     /// Tries those who wait for a key that is ready.
     pub(crate) fn serve_ready(&mut self) {
         while let Some(place) = self.waiters.ready.pop_front() {
+            // Who is tried for a key whose time has come waits on, but the key goes.
+            self.expire_if_due(place.0, &place.1);
             let mut last = 0;
             // Whoever was served may have taken everything.
             while let Some(ticket) = self.waiters.after(&place, last) {
@@ -194,8 +199,18 @@ impl Instance {
         match waiter.awaited {
             Awaited::Keys { .. } => reply.null_array(),
             Awaited::Acknowledgements { offset, .. } => reply.integer(self.replication.feeds_at(offset) as i64),
+            Awaited::Disks { offset, .. } => {
+                reply.array(2);
+                reply.integer(i64::from(self.is_synced(offset)));
+                reply.integer(self.feeds_synced(offset) as i64);
+            }
         }
         self.release(ticket, &out);
+    }
+
+    /// Whether what somebody waits for is on so many disks.
+    pub(crate) fn has_disks(&self, offset: u64, local: bool, replicas: usize) -> bool {
+        (!local || self.is_synced(offset)) && self.feeds_synced(offset) >= replicas
     }
 
     /// Ends the waiting of those whose replicas are there.
@@ -203,6 +218,7 @@ impl Instance {
         let replication = &self.replication;
         let is_done = |ticket: &&Ticket| match self.waiters.all[*ticket].awaited {
             Awaited::Acknowledgements { offset, replicas } => replication.feeds_at(offset) >= replicas,
+            Awaited::Disks { offset, local, replicas } => self.has_disks(offset, local, replicas),
             Awaited::Keys { .. } => false,
         };
         let done: Vec<Ticket> = self.waiters.for_replicas.iter().filter(is_done).copied().collect();
@@ -214,12 +230,19 @@ impl Instance {
     pub(crate) fn unblock_client(&mut self, id: u64, with_error: bool) -> bool {
         let Some(&ticket) = self.waiters.tickets.get(&id) else { return false };
         if with_error {
-            self.stats.total_error_replies += 1;
+            self.count_error(b"UNBLOCKED");
+            self.count_failure(ticket);
             self.release(ticket, b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
         } else {
             self.give_up(ticket);
         }
         true
+    }
+
+    fn count_failure(&mut self, ticket: Ticket) {
+        if let Some(Awaited::Keys { request, .. }) = self.waiters.all.get(&ticket).map(|waiter| &waiter.awaited) {
+            self.stats.commands.of(request.command).failed += 1;
+        }
     }
 
     /// This server has become a replica: whatever somebody waits for, it is its master's now.
@@ -228,7 +251,7 @@ impl Instance {
             b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
         while let Some((&ticket, waiter)) = self.waiters.all.first_key_value() {
             waiter.client.dismiss();
-            self.stats.total_error_replies += 1;
+            self.count_error(b"UNBLOCKED");
             self.release(ticket, REASON);
         }
     }

@@ -56,6 +56,7 @@ impl Instance {
             feed.state.set(state);
             feed.cursor.set(point.offset);
             feed.acknowledged.set(0);
+            feed.synced.set(None);
             if !feed.old_sync {
                 let line = format!("+FULLRESYNC {} {}\r\n", point.id, point.offset);
                 feed.client.send(|mailbox| mailbox.extend_from_slice(line.as_bytes()));

@@ -14,7 +14,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Instance;
+use super::{Action, Instance};
 use crate::client::{Client, ClientKind, Session};
 use crate::command::{Args, Planned};
 use crate::keyspace::Keyspace;
@@ -201,6 +201,7 @@ impl Follower {
             parser: RequestParser::default(),
             replies: Vec::new(),
             applied: 0,
+            told_synced: None,
             // The image has arrived, or the stream goes on: either way the upstream wants to know.
             acknowledge: true,
         });
@@ -239,14 +240,24 @@ impl Follower {
 
     /// What is to be sent; who has sent some of it takes that off its start.
     pub fn out(&mut self, instance: &Instance) -> &mut Vec<u8> {
+        let synced = instance.aof.synced;
         if let Stage::Stream(applier) = &mut self.stage
-            && std::mem::take(&mut applier.acknowledge)
+            && (std::mem::take(&mut applier.acknowledge) || applier.told_synced != synced)
         {
+            applier.told_synced = synced;
             let mut offset = instance.replication.offset;
             if planted!(AcknowledgedBeforeCommit) {
                 offset += instance.replication.following().map_or(0, |following| following.unapplied_bytes);
             }
-            append_request(&mut self.out, &[b"REPLCONF", b"ACK", offset.to_string().as_bytes()]);
+            let offset = offset.to_string();
+            match synced.map(|synced| synced.to_string()) {
+                None => append_request(&mut self.out, &[b"REPLCONF", b"ACK", offset.as_bytes()]),
+                // Masters that do not know it look no further than the offset that comes first.
+                Some(synced) => {
+                    let request: [&[u8]; 5] = [b"REPLCONF", b"ACK", offset.as_bytes(), b"FACK", synced.as_bytes()];
+                    append_request(&mut self.out, &request);
+                }
+            }
         }
         &mut self.out
     }
@@ -324,6 +335,8 @@ struct Applier {
     /// Bytes at the start of what is unread that were applied and not yet forwarded: a transaction is forwarded whole.
     applied: usize,
     acknowledge: bool,
+    /// What the upstream was last told to be on the disk.
+    told_synced: Option<u64>,
 }
 
 impl Applier {
@@ -342,7 +355,12 @@ impl Applier {
             let db = self.session.db();
             let planned = Planned::new(request, bytes, spans, &instance.keyspace, db, &mut last);
             let args = Args::new(bytes, spans, planned.hash);
-            self.acknowledge |= args.is_getack();
+            if args.is_getack() {
+                self.acknowledge = true;
+                if instance.aof.is_open() {
+                    instance.act(Action::SyncAof);
+                }
+            }
             self.replies.clear();
             instance.execute(&mut self.session, &planned, args, bytes, &mut self.replies);
             if planted!(PingNotCounted) && planned.command.is_some_and(|command| command.name == "ping") {
@@ -443,6 +461,7 @@ impl Instance {
         self.replication.stream_db = loaded.stream_db;
         self.create_backlog()?;
         self.bring_up();
+        self.restart_aof();
         self.persistence.dirty += 1;
         log!(Notice, "MASTER <-> REPLICA sync: Finished with success");
         Ok(old)

@@ -4,20 +4,26 @@
 //! done without I/O goes out as an [`Action`] that the network shell carries out. The only file touched from here is the
 //! backlog, which is memory that happens to have a name.
 
+mod aof;
 mod blocking;
+mod eviction;
 mod failover;
 mod feed;
 mod guard;
 mod limits;
 mod link;
+mod notify;
 mod pause;
 mod random;
 mod replay;
+mod requests;
 mod role;
 mod stream;
 mod time;
+mod timing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 pub(crate) use blocking::Awaited;
@@ -28,15 +34,22 @@ pub use link::{Backoff, Demand, Follower, Promise, TIMEOUT_TRANSFER};
 pub use pause::{Pause, PausedBy};
 pub use random::Random;
 pub use replay::{Replay, ReplayError};
+pub use requests::{Found, Requests, RequestsError};
+pub use timing::{Histogram, Timing};
 
+use crate::aof::Aof;
 use crate::client::{Client, ClientKind, Session};
-use crate::command::Command;
-use crate::config::{Config, ShutdownOptions};
+use crate::command::{Command, Met, Users};
+use crate::config::{Config, Secret, ShutdownOptions};
+use crate::delays::Delays;
 use crate::keyspace::Keyspace;
 use crate::log::log;
+use crate::notify::Event;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, History, Replication, ReplicationId};
+use crate::slowlog::SlowLog;
 use crate::snapshot::{KeyDelay, Point};
+use crate::tracking::Tracking;
 use crate::value::Dice;
 
 /// The version of Redis whose behaviour clients may expect.
@@ -54,6 +67,16 @@ pub enum Action {
     Save,
     /// A replica waits for a snapshot.
     Sync,
+    /// Rewrite the append-only file in the background.
+    RewriteAof,
+    /// Write what is appended, and close the append-only file.
+    StopAof,
+    /// Load what is in the append-only file in place of the data, and answer the client of this id.
+    ReloadAof(u64),
+    /// Delete what a rewrite has made superfluous.
+    TidyAof,
+    /// Somebody waits for what was appended to be on the disk.
+    SyncAof,
     /// End the server.
     Shutdown(ShutdownOptions),
 }
@@ -124,20 +147,29 @@ pub struct Stats {
     pub sync_partial_ok: u64,
     pub sync_partial_err: u64,
     pub expired_keys: u64,
-    pub keyspace_hits: u64,
-    pub keyspace_misses: u64,
+    pub evicted_keys: u64,
+    pub lazyfreed_before: u64,
+    pub keyspace_hits: Cell<u64>,
+    pub keyspace_misses: Cell<u64>,
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
     pub commands: CommandCounts,
+    pub errors: ErrorCounts,
 }
 
 /// What became of the requests for one command.
-#[derive(Debug, Clone, Copy, Default)]
-#[expect(missing_docs, reason = "each is the field of that name in INFO's commandstats")]
+#[derive(Debug, Clone, Default)]
 pub struct CommandCount {
+    /// How often it was run.
     pub calls: u64,
+    /// How often it was refused.
     pub rejected: u64,
+    /// How often it ended with an error.
     pub failed: u64,
+    /// How long all calls took, in microseconds.
+    pub us: u64,
+    /// How long each took.
+    pub histogram: Histogram,
 }
 
 /// The same for each command that was asked for.
@@ -159,9 +191,39 @@ impl CommandCounts {
         &mut self.all[index].1
     }
 
+    /// That of the command of this name, if it was asked for.
+    pub fn get(&self, name: &str) -> Option<&CommandCount> {
+        self.iter().find(|(own, _)| *own == name).map(|(_, count)| count)
+    }
+
     /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, CommandCount)> {
-        self.all.iter().copied()
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &CommandCount)> {
+        self.all.iter().map(|(name, count)| (*name, count))
+    }
+}
+
+/// How often errors of each code were answered.
+#[derive(Debug, Clone, Default)]
+pub struct ErrorCounts(BTreeMap<Box<str>, u64>);
+
+impl ErrorCounts {
+    /// More codes than this are no codes.
+    const CODES_MAX: usize = 128;
+
+    /// Counts an error by its first word.
+    pub fn count(&mut self, text: &[u8]) {
+        let code = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let code = String::from_utf8_lossy(code);
+        if let Some(count) = self.0.get_mut(&*code) {
+            *count += 1;
+        } else if self.0.len() < Self::CODES_MAX {
+            self.0.insert(code.into(), 1);
+        }
+    }
+
+    /// All of them, by code.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(code, count)| (&**code, *count))
     }
 }
 
@@ -183,10 +245,20 @@ pub struct Instance {
     pub replication: Replication,
     /// Who listens to what.
     pub pubsub: PubSub,
+    /// Who is told when keys change.
+    pub tracking: Tracking,
+    /// Who looks on.
+    pub monitors: Vec<Rc<Client>>,
+    /// What took long.
+    pub slowlog: SlowLog,
+    /// What somebody may have had to wait for.
+    pub delays: Delays,
     /// Who is connected.
     pub clients: BTreeMap<u64, Rc<Client>>,
     /// What became of snapshots.
     pub persistence: Persistence,
+    /// Every write.
+    pub aof: Aof,
     /// What happened so far.
     pub stats: Stats,
     /// Names this run of the server.
@@ -205,22 +277,33 @@ pub struct Instance {
     pub active_expiry: bool,
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
-    /// Commands that nobody may run.
-    pub denied_commands: BTreeSet<&'static str>,
+    /// Who may come in, and do what.
+    pub users: Users,
     pauses: [Option<Pause>; 3],
     /// Replicas that are synced in full again and again, by address and port.
     troubled: HashMap<(String, u16), limits::Troubled>,
+    eviction_pool: eviction::Pool,
+    /// What clients' buffers took when they were looked at last.
+    pub(crate) client_bytes: u64,
+    /// The most that was ever used, in bytes.
+    peak_bytes: u64,
+    /// What the process occupied before there were any data.
+    pub startup_bytes: u64,
     actions: Vec<Action>,
     pub(crate) waiters: Waiters,
     pub(crate) watchers: HashMap<Place, Vec<Rc<Client>>>,
     /// Keys with a deadline that clients have written on a writable replica: no upstream will say that they have expired.
     pub(crate) own_deadlines: HashSet<Place>,
     pub(crate) effect: Vec<u8>,
+    /// What has happened to keys and is not published yet.
+    pub(crate) events: Vec<Event>,
+    pub(crate) met: Met,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
     random: Random,
     /// What commands leave to chance.
     pub(crate) dice: Dice,
+    timing: Timing,
     last_ping_ms: i64,
     last_second: i64,
 }
@@ -229,13 +312,20 @@ impl Instance {
     /// An empty master. Whatever it leaves to chance comes from `random`.
     pub fn new(config: Config, now_ms: i64, mut random: Random) -> Self {
         let seed = [random.next_u64(), random.next_u64()];
-        let keyspace = Keyspace::new(config.databases as usize, seed);
+        let mut keyspace = Keyspace::new(config.databases as usize, seed);
+        keyspace.set_tracking(config.tracking());
+        keyspace.set_access_time(now_ms);
         Instance {
             keyspace,
             replication: Replication::new(random.id()),
             pubsub: PubSub::default(),
+            tracking: Tracking::default(),
+            monitors: Vec::new(),
+            slowlog: SlowLog::default(),
+            delays: Delays::default(),
             clients: BTreeMap::new(),
             persistence: Persistence { last_save_s: now_ms / 1000, ..Persistence::default() },
+            aof: Aof::default(),
             stats: Stats::default(),
             run_id: random.id(),
             started_ms: now_ms,
@@ -245,18 +335,25 @@ impl Instance {
             active_expiry: true,
             shutdown: None,
             failover: None,
-            denied_commands: BTreeSet::new(),
+            users: Users::new(config.requirepass.as_ref().map(Secret::expose)),
             pauses: [None; 3],
             troubled: HashMap::new(),
+            eviction_pool: eviction::Pool::default(),
+            client_bytes: 0,
+            peak_bytes: 0,
+            startup_bytes: 0,
             actions: Vec::new(),
             waiters: Waiters::default(),
             watchers: HashMap::new(),
             own_deadlines: HashSet::new(),
             effect: Vec::new(),
+            events: Vec::new(),
+            met: Met::default(),
             transaction_stream: None,
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),
             random,
+            timing: Timing::default(),
             last_ping_ms: now_ms,
             last_second: 0,
             config,
@@ -266,6 +363,7 @@ impl Instance {
     /// Lets time go on; it never goes back.
     pub fn set_now(&mut self, now_ms: i64) {
         self.now_ms = self.now_ms.max(now_ms);
+        self.keyspace.set_access_time(self.now_ms);
     }
 
     /// Asks the shell for something.
@@ -295,7 +393,10 @@ impl Instance {
         self.persistence.last_load_keys_loaded = keys_loaded;
         self.persistence.last_load_keys_expired = keys_expired;
         self.touch_database(None);
-        std::mem::replace(&mut self.keyspace, keyspace)
+        self.tracking.forget_all(&self.clients);
+        let old = std::mem::replace(&mut self.keyspace, keyspace);
+        self.track_uses();
+        old
     }
 
     /// What was loaded is a point of a known history, and those who know it may continue.
@@ -319,7 +420,10 @@ impl Instance {
 
     /// A connection was made.
     pub fn connect(&mut self, address: String, local_address: String, kind: ClientKind) -> Rc<Client> {
-        let client = Client::new(self.next_client_id, address, local_address, self.now_ms, kind);
+        let client = {
+            let user = Rc::clone(self.users.default_user());
+            Client::new(self.next_client_id, (address, local_address), self.now_ms, kind, user)
+        };
         self.next_client_id += 1;
         if kind != ClientKind::Master {
             self.stats.total_connections_received += 1;
@@ -328,17 +432,26 @@ impl Instance {
         client
     }
 
+    /// An error is answered.
+    pub(crate) fn count_error(&mut self, text: &[u8]) {
+        self.stats.total_error_replies += 1;
+        self.stats.errors.count(text);
+    }
+
     /// A connection has ended.
     pub fn disconnect(&mut self, session: &mut Session) {
         self.unwatch(session);
+        self.forget_monitor(session);
         let client = &session.client;
+        self.client_bytes = self.client_bytes.saturating_sub(client.memory_bytes());
         client.clear_waker();
         self.clients.remove(&client.id);
         self.forget_waiter(client);
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.clients.retain(|waiting| waiting.id != client.id);
         }
-        if client.subscriptions.get() != (0, 0) {
+        self.tracking.stop(client);
+        if client.subscriptions.get().any() {
             self.pubsub.forget(client.id);
         }
         if let Some(feed) = session.feed.take() {
@@ -382,16 +495,19 @@ impl Instance {
 
     /// Lets `session` be told when the key changes.
     pub(crate) fn watch(&mut self, session: &mut Session, db: usize, name: &[u8]) {
-        if session.watched.iter().any(|(watched_db, watched)| *watched_db == db && &watched[..] == name) {
+        if session.watched.iter().any(|(watched_db, watched, _)| *watched_db == db && &watched[..] == name) {
             return;
         }
-        session.watched.push((db, name.into()));
+        let entry = self.keyspace.peek(db, self.keyspace.key(name));
+        let deadline_ms = entry.and_then(|entry| entry.deadline_ms()).filter(|deadline| *deadline > self.now_ms);
+        session.watched.push((db, name.into(), deadline_ms));
         self.watchers.entry((db, name.into())).or_default().push(Rc::clone(&session.client));
     }
 
     /// Ends all of that.
     pub(crate) fn unwatch(&mut self, session: &mut Session) {
-        for place in session.watched.drain(..) {
+        for (db, name, _) in session.watched.drain(..) {
+            let place = (db, name);
             if let Some(clients) = self.watchers.get_mut(&place) {
                 clients.retain(|client| client.id != session.client.id);
                 if clients.is_empty() {
@@ -409,6 +525,14 @@ impl Instance {
         }
         if let Some(clients) = self.watchers.get(&(db, name.into())) {
             clients.iter().for_each(|client| client.watch_broken.set(true));
+        }
+    }
+
+    /// A key has gone without anybody's doing: it has expired.
+    pub(crate) fn forget_key(&mut self, db: usize, name: &[u8]) {
+        self.touch(db, name);
+        if self.tracking.is_on() {
+            self.tracking.invalidate(name, None);
         }
     }
 

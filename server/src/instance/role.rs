@@ -26,6 +26,10 @@ impl Instance {
             self.replication.resumable = true;
             let selected = self.replication.backlog.as_ref().and_then(|backlog| backlog.selected_db());
             self.replication.stream_db = selected.unwrap_or(0) as usize;
+            if self.aof.is_open() {
+                // The stream goes on in a database that the file may have never heard of.
+                self.aof.select(self.replication.stream_db);
+            }
             self.dismiss_waiters();
         }
         self.cut_feeds();

@@ -21,7 +21,13 @@ impl Instance {
     /// Sends encoded requests to the replicas, made in database `db`; those of a transaction together at its end. Only a
     /// master does: the stream that a replica hands on is its upstream's, byte for byte.
     pub(crate) fn propagate(&mut self, db: usize, requests: &[u8], count: usize) {
-        if self.replication.backlog.is_none() || !self.replication.is_master() {
+        if !self.replication.is_master() {
+            if self.aof.is_open() {
+                self.append_own_write(db, requests);
+            }
+            return;
+        }
+        if self.replication.backlog.is_none() {
             return;
         }
         let Some(mut stream) = self.transaction_stream.take() else {
@@ -80,6 +86,9 @@ impl Instance {
     pub fn append_to_stream(&mut self, bytes: &[u8]) {
         let Some(backlog) = &mut self.replication.backlog else { return };
         let appended = backlog.append(bytes);
+        if self.aof.is_open() {
+            self.append_to_aof(self.replication.history.replid, self.replication.offset, bytes);
+        }
         self.replication.offset += bytes.len() as u64;
         if planted!(HandedOnCountedTwice) && !self.replication.is_master() && !self.replication.feeds.is_empty() {
             self.replication.offset += bytes.len() as u64;
@@ -244,6 +253,7 @@ impl Instance {
             cursor: cursor.into(),
             unreceived: 0.into(),
             acknowledged: cursor.into(),
+            synced: None.into(),
             heard_ms: self.now_ms.into(),
             progress: RefCell::default(),
             stalled_since_ms: None.into(),
@@ -270,12 +280,14 @@ impl Instance {
         Ok(())
     }
 
-    /// A replica says that it has applied everything up to `offset`.
-    pub fn acknowledge(&mut self, feed: &Feed, offset: u64) {
+    /// A replica says that it has applied everything up to `offset`, and perhaps that it has everything up to `synced` on its
+    /// disk.
+    pub fn acknowledge(&mut self, feed: &Feed, offset: u64, synced: Option<u64>) {
         if feed.state.get() == FeedState::AwaitsAcknowledgement {
             self.bring_online(feed);
         }
         feed.acknowledged.set(feed.acknowledged.get().max(offset));
+        feed.synced.set(feed.synced.get().max(synced));
         feed.heard_ms.set(self.now_ms);
         self.forget_trouble(feed);
         self.release_acknowledged();

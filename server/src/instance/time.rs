@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::log::log;
+use crate::notify::Classes;
 use crate::replication::{Feed, FeedState, History};
 use crate::resp::append_request;
 
@@ -25,10 +26,18 @@ impl Instance {
         self.end_due_pauses();
         self.advance_failover();
         self.enforce_output_limits();
+        let begun_us = self.end_run();
         self.expire_due_keys();
+        let took_us = self.end_run() - begun_us;
+        self.note_delay("expire-cycle", took_us / 1000);
         self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
+        self.rewrite_if_due();
+        self.shed_unwritten();
+        self.measure_clients();
+        self.make_room();
+        self.tell_trackers();
         if self.last_second != self.now_ms / 1000 {
             self.last_second = self.now_ms / 1000;
             self.every_second();
@@ -59,7 +68,8 @@ impl Instance {
             if entry.is_expired(self.now_ms) {
                 self.keyspace.remove(*db, key);
                 self.stats.expired_keys += 1;
-                self.touch(*db, name);
+                self.forget_key(*db, name);
+                self.notify(Classes::EXPIRED, "expired", *db, name);
                 return false;
             }
             true
@@ -78,7 +88,8 @@ impl Instance {
             }
             let mut requests = Vec::new();
             let mut names: Vec<Box<[u8]>> = Vec::new();
-            let watched = !self.watchers.is_empty();
+            let listens = self.config.notify_keyspace_events.has(Classes::EXPIRED);
+            let watched = !self.watchers.is_empty() || self.tracking.is_on() || listens;
             let count = self.keyspace.expire(db, self.now_ms, EXPIRE_SEGMENTS, |name| {
                 append_request(&mut requests, &[b"DEL", name]);
                 if watched {
@@ -87,7 +98,10 @@ impl Instance {
             });
             if count > 0 {
                 self.stats.expired_keys += count as u64;
-                names.iter().for_each(|name| self.touch(db, name));
+                for name in names {
+                    self.forget_key(db, &name);
+                    self.notify(Classes::EXPIRED, "expired", db, &name);
+                }
                 self.propagate(db, &requests, count);
             }
         }
@@ -175,7 +189,10 @@ impl Instance {
     fn forget_unused_backlog(&mut self) {
         let ttl_ms = self.config.repl_backlog_ttl.as_millis() as i64;
         let replication = &self.replication;
-        let unused = ttl_ms > 0 && replication.feeds.is_empty() && self.now_ms - replication.unfed_since_ms > ttl_ms;
+        let unused = ttl_ms > 0
+            && !self.aof.is_open()
+            && replication.feeds.is_empty()
+            && self.now_ms - replication.unfed_since_ms > ttl_ms;
         if replication.backlog.is_some() && replication.is_master() && unused {
             self.remove_backlog();
             self.replication.history = History { replid: self.random.id(), previous: None };

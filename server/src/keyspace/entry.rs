@@ -1,12 +1,15 @@
 //! One key with its value and deadline, in one cell of memory.
 //!
 //! ```text
-//! | key length u32 | value length u16 | flags u8 | – | [deadline i64] | [*Value] | key … | value … |
+//! | key length u16 | value length u16 | flags u8 | last use 24 bits | [deadline i64] | [*Value] | key … | value … |
 //! ```
 //!
 //! The deadline is there only if the flags say so; a string of up to [`INLINE_MAX`] bytes lies behind the key, anything
 //! else is a boxed [`Value`] whose pointer takes the value's place. So a read of a small key costs one cache miss here.
+//! The value of a key longer than 65,535 bytes is always boxed, and its length's place has the rest of the key's. What the
+//! bits of the last use say is a matter of `access`.
 
+use super::access::{ACCESS_BITS, AccessClock, Use};
 use super::slab::{Slab, cell_size};
 use crate::value::{Value, ValueRef};
 use std::marker::PhantomData;
@@ -17,13 +20,35 @@ pub(super) const INLINE_MAX: usize = 4096;
 
 const HAS_DEADLINE: u8 = 1;
 const IS_BOXED: u8 = 2;
+const HAS_LONG_KEY: u8 = 4;
+/// The string was edited where it is: `OBJECT ENCODING` tells that until it is set anew.
+const IS_EDITED: u8 = 8;
+
+/// The longest key whose length needs no second place, in bytes.
+const KEY_MAX: usize = u16::MAX as usize;
 
 #[repr(C, align(8))]
 struct Header {
-    key_len: u32,
+    /// The lower half of it.
+    key_len: u16,
+    /// The upper half of a long key's length, or that of an inline value.
     inline_len: u16,
-    flags: u8,
+    /// The flags in the lowest byte, the last use above.
+    flags_and_access: u32,
 }
+
+impl Header {
+    fn new(shape: Shape, access: u32) -> Header {
+        let upper = if shape.flags & HAS_LONG_KEY != 0 { shape.key_len >> 16 } else { shape.inline_len };
+        Header {
+            key_len: shape.key_len as u16,
+            inline_len: upper as u16,
+            flags_and_access: access << FLAG_BITS | u32::from(shape.flags),
+        }
+    }
+}
+
+const FLAG_BITS: u32 = u32::BITS - ACCESS_BITS;
 
 const HEADER: usize = size_of::<Header>();
 const WORD: usize = 8;
@@ -41,6 +66,14 @@ impl<'a> Content<'a> {
             Content::Inline(value)
         } else {
             Content::Boxed(Value::Str(value.to_vec()).into())
+        }
+    }
+
+    /// The same, boxed if the key is so long that nothing may lie beside it.
+    pub(super) fn beside(self, key: &[u8]) -> Content<'a> {
+        match self {
+            Content::Inline(value) if key.len() > KEY_MAX => Content::Boxed(Value::Str(value.to_vec()).into()),
+            content => content,
         }
     }
 }
@@ -66,7 +99,8 @@ struct Shape {
 
 impl Shape {
     fn new(key: &[u8], deadline_ms: Option<i64>, content: &Content<'_>) -> Shape {
-        let flags = if deadline_ms.is_some() { HAS_DEADLINE } else { 0 };
+        let long = if key.len() > KEY_MAX { HAS_LONG_KEY } else { 0 };
+        let flags = if deadline_ms.is_some() { HAS_DEADLINE } else { 0 } | long;
         match content {
             Content::Inline(value) => Shape { key_len: key.len(), inline_len: value.len(), flags },
             Content::Boxed(_) => Shape { key_len: key.len(), inline_len: 0, flags: flags | IS_BOXED },
@@ -100,14 +134,20 @@ impl Entry {
         self.0.cast()
     }
 
-    /// Writes a new entry into a cell of `slab`.
-    pub(super) fn create(slab: &mut Slab, key: &[u8], deadline_ms: Option<i64>, content: Content<'_>) -> Entry {
+    /// Writes a new entry into a cell of `slab`. The content is one that may lie [beside](Content::beside) the key.
+    pub(super) fn create(
+        slab: &mut Slab,
+        key: &[u8],
+        deadline_ms: Option<i64>,
+        content: Content<'_>,
+        access: u32,
+    ) -> Entry {
         let shape = Shape::new(key, deadline_ms, &content);
-        let key_len = u32::try_from(key.len()).expect("requests and RDB files are limited to keys of 512 MiB");
+        u32::try_from(key.len()).expect("requests and RDB files are limited to keys of 512 MiB");
         let start = slab.alloc(shape.size()).as_ptr();
         // SAFETY: the cell has `shape.size()` bytes, is aligned to 8 and ours; each field is written where `Shape` puts it.
         unsafe {
-            start.cast::<Header>().write(Header { key_len, inline_len: shape.inline_len as u16, flags: shape.flags });
+            start.cast::<Header>().write(Header::new(shape, access));
             if let Some(deadline_ms) = deadline_ms {
                 start.add(HEADER).cast::<i64>().write(deadline_ms);
             }
@@ -170,6 +210,27 @@ impl Entry {
         }
     }
 
+    /// Notes a use.
+    ///
+    /// # Safety
+    /// The entry lives, and no other thread knows it.
+    pub(super) unsafe fn set_access(self, access: u32) {
+        // SAFETY: by the contract; references to a header end with the function that makes them.
+        unsafe {
+            let field = &raw mut (*self.0.as_ptr()).flags_and_access;
+            field.write(access << FLAG_BITS | field.read() & u32::from(u8::MAX));
+        }
+    }
+
+    /// Its string was edited.
+    ///
+    /// # Safety
+    /// The entry lives and nobody borrows it.
+    pub(super) unsafe fn mark_edited(self) {
+        // SAFETY: by the contract.
+        unsafe { (*self.0.as_ptr()).flags_and_access |= u32::from(IS_EDITED) };
+    }
+
     /// The boxed value, to be changed.
     ///
     /// # Safety
@@ -221,7 +282,12 @@ impl<'a> EntryRef<'a> {
     fn shape(self) -> Shape {
         // SAFETY: the entry lives for 'a.
         let header = unsafe { self.header.as_ref() };
-        Shape { key_len: header.key_len as usize, inline_len: header.inline_len as usize, flags: header.flags }
+        let (lower, upper, flags) =
+            (usize::from(header.key_len), usize::from(header.inline_len), header.flags_and_access as u8);
+        if flags & HAS_LONG_KEY != 0 {
+            return Shape { key_len: upper << 16 | lower, inline_len: 0, flags };
+        }
+        Shape { key_len: lower, inline_len: upper, flags }
     }
 
     /// `len` bytes from `offset`.
@@ -265,6 +331,48 @@ impl<'a> EntryRef<'a> {
         has.then(|| unsafe { self.header.add(1).cast::<i64>().read() })
     }
 
+    /// The bits that say when or how often it was used.
+    pub(super) fn access(self) -> u32 {
+        // SAFETY: the entry lives for 'a.
+        unsafe { self.header.as_ref() }.flags_and_access >> FLAG_BITS
+    }
+
+    /// It is used.
+    #[inline]
+    pub fn touch(self, clock: &AccessClock) {
+        let old = self.access();
+        let new = clock.used(old);
+        // Mostly it was used within the same second before: then its memory stays as it is.
+        if new != old {
+            self.set_last_use(new);
+        }
+    }
+
+    pub(super) fn set_last_use(self, bits: u32) {
+        // SAFETY: the entry lives, and belongs to this thread.
+        unsafe { Entry(self.header).set_access(bits) };
+    }
+
+    /// The bits that say so, for those who look for a mistake.
+    pub fn last_use_bits(self) -> u32 {
+        self.access()
+    }
+
+    /// How long ago it was used, in seconds, if that is what is noted.
+    pub fn idle_seconds(self, clock: &AccessClock) -> u64 {
+        clock.idle_seconds(self.access())
+    }
+
+    /// How often it was used, if that is what is noted.
+    pub fn frequency(self, clock: &AccessClock) -> u8 {
+        clock.frequency(self.access())
+    }
+
+    /// When or how often it was used.
+    pub fn last_use(self, clock: &AccessClock) -> Use {
+        clock.use_of(self.access())
+    }
+
     /// Whether its deadline lies before `now_ms`; as in Redis, a key still lives in the millisecond of its deadline.
     pub fn is_expired(self, now_ms: i64) -> bool {
         self.deadline_ms().is_some_and(|deadline_ms| deadline_ms < now_ms)
@@ -275,6 +383,11 @@ impl<'a> EntryRef<'a> {
         // SAFETY: the entry lives for 'a, and so does its box.
         let boxed = unsafe { Entry(self.header).boxed_ptr().map(|value| (*value).heap_bytes()) };
         cell_size(self.shape().size()) + boxed.unwrap_or(0)
+    }
+
+    /// The encoding that Redis would have chosen, as OBJECT ENCODING names it.
+    pub fn encoding(self) -> &'static str {
+        if self.shape().flags & IS_EDITED != 0 { "raw" } else { self.value().encoding() }
     }
 
     /// The type's name, as TYPE replies it.

@@ -29,6 +29,7 @@
 //!
 //! Database numbers beyond the configured ones are refused by the commands; here they panic like any index.
 
+mod access;
 mod entry;
 mod garbage;
 mod segment;
@@ -38,7 +39,9 @@ mod table;
 mod tests;
 mod walk;
 
+pub use access::{AccessClock, Tracking, Use};
 pub use entry::EntryRef;
+pub use garbage::lazily_freed;
 pub use walk::{Chunk, Frame};
 
 use siphasher::sip::SipHasher13;
@@ -120,6 +123,9 @@ pub struct Keyspace {
     saw_expired: Cell<bool>,
     /// Databases and hashes of the keys that are being written, while somebody wants to know.
     written: Option<HashSet<(usize, u64)>>,
+    /// The keys that were not there before, while somebody wants to know.
+    created: Option<Vec<(usize, Box<[u8]>)>>,
+    clock: AccessClock,
 }
 
 fn keyed_hash(seed: [u64; 2], bytes: &[u8]) -> u64 {
@@ -131,7 +137,9 @@ impl Keyspace {
     /// An empty data set of `databases` databases whose hashes are keyed with `seed`, which should be random.
     pub fn new(databases: usize, seed: [u64; 2]) -> Keyspace {
         let tables = (0..databases).map(|_| None).collect();
-        Keyspace { seed, tables, version: 0, walk: None, saw_expired: Cell::new(false), written: None }
+        let clock = AccessClock::new(seed[0]);
+        let saw_expired = Cell::new(false);
+        Keyspace { seed, tables, version: 0, walk: None, saw_expired, written: None, created: None, clock }
     }
 
     /// The key of the hash function.
@@ -193,6 +201,27 @@ impl Keyspace {
         self.written.take().unwrap_or_default()
     }
 
+    /// Remembers from here on which keys are new.
+    pub fn record_created(&mut self) {
+        self.created = Some(Vec::new());
+    }
+
+    /// The databases and names of the keys that are new since [`Keyspace::record_created`] or the last call.
+    pub fn take_created(&mut self) -> Vec<(usize, Box<[u8]>)> {
+        self.created.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Remembers nothing of that any more.
+    pub fn forget_created(&mut self) {
+        self.created = None;
+    }
+
+    fn note_created(&mut self, db: usize, key: Key<'_>) {
+        if let Some(created) = &mut self.created {
+            created.push((db, key.bytes.into()));
+        }
+    }
+
     /// The entry, expired or not.
     pub fn peek(&self, db: usize, key: Key<'_>) -> Option<EntryRef<'_>> {
         self.tables[db].as_ref()?.find(key)
@@ -200,22 +229,32 @@ impl Keyspace {
 
     /// Stores a string, in place where it fits; returns whether the key existed (expired or not).
     pub fn set_str(&mut self, db: usize, key: Key<'_>, value: &[u8], deadline: Deadline) -> bool {
-        self.table_for_write(db, key).set_str(key, value, deadline)
+        let (table, clock) = self.table_for_write(db, key);
+        let existed = table.set_str(key, value, deadline, clock);
+        if !existed {
+            self.note_created(db, key);
+        }
+        existed
     }
 
     /// Stores an owned value; returns whether the key existed (expired or not).
     pub fn insert(&mut self, db: usize, key: Key<'_>, value: Value, deadline_ms: Option<i64>) -> bool {
-        self.table_for_write(db, key).insert(key, value, deadline_ms)
+        let (table, clock) = self.table_for_write(db, key);
+        let existed = table.insert(key, value, deadline_ms, clock);
+        if !existed {
+            self.note_created(db, key);
+        }
+        existed
     }
 
     /// Removes the key; returns whether it existed (expired or not).
     pub fn remove(&mut self, db: usize, key: Key<'_>) -> bool {
-        self.existing_for_write(db, key).is_some_and(|table| table.remove(key))
+        self.existing_for_write(db, key).is_some_and(|(table, _)| table.remove(key))
     }
 
     /// Removes the key and returns its value and its deadline.
     pub fn take(&mut self, db: usize, key: Key<'_>) -> Option<(Value, Option<i64>)> {
-        self.existing_for_write(db, key)?.take(key)
+        self.existing_for_write(db, key)?.0.take(key)
     }
 
     /// Edits a list, hash, set or sorted set where it is, keeping its deadline. A key whose value is empty afterwards is
@@ -231,29 +270,35 @@ impl Keyspace {
         absent: Absent,
         edit: impl FnOnce(&mut A) -> R,
     ) -> Result<Option<R>, WrongType> {
-        let table = match absent {
+        let was_absent = absent == Absent::Create && self.created.is_some() && self.peek(db, key).is_none();
+        let (table, clock) = match absent {
             Absent::Create => self.table_for_write(db, key),
             Absent::Skip => match self.existing_for_write(db, key) {
-                Some(table) => table,
+                Some(found) => found,
                 None => return Ok(None),
             },
         };
-        table.edit(key, now_ms, absent, edit)
+        let result = table.edit(key, now_ms, absent, clock, edit);
+        if was_absent && self.peek(db, key).is_some() {
+            self.note_created(db, key);
+        }
+        result
     }
 
     /// Edits a string (APPEND, SETRANGE), keeping its deadline; `None` if the key is absent or no string. A string too long to lie in
     /// its entry is edited where it is, so appending to it costs amortised constant time per byte.
     pub fn str_mut<R>(&mut self, db: usize, key: Key<'_>, edit: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
-        self.existing_for_write(db, key)?.str_mut(key, edit)
+        let (table, clock) = self.existing_for_write(db, key)?;
+        table.str_mut(key, clock, edit)
     }
 
     /// Gives the key a deadline, or takes it away; returns whether the key exists (expired or not).
     pub fn set_deadline(&mut self, db: usize, key: Key<'_>, deadline_ms: Option<i64>) -> bool {
-        self.existing_for_write(db, key).is_some_and(|table| table.set_deadline(key, deadline_ms))
+        self.existing_for_write(db, key).is_some_and(|(table, _)| table.set_deadline(key, deadline_ms))
     }
 
     /// The database's table, made if need be, after the walk has saved what a write to `key` would change.
-    fn table_for_write(&mut self, db: usize, key: Key<'_>) -> &mut Table {
+    fn table_for_write(&mut self, db: usize, key: Key<'_>) -> (&mut Table, &AccessClock) {
         if let Some(written) = &mut self.written {
             written.insert((db, key.hash));
         }
@@ -261,12 +306,49 @@ impl Keyspace {
         if let Some(walk) = &mut self.walk {
             walk.before_write(table, key);
         }
-        table
+        (table, &self.clock)
     }
 
     /// As [`Keyspace::table_for_write`], for writes that need an existing key.
-    fn existing_for_write(&mut self, db: usize, key: Key<'_>) -> Option<&mut Table> {
+    fn existing_for_write(&mut self, db: usize, key: Key<'_>) -> Option<(&mut Table, &AccessClock)> {
         self.tables[db].is_some().then(|| self.table_for_write(db, key))
+    }
+}
+
+/// When and how often keys are used.
+impl Keyspace {
+    /// What makes and reads the notes about it.
+    pub fn clock(&self) -> &AccessClock {
+        &self.clock
+    }
+
+    /// Lets the present be this, in milliseconds since the Unix epoch.
+    pub fn set_access_time(&self, now_ms: i64) {
+        self.clock.set_now(now_ms);
+    }
+
+    /// From here on this is noted.
+    pub fn set_tracking(&mut self, tracking: Tracking) {
+        self.clock.set_tracking(tracking);
+    }
+
+    /// Whether uses do not count for the moment.
+    pub fn hold_access(&self, is_held: bool) {
+        self.clock.hold(is_held);
+    }
+
+    /// Notes what is known of a key's use, as far as that is what is noted here. It is no write.
+    pub fn set_last_use(&self, db: usize, key: Key<'_>, known: Use) {
+        if let (Some(entry), Some(bits)) = (self.peek(db, key), self.clock.bits_of(known)) {
+            entry.set_last_use(bits);
+        }
+    }
+
+    /// Shows about `count` entries of `db` chosen by the random number, of those with a deadline if asked for.
+    pub fn sample(&self, db: usize, random: u64, count: usize, with_deadline: bool, visit: impl FnMut(EntryRef<'_>)) {
+        if let Some(table) = &self.tables[db] {
+            table.sample(random, count, with_deadline, visit);
+        }
     }
 }
 
@@ -296,6 +378,11 @@ impl Keyspace {
     pub fn memory_bytes(&self) -> usize {
         let tables: usize = self.tables.iter().flatten().map(Table::memory_bytes).sum();
         tables + self.walk.as_ref().map_or(0, Walk::memory_bytes)
+    }
+
+    /// Of these in `db`, what is no entry and no big value.
+    pub fn table_bytes(&self, db: usize) -> usize {
+        self.tables[db].as_ref().map_or(0, Table::overhead_bytes)
     }
 
     /// One step of SCAN: visits live entries until about `count` of them have been seen and returns the next cursor.

@@ -12,6 +12,7 @@
 //! segment) when the segment was as deep as that. A segment covers a run of hashes, and segments never join: a position
 //! in hash order, such as a SCAN cursor or a snapshot's, stays at the start of a segment whatever is written.
 
+use super::access::AccessClock;
 use super::entry::{Content, Entry, EntryRef, INLINE_MAX};
 use super::garbage::drop_aside;
 use super::segment::{CAPACITY, Place, Segment};
@@ -87,6 +88,11 @@ impl Table {
         self.slab.used_bytes() + self.boxed_bytes + self.directory.capacity() * size_of::<NonNull<Segment>>()
     }
 
+    /// What the directory and its segments take, in bytes; of a directory that points to some more than once, more.
+    pub(super) fn overhead_bytes(&self) -> usize {
+        self.directory.len() * (size_of::<Segment>() + size_of::<NonNull<Segment>>())
+    }
+
     fn index(&self, hash: u64) -> usize {
         (hash >> 1 >> (63 - self.depth)) as usize
     }
@@ -122,30 +128,38 @@ impl Table {
         Some((place, segment.entry(place), segment.entry_ref(place).deadline_ms()))
     }
 
-    pub(super) fn set_str(&mut self, key: Key<'_>, value: &[u8], deadline: Deadline) -> bool {
+    pub(super) fn set_str(&mut self, key: Key<'_>, value: &[u8], deadline: Deadline, clock: &AccessClock) -> bool {
         let Some((place, entry, old_ms)) = self.locate(key) else {
-            self.add(key, deadline.after(None), Content::str(value));
+            self.add(key, deadline.after(None), Content::str(value), clock.fresh());
             return false;
         };
         let new_ms = deadline.after(old_ms);
         // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
+        let used = clock.used(unsafe { entry.as_ref() }.access());
+        // SAFETY: as above.
         if unsafe { entry.overwrite(value, new_ms) } {
+            // SAFETY: as above.
+            unsafe { entry.set_access(used) };
             self.note_deadline(key.hash, old_ms, new_ms);
         } else {
-            self.replace(key, place, new_ms, Content::str(value));
+            self.replace(key, place, new_ms, Content::str(value), used);
         }
         true
     }
 
-    pub(super) fn insert(&mut self, key: Key<'_>, value: Value, deadline_ms: Option<i64>) -> bool {
+    pub(super) fn insert(&mut self, key: Key<'_>, value: Value, deadline_ms: Option<i64>, clock: &AccessClock) -> bool {
         let content = match &value {
             Value::Str(bytes) if bytes.len() <= INLINE_MAX => Content::Inline(bytes),
             _ => Content::Boxed(Box::new(value)),
         };
         match self.locate(key) {
-            Some((place, ..)) => self.replace(key, place, deadline_ms, content),
+            Some((place, entry, _)) => {
+                // SAFETY: the entry lives, and `&mut self` says that nobody changes it.
+                let used = clock.used(unsafe { entry.as_ref() }.access());
+                self.replace(key, place, deadline_ms, content, used);
+            }
             None => {
-                self.add(key, deadline_ms, content);
+                self.add(key, deadline_ms, content, clock.fresh());
                 return false;
             }
         }
@@ -175,8 +189,16 @@ impl Table {
         true
     }
 
-    pub(super) fn str_mut<R>(&mut self, key: Key<'_>, edit: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
+    pub(super) fn str_mut<R>(
+        &mut self,
+        key: Key<'_>,
+        clock: &AccessClock,
+        edit: impl FnOnce(&mut Vec<u8>) -> R,
+    ) -> Option<R> {
         let (place, entry, deadline_ms) = self.locate(key)?;
+        let found = self.segment(key.hash).entry_ref(place);
+        found.touch(clock);
+        let access = found.access();
         // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
         if let Some(value) = unsafe { entry.boxed_mut() } {
             let before = value.heap_bytes();
@@ -185,7 +207,7 @@ impl Table {
             let shrunk = (bytes.len() <= INLINE_MAX).then(|| std::mem::take(bytes));
             self.boxed_bytes = self.boxed_bytes - before + value.heap_bytes();
             if let Some(bytes) = shrunk {
-                self.replace(key, place, deadline_ms, Content::Inline(&bytes));
+                self.replace(key, place, deadline_ms, Content::Inline(&bytes), access);
             }
             return Some(result);
         }
@@ -193,7 +215,10 @@ impl Table {
         let mut bytes = Vec::with_capacity(old.len() * 2 + 64);
         bytes.extend_from_slice(old);
         let result = edit(&mut bytes);
-        self.insert(key, Value::Str(bytes), deadline_ms);
+        self.insert(key, Value::Str(bytes), deadline_ms, clock);
+        let (_, entry, _) = self.locate(key)?;
+        // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
+        unsafe { entry.mark_edited() };
         Some(result)
     }
 
@@ -202,13 +227,16 @@ impl Table {
         key: Key<'_>,
         now_ms: i64,
         absent: Absent,
+        clock: &AccessClock,
         edit: impl FnOnce(&mut A) -> R,
     ) -> Result<Option<R>, WrongType> {
         let found = self.locate(key);
         let live = found.filter(|(.., deadline_ms)| deadline_ms.is_none_or(|deadline_ms| deadline_ms >= now_ms));
         let Some((_, entry, _)) = live else {
-            return Ok((absent == Absent::Create).then(|| self.create(key, edit)));
+            return Ok((absent == Absent::Create).then(|| self.create(key, clock, edit)));
         };
+        // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
+        unsafe { entry.as_ref() }.touch(clock);
         // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
         let value = unsafe { entry.boxed_mut() }.ok_or(WrongType)?;
         let before = value.heap_bytes();
@@ -223,11 +251,11 @@ impl Table {
     }
 
     /// Stores what an edit makes of an empty value, if that is not still empty.
-    fn create<A: Aggregate, R>(&mut self, key: Key<'_>, edit: impl FnOnce(&mut A) -> R) -> R {
+    fn create<A: Aggregate, R>(&mut self, key: Key<'_>, clock: &AccessClock, edit: impl FnOnce(&mut A) -> R) -> R {
         let mut aggregate = A::new();
         let result = edit(&mut aggregate);
         if !aggregate.is_empty() {
-            self.insert(key, aggregate.into_value(), None);
+            self.insert(key, aggregate.into_value(), None, clock);
         }
         result
     }
@@ -240,8 +268,9 @@ impl Table {
         } else if deadline_ms != old_ms {
             // SAFETY: the content goes into the new entry, which takes the old one's slot.
             unsafe {
+                let access = entry.as_ref().access();
                 let content = self.unpack(entry);
-                let moved = self.pack(key, deadline_ms, content);
+                let moved = self.pack(key, deadline_ms, content, access);
                 self.segment_mut(key.hash).replace(place, moved);
                 entry.free(&mut self.slab);
             }
@@ -251,33 +280,34 @@ impl Table {
     }
 
     /// Creates the entry for a key that is not there.
-    fn add(&mut self, key: Key<'_>, deadline_ms: Option<i64>, content: Content<'_>) {
+    fn add(&mut self, key: Key<'_>, deadline_ms: Option<i64>, content: Content<'_>, access: u32) {
         while self.segment(key.hash).is_full() {
             self.split(key.hash);
         }
-        let entry = self.pack(key, deadline_ms, content);
+        let entry = self.pack(key, deadline_ms, content, access);
         self.segment_mut(key.hash).add(entry, key.hash);
         self.len += 1;
         self.note_deadline(key.hash, None, deadline_ms);
     }
 
     /// Puts a new entry in the place of the key's present one, whose content is dropped.
-    fn replace(&mut self, key: Key<'_>, place: Place, deadline_ms: Option<i64>, content: Content<'_>) {
+    fn replace(&mut self, key: Key<'_>, place: Place, deadline_ms: Option<i64>, content: Content<'_>, access: u32) {
         let old = self.segment(key.hash).entry(place);
         let old_ms = self.segment(key.hash).entry_ref(place).deadline_ms();
-        let new = self.pack(key, deadline_ms, content);
+        let new = self.pack(key, deadline_ms, content, access);
         self.segment_mut(key.hash).replace(place, new);
         // SAFETY: the old entry has lost its slot.
         unsafe { self.destroy(old) };
         self.note_deadline(key.hash, old_ms, deadline_ms);
     }
 
-    fn pack(&mut self, key: Key<'_>, deadline_ms: Option<i64>, content: Content<'_>) -> Entry {
+    fn pack(&mut self, key: Key<'_>, deadline_ms: Option<i64>, content: Content<'_>, access: u32) -> Entry {
+        let content = content.beside(key.bytes);
         if let Content::Boxed(value) = &content {
             self.boxed += 1;
             self.boxed_bytes += value.heap_bytes();
         }
-        Entry::create(&mut self.slab, key.bytes, deadline_ms, content)
+        Entry::create(&mut self.slab, key.bytes, deadline_ms, content, access)
     }
 
     /// Moves the content out of an entry that is to be freed.
@@ -419,6 +449,37 @@ impl Table {
             let from = draw(TRIES);
             self.next_accepted(from, u64::MAX, random, &accept).or_else(|| self.next_accepted(0, from, random, &accept))
         })
+    }
+
+    /// Shows about `count` entries, of those that have a deadline if `with_deadline` says so; which ones is a matter of the
+    /// random number. They are those of a run of hashes, so of random keys.
+    pub(super) fn sample(&self, random: u64, count: usize, with_deadline: bool, mut visit: impl FnMut(EntryRef<'_>)) {
+        let all = if with_deadline { self.with_deadline } else { self.len };
+        let mut left = count.min(all);
+        let from = keyed_hash(self.seed, &random.to_le_bytes());
+        let starts = std::iter::successors(Some(from), |hash| self.next_start(*hash));
+        let again = std::iter::successors(Some(0), |hash| self.next_start(*hash)).take_while(|hash| *hash <= from);
+        for hash in starts.chain(again) {
+            if left == 0 {
+                return;
+            }
+            let segment = self.segment(hash);
+            if with_deadline && segment.earliest_ms == i64::MAX {
+                continue;
+            }
+            let first = (random % CAPACITY as u64) as usize;
+            for number in 0..CAPACITY {
+                let entry = segment.nth_slot((first + number) as u64);
+                let entry = entry.filter(|entry| !with_deadline || entry.deadline_ms().is_some());
+                if let Some(entry) = entry {
+                    visit(entry);
+                    left -= 1;
+                    if left == 0 {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
     /// One of the acceptable entries of the first segment between two hashes that has any.

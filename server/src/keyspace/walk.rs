@@ -8,7 +8,7 @@
 //! walk, which drops it when it has passed.
 //!
 //! ```text
-//! frame: key length u32 | value length u32 | database u32 | kind u8 | has deadline u8 | – – | deadline i64 | key … | value …
+//! frame: key length u32 | value length u32 | database u32 | kind u8 | last use 24 bits | deadline i64 | key … | value …
 //! ```
 //!
 //! Only strings are copied like that. Of a list, hash, set or sorted set the chunk has a clone, which costs little whatever
@@ -21,6 +21,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(doc)]
+use super::AccessClock;
 use super::entry::EntryRef;
 use super::segment::Segment;
 use super::table::Table;
@@ -28,9 +30,9 @@ use super::{DatabaseSize, Key};
 use crate::value::{Value, ValueRef};
 
 const FRAME_HEADER: usize = 24;
-/// Kinds of frames: the value follows, or is one of the chunk's clones.
-const FLAT: u8 = 0;
+/// Bits of a frame's kind: the value is one of the chunk's clones instead of what follows, and it has a deadline.
 const CLONED: u8 = 1;
+const HAS_DEADLINE: u8 = 2;
 /// What a segment costs of a slice's budget besides its bytes, so that a slice over empty segments ends too.
 const SEGMENT_COST: usize = 64;
 /// A chunk that has so many bytes is full. A single value may make it larger.
@@ -64,6 +66,8 @@ pub struct Frame<'a> {
     pub value: ValueRef<'a>,
     /// When it expires, in milliseconds since the Unix epoch.
     pub deadline_ms: Option<i64>,
+    /// When or how often it was used, as the bits that an [`AccessClock`] makes something of.
+    pub access: u32,
 }
 
 impl Chunk {
@@ -92,7 +96,7 @@ impl Chunk {
     fn push(&mut self, db: usize, entry: EntryRef<'_>) {
         let key = entry.key();
         let (kind, value_len, value) = match entry.value() {
-            ValueRef::Str(value) => (FLAT, value.len(), value),
+            ValueRef::Str(value) => (0, value.len(), value),
             aggregate => {
                 self.clone_bytes += aggregate.clone_bytes();
                 self.clones.push(aggregate.to_value());
@@ -105,8 +109,8 @@ impl Chunk {
         header[0..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
         header[4..8].copy_from_slice(&value_len.to_le_bytes());
         header[8..12].copy_from_slice(&(db as u32).to_le_bytes());
-        header[12] = kind;
-        header[13] = deadline_ms.is_some().into();
+        header[12] = kind | if deadline_ms.is_some() { HAS_DEADLINE } else { 0 };
+        header[13..16].copy_from_slice(&entry.access().to_le_bytes()[..3]);
         header[16..24].copy_from_slice(&deadline_ms.unwrap_or(0).to_le_bytes());
         self.frames.reserve(FRAME_HEADER + key.len() + value.len());
         self.frames.extend_from_slice(&header);
@@ -140,8 +144,9 @@ fn pop_frame<'a>(rest: &mut &'a [u8], clones: &'a [Value]) -> Frame<'a> {
     Frame {
         db: number(8),
         key,
-        value: if header[12] == FLAT { ValueRef::Str(take(number(4))) } else { clones[number(4)].borrow() },
-        deadline_ms: (header[13] != 0).then_some(deadline_ms),
+        value: if header[12] & CLONED == 0 { ValueRef::Str(take(number(4))) } else { clones[number(4)].borrow() },
+        deadline_ms: (header[12] & HAS_DEADLINE != 0).then_some(deadline_ms),
+        access: u32::from_le_bytes([header[13], header[14], header[15], 0]),
     }
 }
 

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 
 use super::stream::Stream;
-use super::{Server, feed, now_ms};
+use super::{Server, feed};
 use crate::client::Session;
 use crate::command::{Args, Command, Flow, Planned};
 use crate::instance::Instance;
@@ -83,14 +83,25 @@ impl Connection {
         // What it waited for comes before what it asked for since.
         self.session.client.collect(&mut self.out);
         self.closing |= self.session.client.is_dismissed();
-        if !self.closing && self.is_due() && self.run(server) == Flow::Feed {
-            return Poll::Ready(End::Feed);
+        if !self.closing && self.is_due() {
+            if self.run(server) == Flow::Feed {
+                return Poll::Ready(End::Feed);
+            }
+            if server.has_unwritten() {
+                // One write serves everyone whose turn comes first.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
         if self.session.client.is_killed() {
             // Too much would wait for it: it gets nothing of that.
             return Poll::Ready(End::Closed);
         }
         self.session.client.collect(&mut self.out);
+        if !server.write_aof() {
+            // The server ends, and nobody is told what is not on the disk.
+            return Poll::Pending;
+        }
         match self.poll_flush(context) {
             Poll::Ready(Err(_)) => return Poll::Ready(End::Closed),
             Poll::Ready(Ok(())) if self.closing => return Poll::Ready(End::Closed),
@@ -114,6 +125,7 @@ impl Connection {
         ready!(self.stream.poll_read(context, &mut buffer))?;
         let read = buffer.filled();
         self.requests.input.extend_from_slice(read);
+        self.session.client.input_bytes.set(self.requests.input.capacity());
         let instance = server.instance.borrow();
         let arrived = self.requests.input.len();
         if arrived as u64 > instance.config.client_query_buffer_limit {
@@ -142,9 +154,12 @@ impl Connection {
     pub(super) fn run(&mut self, server: &Rc<Server>) -> Flow {
         let flow = {
             let mut instance = server.instance.borrow_mut();
-            instance.set_now(now_ms());
+            instance.begin_turn();
+            let input = &self.requests.input;
+            self.session.client.query_bytes.set((input.len(), input.capacity() - input.len()));
             self.session.client.last_active_ms.set(instance.now_ms);
             let flow = self.requests.run(&mut instance, &mut self.session, &mut self.out);
+            instance.end_turn();
             instance.stats.total_net_input_bytes += self.requests.forget_run() as u64;
             let pending_bytes = (self.out.len() - self.sent) as u64;
             instance.stats.total_net_output_bytes += pending_bytes;

@@ -62,6 +62,9 @@ fn poll_feed(
             Poll::Pending => break,
         }
     }
+    if !server.write_aof() {
+        return Poll::Pending;
+    }
     let mut sent = 0;
     loop {
         connection.collect(&[]);

@@ -125,6 +125,9 @@ fn poll_link(
             }
         }
         server.settle();
+        if !server.write_aof() {
+            return Poll::Pending;
+        }
         while timer.poll_until(context, follower.deadline_ms(&server.instance.borrow())).is_ready() {
             let mut instance = server.instance.borrow_mut();
             instance.set_now(now_ms());

@@ -4,6 +4,7 @@
 //! time. A task borrows the [`Instance`] for the length of a turn and never across an `await`. Only encoding and writing
 //! snapshots happens on threads of its own, which see flat copies.
 
+mod aof;
 mod connection;
 mod feed;
 mod link;
@@ -61,17 +62,28 @@ pub(crate) struct Server {
     /// A snapshot is wanted.
     snapshot: Notify,
     save_wanted: Cell<bool>,
+    rewrite_wanted: Cell<bool>,
     /// A save that runs, and those who wait for its file.
     saving: RefCell<Option<persist::Saving>>,
+    /// The append-only file.
+    aof: RefCell<aof::Files>,
+    /// Somebody waits for the disk.
+    aof_sync: Notify,
+    /// Why the server ends, if that is no success.
+    failure: RefCell<Option<String>>,
     /// Where the snapshot for each waiting replica goes, by the id of its connection.
     payloads: RefCell<HashMap<u64, mpsc::Sender<Payload>>>,
     link: RefCell<Option<JoinHandle<()>>>,
     stop: Notify,
 }
 
-fn now_ms() -> i64 {
+fn now_us() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn now_ms() -> i64 {
+    now_us() / 1000
 }
 
 /// Serves until it is told to stop: the data of its directory, or as a ghost what remains of a dead server.
@@ -96,6 +108,9 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
     let mut instance = Instance::new(config, now_ms(), Random::from_system());
+    instance.set_clock(now_us);
+    instance.make_users()?;
+    instance.startup_bytes = crate::info::own_bytes();
     let is_ghost = remains.is_some();
     match (remains, instance.config.replicaof.clone()) {
         (Some(remains), _) => instance.haunt(remains).map_err(|error| format!("can't map the backlog: {error}"))?,
@@ -111,7 +126,11 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
         timer_until_ms: Cell::new(0),
         snapshot: Notify::new(),
         save_wanted: Cell::new(false),
+        rewrite_wanted: Cell::new(false),
         saving: RefCell::default(),
+        aof: RefCell::default(),
+        aof_sync: Notify::new(),
+        failure: RefCell::default(),
         payloads: RefCell::default(),
         link: RefCell::default(),
         stop: Notify::new(),
@@ -121,6 +140,9 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     {
         log!(Warning, "Failed to write PID file {}: {error}", pidfile.display());
     }
+    // Redis's own tests connect as soon as they read this.
+    let (port, pid) = (server.instance.borrow().config.port, std::process::id());
+    log!(Warning, "Running mode=standalone, port={port}, PID: {pid}");
     log!(Notice, "Server initialized");
     for listener in listeners {
         spawn_local(accept(Rc::clone(&server), listener));
@@ -130,6 +152,7 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     }
     spawn_local(keep_time(Rc::clone(&server)));
     spawn_local(persist::run(Rc::clone(&server)));
+    spawn_local(aof::keep_synced(Rc::clone(&server)));
     spawn_local(obey_signals(Rc::clone(&server)));
     if !is_ghost {
         persist::load(&server).await.map_err(|error| {
@@ -147,7 +170,7 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
         let _ = std::fs::remove_file(path);
     }
     log!(Warning, "Redis is now ready to exit, bye bye...");
-    Ok(())
+    server.failure.take().map_or(Ok(()), Err)
 }
 
 fn listen(config: &Config) -> Result<Vec<TcpListener>, String> {
@@ -235,7 +258,9 @@ impl Server {
         {
             let mut instance = self.instance.borrow_mut();
             let config = &instance.config;
-            let open = !config.protected_mode || config.requirepass.is_some() || peer.ip().to_canonical().is_loopback();
+            let open = !config.protected_mode
+                || !instance.users.default_user().needs_no_password()
+                || peer.ip().to_canonical().is_loopback();
             if !open {
                 instance.stats.rejected_connections += 1;
                 // As far as it gets: the connection is closed anyway.
@@ -256,7 +281,7 @@ impl Server {
             return;
         }
         let client = instance.connect(address, local_address, ClientKind::Normal);
-        let session = Session::new(client, instance.config.requirepass.is_none());
+        let session = Session::new(client, instance.users.default_user().is_open());
         drop(instance);
         spawn_local(connection::serve(Rc::clone(self), stream, session));
     }
@@ -278,6 +303,14 @@ impl Server {
                     self.save_wanted.set(true);
                     self.snapshot.notify_one();
                 }
+                Action::RewriteAof => {
+                    self.rewrite_wanted.set(true);
+                    self.snapshot.notify_one();
+                }
+                Action::StopAof => self.stop_aof(),
+                Action::TidyAof => self.tidy_aof(),
+                Action::SyncAof => self.aof_sync.notify_one(),
+                Action::ReloadAof(client) => self.reload_aof(client),
                 Action::Sync => {
                     persist::join(self);
                     self.snapshot.notify_one();
@@ -287,6 +320,17 @@ impl Server {
                 }
             }
         }
+    }
+
+    fn reload_aof(&self, client: u64) {
+        let result = aof::reload(self);
+        let client = self.instance.borrow().clients.get(&client).cloned();
+        let Some(client) = client else { return };
+        client.send(|mailbox| match &result {
+            Ok(()) => mailbox.extend_from_slice(b"+OK\r\n"),
+            Err(error) => mailbox.extend_from_slice(format!("-ERR {error}\r\n").as_bytes()),
+        });
+        client.unblock();
     }
 
     fn relink(self: &Rc<Self>) {
@@ -319,6 +363,15 @@ impl Server {
                     instance.fail_shutdown();
                     return;
                 }
+            }
+        }
+        drop(instance);
+        if let Err(error) = self.close_aof() {
+            log!(Warning, "Error trying to save the append only file: {error}");
+            if !options.force {
+                log!(Warning, "Errors trying to shut down the server. Check the logs for more information.");
+                self.instance.borrow_mut().fail_shutdown();
+                return;
             }
         }
         self.stop.notify_one();
@@ -409,6 +462,8 @@ async fn keep_time(server: Rc<Server>) {
             instance.set_now(now_ms());
             instance.tick();
         }
+        server.write_aof();
+        server.retry_aof();
         server.settle();
     }
 }

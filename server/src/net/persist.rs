@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, yield_now};
 
+use super::aof::{self, BaseFile, Rewriting};
 use super::loading::{self, Load, Source};
 use super::{Payload, Server, now_ms, recover, step_back};
 use crate::instance::Instance;
@@ -32,6 +33,8 @@ type Chunks = mpsc::Receiver<Option<Chunk>>;
 struct Round {
     /// The dump file is to be written.
     saves: bool,
+    /// A base of the append-only file is to be made.
+    rewrites: bool,
     /// Replicas that are sent the image as it is made.
     streamed: Vec<Rc<Feed>>,
     /// Replicas that are sent the dump file when it is whole.
@@ -78,7 +81,8 @@ async fn next_round(server: &Server) -> Option<Round> {
     let diskless = instance.config.repl_diskless_sync;
     let (streamed, filed): (Vec<_>, Vec<_>) = waiting(&instance).into_iter().partition(|feed| diskless && feed.eof);
     let saves = server.save_wanted.take() || !filed.is_empty();
-    (saves || !streamed.is_empty()).then_some(Round { saves, streamed, filed })
+    let rewrites = server.rewrite_wanted.take();
+    (saves || rewrites || !streamed.is_empty()).then_some(Round { saves, rewrites, streamed, filed })
 }
 
 /// How long to wait for more replicas, if all that is wanted is a snapshot for some that can wait.
@@ -86,7 +90,8 @@ fn delay_for_company(server: &Server) -> Option<Duration> {
     let instance = server.instance.borrow();
     let (config, waiting) = (&instance.config, waiting(&instance));
     let enough = config.repl_diskless_sync_max_replicas as usize;
-    let can_wait = config.repl_diskless_sync && waiting.iter().all(|feed| feed.eof) && !server.save_wanted.get();
+    let is_wanted = server.save_wanted.get() || server.rewrite_wanted.get();
+    let can_wait = config.repl_diskless_sync && waiting.iter().all(|feed| feed.eof) && !is_wanted;
     if !can_wait || enough > 0 && waiting.len() >= enough {
         return None;
     }
@@ -97,20 +102,22 @@ fn delay_for_company(server: &Server) -> Option<Duration> {
 
 /// Makes one snapshot for everyone who wants it now.
 async fn make(server: &Rc<Server>, round: Round) {
-    let Some(image) = begin(server, &round) else { return };
+    let Some((image, rewriting)) = begin(server, &round) else { return };
     let senders = take_senders(server, &round.streamed);
     let (chunks, received) = mpsc::channel(CHUNKS_QUEUED);
     let target = round.saves.then(|| snapshot::dump_path(&server.instance.borrow()));
     // As long as a replication id, and as unlikely to be met in the data.
     let mark = server.instance.borrow_mut().random_id();
-    let encoding = spawn_blocking(move || encode(&image, received, target, senders, mark));
+    let rewriting = rewriting.map(Arc::new);
+    let base = rewriting.clone();
+    let encoding = spawn_blocking(move || encode(&image, received, target, base.as_deref(), senders, mark));
     walk(server, chunks).await;
     let made = encoding.await.unwrap_or_else(|error| Made::failed(&error.to_string()));
-    finish(server, &round, made);
+    finish(server, &round, rewriting.and_then(Arc::into_inner), made);
 }
 
 /// Fixes the image's moment, and lets those who get it know.
-fn begin(server: &Server, round: &Round) -> Option<Image> {
+fn begin(server: &Server, round: &Round) -> Option<(Image, Option<Rewriting>)> {
     let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
     if !round.streamed.is_empty() {
@@ -119,7 +126,16 @@ fn begin(server: &Server, round: &Round) -> Option<Image> {
     if !round.filed.is_empty() {
         log!(Notice, "Starting BGSAVE for SYNC with target: disk");
     }
-    let image = Image::begin(&mut instance).ok()?;
+    let mut rewriting = if round.rewrites { aof::prepare(server, &mut instance) } else { None };
+    let is_alone = !round.saves && round.streamed.is_empty();
+    if rewriting.is_none() && is_alone {
+        return None;
+    }
+    let mut image = Image::begin(&mut instance).ok()?;
+    if let Some(rewriting) = &mut rewriting {
+        image.is_aof_base = is_alone;
+        aof::begin(server, &mut instance, rewriting, &image, is_alone);
+    }
     let now_ms = instance.now_ms;
     let persistence = &mut instance.persistence;
     persistence.snapshot_since_ms = Some(now_ms);
@@ -138,7 +154,7 @@ fn begin(server: &Server, round: &Round) -> Option<Image> {
         instance.promise_image(&round.filed, point, FeedState::WaitsForFile);
         *server.saving.borrow_mut() = round.saves.then(|| Saving { point, filed: round.filed.clone() });
     }
-    Some(image)
+    Some((image, rewriting))
 }
 
 /// Lets replicas that have just come have the file that is being written, if the stream since its moment is still there.
@@ -192,18 +208,21 @@ struct Made {
     image: io::Result<()>,
     /// The dump file, if one was to be written.
     file: Option<io::Result<File>>,
+    /// The append-only file's base, if one was to be made.
+    base: Option<io::Result<()>>,
 }
 
 impl Made {
     fn failed(reason: &str) -> Made {
         let error = || io::Error::other(reason.to_owned());
-        Made { image: Err(error()), file: Some(Err(error())) }
+        Made { image: Err(error()), file: Some(Err(error())), base: Some(Err(error())) }
     }
 }
 
 /// Where an image goes as it is encoded.
 struct Outputs {
     file: Option<io::Result<DumpFile>>,
+    base: Option<io::Result<BaseFile>>,
     replicas: Vec<mpsc::Sender<Payload>>,
 }
 
@@ -215,15 +234,29 @@ impl Outputs {
         {
             self.file = Some(Err(error));
         }
+        self.write_base(|base| base.write_image(&slice));
         if slice.is_empty() {
             self.replicas.retain(|replica| !replica.is_closed());
         } else {
             broadcast(&mut self.replicas, slice);
         }
-        if self.replicas.is_empty() && !matches!(self.file, Some(Ok(_))) {
+        if self.replicas.is_empty() && !matches!(self.file, Some(Ok(_))) && !matches!(self.base, Some(Ok(_))) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
+    }
+
+    /// Whether anybody has a use for the image itself.
+    fn want_image(&self) -> bool {
+        self.file.is_some() || !self.replicas.is_empty() || self.base.iter().flatten().any(BaseFile::is_image)
+    }
+
+    fn write_base(&mut self, write: impl FnOnce(&mut BaseFile) -> io::Result<()>) {
+        if let Some(Ok(base)) = &mut self.base
+            && let Err(error) = write(base)
+        {
+            self.base = Some(Err(error));
+        }
     }
 }
 
@@ -232,12 +265,14 @@ fn encode(
     image: &Image,
     chunks: Chunks,
     target: Option<PathBuf>,
+    rewriting: Option<&Rewriting>,
     replicas: Vec<mpsc::Sender<Payload>>,
     mark: ReplicationId,
 ) -> Made {
     step_back();
     let file = target.map(|target| DumpFile::create(&target));
-    let mut outputs = Outputs { file, replicas };
+    let base = rewriting.map(BaseFile::create);
+    let mut outputs = Outputs { file, base, replicas };
     broadcast(&mut outputs.replicas, format!("$EOF:{mark}\r\n").into_bytes());
     let encoded = encode_chunks(image, chunks, &mut outputs);
     if encoded.is_ok() {
@@ -250,19 +285,29 @@ fn encode(
         // What the disk said comes before what followed from it.
         Err(error) => file.and_then(|_| Err(io::Error::new(error.kind(), error.to_string()))),
     });
-    Made { image: encoded, file }
+    let base = outputs.base.map(|base| match &encoded {
+        Ok(()) => base.and_then(BaseFile::commit),
+        Err(error) => base.and_then(|_| Err(io::Error::new(error.kind(), error.to_string()))),
+    });
+    Made { image: encoded, file, base }
 }
 
 fn encode_chunks(image: &Image, mut chunks: Chunks, outputs: &mut Outputs) -> io::Result<()> {
     let mut encoder = image.encoder();
     while let Some(message) = chunks.blocking_recv() {
         let Some(chunk) = message else { return outputs.write(encoder.finish()) };
+        outputs.write_base(|base| base.write_chunk(&chunk));
+        if !outputs.want_image() {
+            (1..).zip(chunk.iter()).for_each(|(number, _)| image.delay().pause(number));
+            outputs.write(Vec::new())?;
+            continue;
+        }
         snapshot::encode(&mut encoder, &chunk, image.delay(), |slice| outputs.write(slice))?;
     }
     Err(io::Error::other("it was given up"))
 }
 
-fn finish(server: &Server, round: &Round, made: Made) {
+fn finish(server: &Server, round: &Round, rewriting: Option<Rewriting>, made: Made) {
     let saving = server.saving.take();
     let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
@@ -270,8 +315,14 @@ fn finish(server: &Server, round: &Round, made: Made) {
     let persistence = &mut instance.persistence;
     let started_ms = persistence.snapshot_since_ms.take().unwrap_or(now_ms);
     persistence.is_saving = false;
-    persistence.last_duration_s = Some((now_ms - started_ms) / 1000);
+    if round.saves || !round.streamed.is_empty() {
+        persistence.last_duration_s = Some((now_ms - started_ms) / 1000);
+    }
     log!(Notice, "Writes have made the snapshot copy {} bytes before their turn", persistence.last_preimage_bytes);
+    if let Some(rewriting) = rewriting {
+        let base = made.base.unwrap_or_else(|| Err(io::Error::other("it was not made")));
+        aof::finish(server, &mut instance, rewriting, base);
+    }
     if !round.streamed.is_empty() {
         finish_streams(&round.streamed, &made.image);
     }
@@ -350,12 +401,25 @@ fn broadcast(replicas: &mut Vec<mpsc::Sender<Payload>>, bytes: Vec<u8>) {
     replicas.retain(|replica| replica.blocking_send(Arc::clone(&piece)).is_ok());
 }
 
-/// Loads the dump file, if there is one.
+/// Loads what the directory holds: the append-only file, if one is wanted and there is one; otherwise the dump file, and an
+/// append-only file that is wanted is made of that.
 ///
 /// # Errors
 /// It can't be read, or it is not what it should be; the words say which file and why.
 pub(super) async fn load(server: &Rc<Server>) -> Result<(), String> {
     let remains = recover::remains(server).await;
+    if !server.instance.borrow().config.appendonly {
+        return load_dump(server, remains).await;
+    }
+    if let Err(remains) = aof::load(server, remains).await? {
+        load_dump(server, remains).await?;
+        aof::create(server)?;
+    }
+    Ok(())
+}
+
+/// Loads the dump file, if there is one.
+async fn load_dump(server: &Rc<Server>, remains: Option<Remains>) -> Result<(), String> {
     let path = snapshot::dump_path(&server.instance.borrow());
     let mut file = match File::open(&path) {
         Ok(file) => file,

@@ -1,4 +1,4 @@
-//! A restart after a death: what the dead server's backlog has beyond the dump file is applied, and its replicas can go on.
+//! A restart after a death: what the dead server's backlog has beyond what was loaded is applied, and its replicas can go on.
 
 use std::io;
 use std::rc::Rc;
@@ -41,7 +41,7 @@ pub(super) async fn remains(server: &Server) -> Option<Remains> {
 pub(super) async fn recover(server: &Rc<Server>, remains: Remains, point: Option<Point>) -> Result<bool, String> {
     let beyond = match point {
         Some(point) => remains.beyond(point.id.as_str().as_bytes(), point.offset).map(|bytes| (point, bytes)),
-        None => Err("there is no dump file that names its history".into()),
+        None => Err("the data that were loaded do not name their history".into()),
     };
     let (point, tail_bytes) = match beyond {
         Ok(found) => found,
@@ -53,13 +53,15 @@ pub(super) async fn recover(server: &Rc<Server>, remains: Remains, point: Option
     let path = server.instance.borrow().backlog_path();
     let bytes = remains.bytes().map_err(|error| format!("{}: {error}", path.display()))?;
     let tail = bytes[(point.offset - remains.start) as usize..].to_vec();
-    let db = replay(server, tail, point.db).await.map_err(|error| {
-        format!("{}: {error}; move it out of the way to start from the dump file alone", path.display())
-    })?;
-    server.instance.borrow_mut().continue_history(&remains, &bytes, db)?;
+    let db = replay(server, tail, point.db)
+        .await
+        .map_err(|error| format!("{}: {error}; move it out of the way to start without it", path.display()))?;
+    let mut instance = server.instance.borrow_mut();
+    instance.continue_history(&remains, &bytes, db)?;
+    instance.append_missing(remains.history.replid, point.offset, &bytes[(point.offset - remains.start) as usize..]);
     log!(
         Notice,
-        "Continuing the history {} at offset {}: {tail_bytes} bytes of the stream beyond the dump file were in the backlog",
+        "Continuing the history {} at offset {}: {tail_bytes} bytes of the stream beyond what was loaded were in the backlog",
         remains.history.replid,
         remains.end
     );

@@ -5,6 +5,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::body::{Body, Parts, Rooms};
 use super::cursor::{Cursor, KEPT_BYTES_MAX, Stop, Text};
 use super::{MAGIC, RdbError, VALKEY_MAGIC, VERSION_READ_MAX, VERSION_VALKEY, module, opcode};
+use crate::keyspace::Use;
 use crate::value::{self, SmallForms};
 
 /// What an image says next. Byte slices are lent until the decoder is called again.
@@ -24,6 +25,8 @@ pub enum Item<'a> {
         value: Value<'a>,
         /// When it expires, Unix milliseconds.
         deadline_ms: Option<i64>,
+        /// When or how often it was used.
+        last_use: Option<Use>,
     },
     /// The image is complete and its checksum, if it has one, is right.
     Eof,
@@ -51,7 +54,7 @@ pub enum Value<'a> {
 /// decoder.feed(b"REDIS0009\x00\x03foo\x03b");
 /// assert_eq!(decoder.next_item(), Ok(None));
 /// decoder.feed(b"ar\xff\0\0\0\0\0\0\0\0");
-/// let entry = Item::Entry { key: b"foo", value: Value::Str(b"bar"), deadline_ms: None };
+/// let entry = Item::Entry { key: b"foo", value: Value::Str(b"bar"), deadline_ms: None, last_use: None };
 /// assert_eq!(decoder.next_item(), Ok(Some(entry)));
 /// assert_eq!(decoder.next_item(), Ok(Some(Item::Eof)));
 /// assert_eq!(decoder.finish(), Ok(()));
@@ -72,6 +75,8 @@ pub struct Decoder {
     progress: Progress,
     /// An EXPIRETIME that waits for its entry.
     deadline_ms: Option<i64>,
+    /// What was said of the use of the key that it waits for.
+    last_use: Option<Use>,
     /// A value that has begun, and its key.
     begun: Option<(Vec<u8>, Parts)>,
     /// What was wrong with a part of it, which cannot be read twice.
@@ -108,6 +113,7 @@ impl Decoder {
             crc: Digest::new(CrcAlgorithm::Crc64Redis),
             progress: Progress::Preamble,
             deadline_ms: None,
+            last_use: None,
             begun: None,
             failed: None,
             rooms: Rooms::default(),
@@ -152,11 +158,12 @@ impl Decoder {
                     match parts.finish() {
                         Some(value) => break (Found::Aggregate(value), read),
                         // Nothing holds nothing, neither here nor anywhere else.
-                        None => self.deadline_ms = None,
+                        None => (self.deadline_ms, self.last_use) = (None, None),
                     }
                 }
                 Ok(Step::Version(version)) => self.progress = Progress::Body { version },
                 Ok(Step::Deadline(deadline_ms)) => self.deadline_ms = Some(deadline_ms),
+                Ok(Step::LastUse(last_use)) => self.last_use = Some(last_use),
                 Ok(Step::Skipped) => {}
                 Err(Stop::Needs(bytes)) => {
                     // Of a value that has begun, parts may have been read before.
@@ -179,11 +186,13 @@ impl Decoder {
                 key: key.plain(&mut self.rooms.key)?,
                 value: Value::Str(value.plain(&mut self.rooms.value)?),
                 deadline_ms: self.deadline_ms.take(),
+                last_use: self.last_use.take(),
             },
             Found::Aggregate(value) => Item::Entry {
                 key: &self.rooms.key,
                 value: Value::Aggregate(value),
                 deadline_ms: self.deadline_ms.take(),
+                last_use: self.last_use.take(),
             },
             Found::Unsupported { type_name, key, offset } => {
                 return Err(unsupported(type_name, key.plain(&mut self.rooms.key)?, offset));
@@ -237,6 +246,8 @@ enum Step<'a> {
     Skipped,
     Version(u32),
     Deadline(i64),
+    /// What is said of the use of the key that follows.
+    LastUse(Use),
     /// A value whose parts are to be read next.
     Begun(Text<'a>, Parts),
     /// All parts of the value that has begun are read.
@@ -295,8 +306,8 @@ impl<'a> Cursor<'a> {
             opcode::SELECTDB => Found::SelectDb(self.database()?),
             opcode::RESIZEDB => Found::ResizeDb(self.length()?, self.length()?),
             opcode::AUX => Found::Aux(self.text()?, self.text()?),
-            opcode::IDLE => return self.length().map(|_seconds| Step::Skipped),
-            opcode::FREQ => return self.byte().map(|_frequency| Step::Skipped),
+            opcode::IDLE => return self.length().map(|seconds| Step::LastUse(Use::IdleSeconds(seconds))),
+            opcode::FREQ => return self.byte().map(|frequency| Step::LastUse(Use::Frequency(frequency))),
             opcode::FUNCTION2 => return self.text().map(|_library| Step::Skipped),
             opcode::SLOT_INFO => return self.slot_info(),
             opcode::MODULE_AUX => return self.module_aux(),

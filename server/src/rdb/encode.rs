@@ -5,6 +5,7 @@ use std::io;
 use crc_fast::{CrcAlgorithm, Digest};
 
 use super::{MAGIC, VERSION_WRITTEN, kind, lzf::Compressor, opcode, stream, string};
+use crate::keyspace::{AccessClock, Use};
 use crate::value::stream::{Group, Id};
 use crate::value::{Stream, ValueRef};
 
@@ -70,6 +71,10 @@ pub struct Encoder {
     /// Present when strings are to be compressed.
     compressor: Option<Compressor>,
     selected: Option<u32>,
+    /// Makes something of the notes about the use of keys, if these are written.
+    uses: Option<AccessClock>,
+    /// What was said of the next key's.
+    last_use: Option<Use>,
 }
 
 /// Strings up to this length are not worth compressing.
@@ -86,6 +91,8 @@ impl Encoder {
             crc: options.checksum.then(|| Digest::new(CrcAlgorithm::Crc64Redis)),
             compressor: options.compress.then(Compressor::new),
             selected: None,
+            uses: None,
+            last_use: None,
         };
         encoder.pending.extend_from_slice(MAGIC);
         encoder.pending.extend_from_slice(format!("{VERSION_WRITTEN:04}").as_bytes());
@@ -100,6 +107,8 @@ impl Encoder {
             crc: None,
             compressor: compress.then(Compressor::new),
             selected: None,
+            uses: None,
+            last_use: None,
         };
         let mut bytes = Vec::new();
         let gathered = encoder.value(value, &mut |slice| {
@@ -146,6 +155,16 @@ impl Encoder {
         push_length(&mut self.pending, deadlines);
     }
 
+    /// Writes down what is known of the use of keys.
+    pub fn keep_uses(&mut self, clock: Option<AccessClock>) {
+        self.uses = clock;
+    }
+
+    /// What is noted of the use of the key that comes next.
+    pub fn last_use(&mut self, access: u32) {
+        self.last_use = self.uses.as_ref().map(|clock| clock.use_of(access));
+    }
+
     /// Writes one key of database `db`. Entries of several databases may come in any order; each change costs two bytes.
     /// `deadline_ms` is in Unix milliseconds. Whenever [`SLICE_BYTES`] have gathered they go to `emit`.
     ///
@@ -163,6 +182,14 @@ impl Encoder {
         if let Some(deadline_ms) = deadline_ms {
             self.pending.push(opcode::EXPIRETIME_MS);
             self.pending.extend_from_slice(&deadline_ms.to_le_bytes());
+        }
+        match self.last_use.take() {
+            Some(Use::IdleSeconds(seconds)) => {
+                self.pending.push(opcode::IDLE);
+                push_length(&mut self.pending, seconds);
+            }
+            Some(Use::Frequency(frequency)) => self.pending.extend([opcode::FREQ, frequency]),
+            None => {}
         }
         self.pending.push(kind_of(value));
         self.string(key);

@@ -16,7 +16,7 @@ use super::cursor::{Cursor, Stop};
 use super::packed::{Element, Pack};
 use super::{RdbError, kind};
 use crate::value::Stream;
-use crate::value::stream::{Block, Delivery, Group, Id};
+use crate::value::stream::{Block, BlockSize, Delivery, Group, Id};
 
 /// An entry that is there no more, and one that has the fields of its block.
 const DELETED: i64 = 1;
@@ -94,7 +94,7 @@ fn add_entries(stream: &mut Stream, master: Id, elements: &[Element]) -> Result<
         }
         if flags & DELETED != 0 {
             gone += 1;
-        } else if stream.append(id, texts.iter().map(Vec::as_slice)) {
+        } else if stream.append(id, texts.iter().map(Vec::as_slice), BlockSize::default()) {
             live += 1;
         } else {
             return Err("ids do not ascend");

@@ -102,7 +102,7 @@ fn decoded<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Content, Rd
                 Item::Aux(key, value) => drop(content.fields.insert(key.into(), value.into())),
                 Item::SelectDb(selected) => db = selected,
                 Item::ResizeDb(..) | Item::Eof => {}
-                Item::Entry { key, value, deadline_ms } => {
+                Item::Entry { key, value, deadline_ms, .. } => {
                     let value = match value {
                         super::Value::Str(bytes) => string(bytes),
                         super::Value::Aggregate(value) => value,

@@ -93,6 +93,8 @@ pub struct Feed {
     pub unreceived: Cell<u64>,
     /// It said that it has applied so much.
     pub acknowledged: Cell<u64>,
+    /// It said that so much is on its disk.
+    pub synced: Cell<Option<u64>>,
     /// When it last said anything, in milliseconds since the epoch.
     pub heard_ms: Cell<i64>,
     /// Since when it takes nothing of the snapshot that is being sent, in milliseconds since the epoch.
@@ -370,10 +372,17 @@ impl Replication {
 mod tests {
     use super::*;
     use crate::client::ClientKind;
+    use crate::command::Users;
 
     fn feed(cursor: u64, unreceived: u64, acknowledged: u64) -> Rc<Feed> {
         Rc::new(Feed {
-            client: Client::new(cursor, "127.0.0.1:1".into(), "127.0.0.1:2".into(), 0, ClientKind::Replica),
+            client: Client::new(
+                cursor,
+                ("127.0.0.1:1".into(), "127.0.0.1:2".into()),
+                0,
+                ClientKind::Replica,
+                Users::new(None).default_user().clone(),
+            ),
             ip: "127.0.0.1".into(),
             port: 1,
             eof: true,
@@ -382,6 +391,7 @@ mod tests {
             cursor: cursor.into(),
             unreceived: unreceived.into(),
             acknowledged: acknowledged.into(),
+            synced: None.into(),
             heard_ms: 0.into(),
             stalled_since_ms: None.into(),
             rdb_only: false,

@@ -186,6 +186,14 @@ impl List {
         removed
     }
 
+    /// How many nodes it has.
+    pub fn nodes_len(&self) -> usize {
+        match &self.0 {
+            Form::One(_) => 1,
+            Form::Many(directory) => directory.slots.len(),
+        }
+    }
+
     fn nodes(&self) -> Nodes<'_> {
         match &self.0 {
             Form::One(node) => Nodes::One(node),

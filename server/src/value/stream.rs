@@ -55,10 +55,25 @@ impl fmt::Display for Id {
     }
 }
 
-/// So many entries a block has at most, the removed ones included.
-const BLOCK_ENTRIES_MAX: usize = 100;
-/// A block that has so many bytes takes no more.
-const BLOCK_BYTES_MAX: usize = 4096;
+/// When a block takes no more entries: approximate trimming removes whole blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockSize {
+    /// It has had so many, the removed ones included.
+    pub entries_max: usize,
+    /// It has so many bytes.
+    pub bytes_max: usize,
+}
+
+impl BlockSize {
+    /// No block is larger, whatever was asked for.
+    pub const MAX: BlockSize = BlockSize { entries_max: 1 << 16, bytes_max: 1 << 20 };
+}
+
+impl Default for BlockSize {
+    fn default() -> Self {
+        BlockSize { entries_max: 100, bytes_max: 4096 }
+    }
+}
 
 /// Entries that lie together.
 #[derive(Clone, Default)]
@@ -132,8 +147,8 @@ impl Block {
         self.ends.iter_mut().for_each(|end| *end -= start);
     }
 
-    fn is_full(&self) -> bool {
-        self.appended >= BLOCK_ENTRIES_MAX || self.bytes.len() >= BLOCK_BYTES_MAX
+    fn is_full(&self, size: BlockSize) -> bool {
+        self.appended >= size.entries_max || self.bytes.len() >= size.bytes_max
     }
 }
 
@@ -410,12 +425,12 @@ impl Stream {
     }
 
     /// Adds an entry behind all others; false, and nothing is done, if its id is not greater than [`Stream::last_id`].
-    pub fn append<'f>(&mut self, id: Id, fields: impl Iterator<Item = &'f [u8]>) -> bool {
+    pub fn append<'f>(&mut self, id: Id, fields: impl Iterator<Item = &'f [u8]>, size: BlockSize) -> bool {
         let state = &mut *self.0;
         if id <= state.last_id {
             return false;
         }
-        let last = state.blocks.last().filter(|(_, block)| !block.is_full()).map(|(first, _)| first);
+        let last = state.blocks.last().filter(|(_, block)| !block.is_full(size)).map(|(first, _)| first);
         let first = last.unwrap_or_else(|| {
             state.blocks.insert(id, Arc::default());
             id
@@ -433,7 +448,7 @@ impl Stream {
     /// Begins a new block with the next entry: what was read as one is kept as one.
     pub fn end_block(&mut self) {
         if let Some((first, _)) = self.0.blocks.last() {
-            Arc::make_mut(self.0.blocks.get_mut(first).expect("it was just found")).appended = BLOCK_ENTRIES_MAX;
+            Arc::make_mut(self.0.blocks.get_mut(first).expect("it was just found")).appended = usize::MAX;
         }
     }
 
@@ -598,7 +613,7 @@ mod tests {
                     0..7 => {
                         let id = stream.last_id().next().expect("there are more");
                         let value = number.to_string().repeat(kind.into());
-                        prop_assert!(stream.append(id, [b"field".as_slice(), value.as_bytes()].into_iter()));
+                        prop_assert!(stream.append(id, [b"field".as_slice(), value.as_bytes()].into_iter(), BlockSize::default()));
                         model.insert(id, value);
                     }
                     7 => {

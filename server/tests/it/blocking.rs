@@ -5,19 +5,19 @@ use crate::random::Random;
 use crate::server::{Kind, Server, wait_until};
 
 /// Sends a command that blocks, and waits until it does.
-fn block(server: &Server, client: &mut Client, line: &str) {
+pub fn block(server: &Server, client: &mut Client, line: &str) {
     let mut observer = server.connect();
     let before: usize = observer.info("blocked_clients").parse().expect("a number");
     send(client, line);
     wait_until("it blocks", || observer.info("blocked_clients") == (before + 1).to_string());
 }
 
-fn send(client: &mut Client, line: &str) {
+pub fn send(client: &mut Client, line: &str) {
     let words: Vec<&str> = line.split(' ').collect();
     client.send(&encode(&words)).expect("a live server");
 }
 
-fn reply(client: &mut Client) -> String {
+pub fn reply(client: &mut Client) -> String {
     String::from_utf8_lossy(&client.reply().expect("a reply")).into_owned()
 }
 

@@ -2,19 +2,27 @@
 //!
 //! Every test starts its own servers in directories of their own, on ports chosen by the system, and ends them.
 
+mod acl;
+mod aof;
 mod blocking;
 mod client;
 mod differential;
+mod eviction;
 mod failover;
 mod full_sync;
 mod guards;
+mod hyperloglog;
+mod introspection;
 mod links;
 mod long_double;
 mod malformed;
+mod notifications;
 mod random;
 mod replication;
 mod salvage;
 mod sentinel;
 mod server;
 mod shell;
+mod streams;
+mod tracking;
 mod values;

@@ -310,7 +310,7 @@ fn a_backlog_that_cannot_be_continued_is_kept() {
     master.restart();
     let aside = master.directory().join("backlog.bin.old");
     assert!(aside.exists() && !master.directory().join("backlog.bin").exists());
-    let kept = "can't be continued: there is no dump file that names its history. It is kept: repld --salvage ";
+    let kept = "can't be continued: the data that were loaded do not name their history. It is kept: repld --salvage ";
     assert!(master.log().contains(kept), "{}", master.log());
     let replica = repld().replica_of(&master).start();
     wait_for_link(&replica);

@@ -1,8 +1,9 @@
 //! Plans on hand-made groups, and on random ones against a trivial model of what must hold.
 
 use super::*;
-use crate::group::{KeptStream, NodeView};
+use crate::group::{KeptStream, KillNote, NodeView, ServerView};
 use crate::process::{Condition, ProcessIdentity};
+use crate::topology::{Address, EngineFamily};
 use crate::wire::{Link, NodeReport, Role, Upstream};
 
 const BASE_PORT: u16 = 7000;
@@ -13,6 +14,7 @@ pub fn id(digit: char) -> ReplicationId {
 
 fn report(role: Role, offset: u64) -> NodeReport {
     NodeReport {
+        family: EngineFamily::Redis,
         version: "7.0.15".to_owned(),
         run_id: "run".to_owned(),
         process_id: 1,
@@ -27,23 +29,27 @@ fn report(role: Role, offset: u64) -> NodeReport {
             offset,
             priority: 100,
             is_handing_over: false,
+            backlog: None,
             replicas: Vec::new(),
         },
     }
 }
 
 fn upstream(port: u16, link: Link) -> Role {
-    Role::Replica(Upstream { host: "127.0.0.1".to_owned(), port, link, holds_data: true })
+    Role::Replica(Upstream { host: "127.0.0.1".to_owned(), port, link, silent_seconds: None, holds_data: true })
 }
 
 /// A node whose port follows from its number: n1 listens on 7001.
 fn node(number: u16, meant_upstream: Option<u16>, answer: Answer, condition: Condition) -> NodeView {
     NodeView {
         name: format!("n{number}"),
-        port: BASE_PORT + number,
+        address: Address::loopback(BASE_PORT + number),
+        announced: Address::loopback(BASE_PORT + number),
         meant_upstream: meant_upstream.map(|number| format!("n{number}")),
-        process: Some(ProcessIdentity { pid: 1, start_ticks: 1, boot_id: "boot".to_owned() }),
-        condition,
+        server: ServerView::Managed {
+            process: Some(ProcessIdentity { pid: 1, start_ticks: 1, boot_id: "boot".to_owned() }),
+            condition,
+        },
         answer,
         kept_stream: KeptStream::Nothing,
     }
@@ -71,6 +77,18 @@ pub fn with(mut node: NodeView, change: impl FnOnce(&mut NodeReport)) -> NodeVie
     node
 }
 
+/// A master of another history than anybody's in these groups.
+fn stranger(process_id: u32) -> Answer {
+    let mut report = NodeReport { process_id, ..report(Role::Master, 0) };
+    report.replication.replid = id('e');
+    Answer::Stranger { report: Box::new(report) }
+}
+
+/// One that has taken over the stranger's history.
+fn foreign(node: NodeView) -> NodeView {
+    with(node, |report| report.replication.replid = id('e'))
+}
+
 fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
     match &mut report.replication.role {
         Role::Replica(upstream) => upstream,
@@ -79,7 +97,7 @@ fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
 }
 
 pub fn view(nodes: Vec<NodeView>) -> GroupView {
-    GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), offset_before_kill: None, nodes }
+    GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), kill_note: None, nodes }
 }
 
 fn plan(nodes: Vec<NodeView>) -> Result<FailoverPlan, Refusal> {
@@ -97,7 +115,7 @@ fn every_kind_of_ineligible_node_is_rejected_with_its_reason() {
         (dead(2, Some(1)), "it cannot be reached: its process has ended"),
         (node(2, Some(1), Answer::Silent, Condition::Stopped), "it cannot be reached: it does not answer"),
         (
-            node(2, Some(1), Answer::Stranger { process_id: 9, run_id: "x".to_owned() }, Condition::Dead),
+            node(2, Some(1), stranger(9), Condition::Dead),
             "it cannot be reached: another process (pid 9) holds its port",
         ),
         (node(2, Some(1), Answer::Error("NOAUTH".to_owned()), Condition::Running), "it cannot be reached: NOAUTH"),
@@ -124,7 +142,7 @@ fn every_kind_of_ineligible_node_is_rejected_with_its_reason() {
             (Err(Refusal::Down), false) => {}
             (other, _) => panic!("{reason}: {other:?}"),
         }
-        let wanted = Policy { wanted: Some("n2".to_owned()), force: true, max_loss_bytes: None };
+        let wanted = Policy { wanted: Some("n2".to_owned()), force: true, ..Policy::default() };
         let refused = FailoverPlan::new(&view(vec![dead(1, None), ineligible, good.clone()]), &wanted);
         assert!(matches!(refused, Err(Refusal::WantedIneligible { .. })), "even by force: {reason}");
     }
@@ -189,8 +207,12 @@ fn a_living_master_is_replaced_by_force_only() {
     let nodes = vec![master(1, 10), with(replica(2, 1, 10), |report| upstream_of(report).link = Link::Up)];
     assert_eq!(plan(nodes.clone()).err(), Some(Refusal::MasterAlive { master: "n1".to_owned() }));
     let forced = Policy { force: true, ..Policy::default() };
-    let plan = FailoverPlan::new(&view(nodes), &forced).expect("force ends it");
-    assert_eq!(plan.steps[0], Step::Fence { node: "n1".to_owned() });
+    let plan = FailoverPlan::new(&view(nodes.clone()), &forced).expect("force ends it");
+    assert_eq!(steps_of(&plan)[..2], ["keep what only n1 has as a list of commands", "fence n1"]);
+    let salvaged: Vec<NodeView> =
+        nodes.into_iter().map(|node| NodeView { kept_stream: KeptStream::StillWritten, ..node }).collect();
+    let plan = FailoverPlan::new(&view(salvaged), &forced).expect("force ends it");
+    assert_eq!(steps_of(&plan)[0], "fence n1", "its backlog is read when it has ended");
 }
 
 #[test]
@@ -247,7 +269,7 @@ fn the_loss_is_told_and_may_be_refused() {
     let mut view = view(vec![dead(1, None), replica(2, 1, 90)]);
     let strict = Policy { max_loss_bytes: Some(9), ..Policy::default() };
     assert!(matches!(FailoverPlan::new(&view, &strict), Err(Refusal::TooMuchLoss { .. })), "nobody saw the master");
-    view.offset_before_kill = Some(100);
+    view.kill_note = Some(KillNote { offset: Some(100), seconds_ago: 1 });
     let refused = FailoverPlan::new(&view, &strict).expect_err("ten bytes are missing");
     assert!(refused.to_string().contains("at least 10 bytes"), "{refused}");
     let allowed = Policy { max_loss_bytes: Some(10), ..Policy::default() };
@@ -296,16 +318,66 @@ fn without_a_record_the_history_of_most_replicas_counts() {
 fn every_diagnosis_has_its_signs() {
     let linked = |number| with(replica(number, 1, 5), |report| upstream_of(report).link = Link::Up);
     let hung = node(1, None, Answer::Silent, Condition::Running);
+    let deaf = |number| with(linked(number), |report| upstream_of(report).silent_seconds = Some(60));
+    let stopped = node(1, None, Answer::Silent, Condition::Stopped);
+    let never = |number| with(linked(number), |report| report.replication.priority = 0);
+    let in_circle = |number, of| NodeView { meant_upstream: None, ..replica(number, of, 5) };
+    let long_down =
+        |number| with(replica(number, 1, 5), |report| upstream_of(report).link = Link::Down { seconds: Some(60) });
+    let behind = master(1, 5 + (17 << 20));
+    let returned = |answer| NodeView { answer, ..dead(1, None) };
+    let empty_of_ours = with(master(1, 1), |report| report.replication.replid = id('e'));
     let second_master = with(linked(2), |report| report.replication.role = Role::Master);
     let astray = with(linked(2), |report| upstream_of(report).port = 1);
     let empty = with(replica(2, 1, 5), |report| upstream_of(report).holds_data = false);
-    let demoted = with(replica(1, 2, 5), |_| {});
+    let demoted = replica(1, 9, 5);
     let demoted = NodeView { meant_upstream: None, ..demoted };
     let cases = [
         (vec![master(1, 5), linked(2), linked(3)], "healthy"),
         (vec![dead(1, None), dead(2, Some(1))], "nothing of the group runs"),
         (vec![dead(1, None), linked(2)], "the master n1 is dead"),
-        (vec![hung, linked(2)], "the master n1 lives and does not answer"),
+        (vec![hung.clone(), deaf(2)], "the master n1 lives and does not answer"),
+        (vec![hung.clone(), replica(2, 1, 5)], "the master n1 lives and does not answer"),
+        (vec![stopped, linked(2)], "the master n1 lives and does not answer"),
+        (
+            vec![hung.clone(), linked(2)],
+            "the master n1 cannot be reached from here (no answer from 127.0.0.1:7001), and serves n2",
+        ),
+        (
+            vec![hung, linked(2), linked(3)],
+            "the master n1 cannot be reached from here (no answer from 127.0.0.1:7001), and serves n2 and n3",
+        ),
+        (
+            vec![dead(1, None), never(2)],
+            "the master n1 is lost, and nobody can take its place: n2 (its priority is 0: never promote)",
+        ),
+        (vec![in_circle(1, 2), replica(2, 1, 5)], "nodes follow each other in a circle: n1 -> n2 -> n1"),
+        (vec![master(1, 5), replica(2, 3, 5), replica(3, 2, 5)], "nodes follow each other in a circle: n2 -> n3 -> n2"),
+        (
+            vec![returned(stranger(9)), replica(2, 1, 5), replica(3, 1, 5)],
+            "n1 came back without the group's history (process 9, 0 keys); the group's data is on n2 and n3",
+        ),
+        (
+            vec![returned(stranger(9)), foreign(linked(2)), replica(3, 1, 5)],
+            "n1 came back without the group's history (process 9, 0 keys); already follow it: n2; \
+             the group's data is on n3",
+        ),
+        (
+            vec![returned(stranger(9)), foreign(linked(2))],
+            "n1 came back without the group's history (process 9, 0 keys); already follow it: n2; \
+             nobody holds the group's data any more",
+        ),
+        (
+            vec![empty_of_ours, replica(2, 1, 5)],
+            "n1 came back without the group's history (process 1, 0 keys); the group's data is on n2",
+        ),
+        (
+            vec![with(foreign(master(1, 0)), |report| report.is_loading = true), linked(2)],
+            "the master n1 is loading its data",
+        ),
+        (vec![master(1, 5), node(2, Some(1), Answer::Loading, Condition::Running)], "loading their data: n2"),
+        (vec![master(1, 5), long_down(2)], "far behind, or without a link for long: n2"),
+        (vec![behind, linked(2)], "far behind, or without a link for long: n2"),
         (vec![node(1, None, Answer::Loading, Condition::Running), linked(2)], "the master n1 is loading its data"),
         (
             vec![node(1, None, Answer::Error("NOAUTH".to_owned()), Condition::Running), linked(2)],
@@ -343,7 +415,7 @@ fn what_a_dead_master_left_is_salvaged_or_the_plan_says_why_not() {
     assert_eq!(salvaging.not_salvaged, None);
 
     let too_far = planned(kept('a', 80, 100));
-    assert_eq!(too_far.loss.to_string(), "40 bytes of the replication stream");
+    assert_eq!(too_far.loss.to_string(), "40 bytes of the replication stream (offsets 60 to 100 of aaaaaaaa)");
     let unusable = || KeptStream::Unusable { why: "torn".to_owned() };
     for (kept_stream, reason) in [
         (KeptStream::Nothing, "its engine keeps the backlog in memory"),
@@ -367,6 +439,93 @@ fn what_a_dead_master_left_is_salvaged_or_the_plan_says_why_not() {
     assert_eq!(plan.not_salvaged, Some(NoSalvage::TakenOver));
 }
 
+#[test]
+fn a_master_that_others_still_hear_from_is_ended_by_force_only() {
+    let hears = with(replica(2, 1, 5), |report| upstream_of(report).link = Link::Up);
+    let nodes = vec![node(1, None, Answer::Silent, Condition::Running), hears];
+    assert!(matches!(plan(nodes.clone()), Err(Refusal::MasterUnreachable { .. })));
+    let forced = FailoverPlan::new(&view(nodes), &Policy { force: true, ..Policy::default() }).expect("by force");
+    assert_eq!(steps_of(&forced)[0], "fence n1");
+}
+
+#[test]
+fn a_master_that_came_back_empty_is_replaced_by_who_still_has_the_groups_history() {
+    for lost in [NodeView { answer: stranger(9), ..dead(1, None) }, foreign(master(1, 2))] {
+        let nodes = vec![lost, foreign(replica(2, 1, 900)), replica(3, 1, 5)];
+        let plan = plan(nodes).expect("n3 has it");
+        assert_eq!((plan.candidate.as_str(), &plan.lineage), ("n3", &id('a')));
+        assert!(matches!(plan.rejected[0].reason, Ineligible::OtherHistory { .. }), "{:?}", plan.rejected);
+    }
+}
+
+#[test]
+fn of_two_masters_the_one_that_a_person_names_by_force_is_kept_and_the_others_writes_written_down() {
+    let second = with(replica(2, 1, 120), |report| {
+        report.replication.role = Role::Master;
+        report.replication.replid = id('b');
+        report.replication.former = Some(crate::wire::FormerHistory { replid: id('a'), shared_up_to: 90 });
+    });
+    let nodes = vec![master(1, 100), second, replica(3, 1, 100)];
+    let wanted = |node: &str, force| Policy { wanted: Some(node.to_owned()), force, ..Policy::default() };
+    let planned = |node, force| FailoverPlan::new(&view(nodes.clone()), &wanted(node, force));
+    assert!(matches!(planned("n2", false), Err(Refusal::TwoMasters { .. })));
+    assert!(matches!(planned("n3", true), Err(Refusal::TwoMasters { .. })), "it is none of them");
+    for (kept, other, gone) in [("n2", "n1", (id('a'), 90, 100)), ("n1", "n2", (id('b'), 90, 120))] {
+        let plan = planned(kept, true).expect("a person has chosen");
+        assert_eq!((plan.candidate.as_str(), plan.old_master.as_str()), (kept, other));
+        assert_eq!(plan.steps[0], Step::Demote { node: other.to_owned(), to: kept.to_owned() });
+        assert!(!plan.steps.iter().any(|step| matches!(step, Step::Fence { .. })), "{:?}", plan.steps);
+        let lost = plan.loss.gone().expect("what only the other has");
+        assert_eq!((lost.replid, lost.from, lost.to), gone);
+    }
+}
+
+#[test]
+fn how_old_a_candidates_data_is_follows_from_the_last_words_of_its_master() {
+    let down = |number, seconds| {
+        with(replica(number, 1, 90), |report| upstream_of(report).link = Link::Down { seconds: Some(seconds) })
+    };
+    let never_up =
+        |number| with(replica(number, 1, 90), |report| upstream_of(report).link = Link::Down { seconds: None });
+    let quiet = |number, seconds| {
+        with(replica(number, 1, 90), |report| {
+            (upstream_of(report).link, upstream_of(report).silent_seconds) = (Link::Up, Some(seconds));
+        })
+    };
+    let priority = |node, priority| with(node, |report: &mut NodeReport| report.replication.priority = priority);
+    let told = |nodes: Vec<NodeView>, kill_note| {
+        let view = GroupView { kill_note, ..view([vec![dead(1, None)], nodes].concat()) };
+        FailoverPlan::new(&view, &Policy::default()).expect("n2 can be promoted").loss.age.to_string()
+    };
+    let killed = |seconds_ago| Some(KillNote { offset: None, seconds_ago });
+    assert_eq!(told(vec![down(2, 60)], killed(58)), "2 s old");
+    assert_eq!(told(vec![down(2, 60)], killed(60)), "0 s old");
+    assert_eq!(told(vec![quiet(2, 3)], killed(0)), "3 s old");
+    assert_eq!(told(vec![down(2, 60)], None), "at most 60 s old");
+    assert_eq!(told(vec![priority(down(2, 60), 1), down(3, 20)], None), "40 to 60 s old");
+    assert_eq!(told(vec![never_up(2)], killed(5)), "of unknown age");
+}
+
+#[test]
+fn a_candidate_that_was_cut_off_long_before_the_end_and_lacks_something_is_promoted_by_force_only() {
+    let cut_off = with(replica(2, 1, 90), |report| upstream_of(report).link = Link::Down { seconds: Some(60) });
+    let mut view = view(vec![dead(1, None), cut_off]);
+    let planned = |view: &GroupView, policy: Policy| FailoverPlan::new(view, &policy);
+    view.kill_note = Some(KillNote { offset: Some(100), seconds_ago: 10 });
+    let refused = planned(&view, Policy::default()).expect_err("50 s and 10 bytes are missing").to_string();
+    assert_eq!(
+        refused,
+        "n2 is stale: its data is 50 s old, and it lacks at least 10 bytes of the replication stream \
+         (offsets 90 to 100 of aaaaaaaa)"
+    );
+    planned(&view, Policy { force: true, ..Policy::default() }).expect("by force");
+    planned(&view, Policy { max_loss_bytes: Some(10), ..Policy::default() }).expect("that was allowed beforehand");
+    view.kill_note = Some(KillNote { offset: Some(90), seconds_ago: 10 });
+    planned(&view, Policy::default()).expect("it lacks nothing that anybody knows of");
+    view.kill_note = Some(KillNote { offset: Some(100), seconds_ago: 57 });
+    planned(&view, Policy::default()).expect("three seconds are a hiccup");
+}
+
 /// A small generator, so that a failing group can be made again from its seed.
 struct Dice(u64);
 
@@ -381,7 +540,7 @@ impl Dice {
 fn random_view(dice: &mut Dice) -> GroupView {
     let count = 2 + dice.roll(8) as u16;
     let mut lost = if dice.roll(3) == 0 { node(1, None, Answer::Silent, Condition::Stopped) } else { dead(1, None) };
-    lost.kept_stream = match (lost.condition, dice.roll(4)) {
+    lost.kept_stream = match (lost.condition().expect("it is managed"), dice.roll(4)) {
         (_, 0) => KeptStream::Nothing,
         (Condition::Dead, 1) => KeptStream::Unusable { why: "torn".to_owned() },
         (Condition::Dead, _) => kept(['a', 'b'][dice.roll(2) as usize], dice.roll(3) * 10, 30 + dice.roll(4)),
@@ -434,6 +593,11 @@ fn carried_out(view: &GroupView, plan: &FailoverPlan) -> (Vec<String>, BTreeMap<
     for step in &plan.steps {
         match step {
             Step::Fence { node } => living.retain(|name| name != node),
+            Step::Demote { node, to } => {
+                masters.retain(|name| name != node);
+                follows.insert(node.clone(), to.clone());
+            }
+            Step::LeaveUnfenced { node } => assert!(!living.contains(node), "one that answers can be demoted"),
             Step::Promote { node } => {
                 follows.remove(node);
                 masters.push(node.clone());
@@ -455,6 +619,8 @@ fn carried_out(view: &GroupView, plan: &FailoverPlan) -> (Vec<String>, BTreeMap<
                 assert!(!living.contains(node), "the file of a living process");
                 assert_eq!((to, masters.contains(to)), (&plan.candidate, false), "a history that goes on elsewhere");
             }
+            // A living one takes no write from then on.
+            Step::KeepTail { node } => masters.retain(|master| master != node),
             Step::AwaitDrain { .. } | Step::Confirm { .. } | Step::ConfirmLinks { .. } => {}
         }
     }
@@ -513,7 +679,7 @@ pub fn linked(number: u16, of: u16, offset: u64) -> NodeView {
 }
 
 fn switchover(nodes: Vec<NodeView>, wanted: Option<&str>, force: bool) -> Result<FailoverPlan, Refusal> {
-    let policy = Policy { wanted: wanted.map(str::to_owned), force, max_loss_bytes: None };
+    let policy = Policy { wanted: wanted.map(str::to_owned), force, ..Policy::default() };
     FailoverPlan::switchover(&view(nodes), &policy)
 }
 
@@ -583,7 +749,7 @@ fn any_switchover_leaves_one_master_and_everybody_below_it() {
         }
         let wanted = format!("n{}", 2 + dice.roll(u64::from(count - 1)));
         let view = view(nodes);
-        let policy = Policy { wanted: Some(wanted.clone()), force: false, max_loss_bytes: None };
+        let policy = Policy { wanted: Some(wanted.clone()), force: false, ..Policy::default() };
         let plan = FailoverPlan::switchover(&view, &policy).expect("the group is whole");
         let (masters, follows) = carried_out(&view, &plan);
         assert_eq!((masters, follows), (vec![wanted], plan.upstreams), "seed {seed}");

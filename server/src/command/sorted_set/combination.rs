@@ -260,10 +260,15 @@ pub(in crate::command) fn zintercard(context: &mut ReadContext, args: Args) -> R
 }
 
 fn store_combination(context: &mut WriteContext, args: Args, operation: Operation) -> Result<Effect> {
+    let event = match operation {
+        Operation::Union => "zunionstore",
+        Operation::Intersection => "zinterstore",
+        Operation::Difference => "zdiffstore",
+    };
     let find = |name: &[u8]| context.get(context.keyspace.key(name));
     let combination = Combination::parse(args, 2, operation, Use::Store, find)?;
     let result = combination.result(small_form(context.config));
-    Ok(store(context, args.first_key(), result))
+    Ok(store(context, args.first_key(), result, event))
 }
 
 pub(in crate::command) fn zunionstore(context: &mut WriteContext, args: Args) -> Result<Effect> {

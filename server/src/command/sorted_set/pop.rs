@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::command::{Args, Attempt, Effect, ErrorReply, Result, WriteContext, parse_count, parse_timeout};
 use crate::keyspace::Absent;
+use crate::notify::Classes;
 use crate::resp::{Protocol, Reply, append_request};
 use crate::value::sorted_set::{Entry, SortedSet};
 
@@ -20,6 +21,13 @@ impl End {
         match self {
             End::Min => b"ZPOPMIN",
             End::Max => b"ZPOPMAX",
+        }
+    }
+
+    fn event(self) -> &'static str {
+        match self {
+            End::Min => "zpopmin",
+            End::Max => "zpopmax",
         }
     }
 
@@ -62,7 +70,11 @@ fn pop(context: &mut WriteContext, args: Args, end: End) -> Result<Effect> {
     let popped = context.edit(args.first_key(), Absent::Skip, pop)?.unwrap_or_default();
     let are_pairs = count.is_some() && context.reply.protocol() == Protocol::Resp3;
     reply_popped(&mut context.reply, &popped, are_pairs);
-    Ok(if popped.is_empty() { Effect::None } else { Effect::Verbatim })
+    if popped.is_empty() {
+        return Ok(Effect::None);
+    }
+    context.notify_taken(Classes::SORTED_SET, end.event(), args.get(1));
+    Ok(Effect::Verbatim)
 }
 
 pub(in crate::command) fn zpopmin(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -113,6 +125,7 @@ impl MultiPop {
         context.reply.array(2);
         context.reply.bulk(name);
         reply_popped(&mut context.reply, &popped, true);
+        context.notify_taken(Classes::SORTED_SET, self.end.event(), name);
         let mut digits = itoa::Buffer::new();
         append_request(context.effect, &[self.end.command(), name, digits.format(popped.len()).as_bytes()]);
         Ok(true)
@@ -158,6 +171,7 @@ fn blocking_pop(context: &mut WriteContext, args: Args, ready: Option<&[u8]>, en
         context.reply.bulk(member);
         context.reply.double(*score);
     }
+    context.notify_taken(Classes::SORTED_SET, end.event(), name);
     append_request(context.effect, &[end.command(), name]);
     Ok(Attempt::Done(Effect::Rewritten))
 }

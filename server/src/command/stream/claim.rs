@@ -4,6 +4,7 @@ use super::super::{Args, Effect, ErrorReply, Result, WriteContext};
 use super::group::append_setid;
 use super::{id_of, no_group, parse_id, parse_start, reply_entry, reply_id};
 use crate::keyspace::Absent;
+use crate::notify::Classes;
 use crate::number::parse_i64;
 use crate::resp::{Reply, append_request};
 use crate::value::Stream;
@@ -52,6 +53,14 @@ struct Claim<'a> {
     now_ms: i64,
 }
 
+/// What a claim leads to beside its reply.
+#[derive(Default)]
+struct Out {
+    /// What replicas are told.
+    effect: Vec<u8>,
+    is_consumer_new: bool,
+}
+
 /// What became of an entry.
 enum Claimed {
     Yes,
@@ -62,7 +71,8 @@ enum Claimed {
 }
 
 impl Claim<'_> {
-    fn run(&self, stream: &mut Stream, id: Id, reply: &mut Reply, effect: &mut Vec<u8>) -> Claimed {
+    fn run(&self, stream: &mut Stream, id: Id, reply: &mut Reply, out: &mut Out) -> Claimed {
+        let effect = &mut out.effect;
         let exists = stream.get(id).is_some();
         let group = stream.group_mut(self.group).expect("it was just found");
         let old = group.delivery(id).cloned();
@@ -78,7 +88,8 @@ impl Claim<'_> {
             Some(old) if self.min_idle_ms > 0 && self.now_ms - old.ms < self.min_idle_ms => return Claimed::No,
             old => old.as_ref().map_or(1, |old| old.count),
         };
-        let (consumer, _) = group.see(self.consumer, self.now_ms);
+        let (consumer, is_new) = group.see(self.consumer, self.now_ms);
+        out.is_consumer_new |= is_new;
         let count = self.retries.unwrap_or(if self.just_id { count } else { count.saturating_add(1) });
         let delivery = Delivery { consumer, ms: self.delivered_ms, count };
         append_claim(effect, self.key, self.group, group.last_id, id, &delivery);
@@ -139,26 +150,29 @@ pub(in super::super) fn xclaim(context: &mut WriteContext, args: Args) -> Result
         just_id,
         now_ms,
     };
-    let (mut out, mut effect, mut claimed) = (Vec::new(), Vec::new(), 0);
+    let (mut out, mut effects, mut claimed) = (Vec::new(), Out::default(), 0);
     let mut reply = Reply::new(&mut out, context.reply.protocol());
     context.edit(args.first_key(), Absent::Skip, |stream: &mut Stream| {
         let group = stream.group_mut(claim.group).expect("it was just found");
         if last > group_last {
             group.last_id = last;
-            append_setid(&mut effect, claim.key, claim.group, group);
+            append_setid(&mut effects.effect, claim.key, claim.group, group);
         }
         for id in ids {
-            claimed += usize::from(matches!(claim.run(stream, id, &mut reply, &mut effect), Claimed::Yes));
+            claimed += usize::from(matches!(claim.run(stream, id, &mut reply, &mut effects), Claimed::Yes));
         }
     })?;
     context.reply.array(claimed);
     context.reply.raw(&out);
-    Ok(rewritten(context, &effect))
+    Ok(rewritten(context, args, &effects))
 }
 
-fn rewritten(context: &mut WriteContext, effect: &[u8]) -> Effect {
-    context.effect.extend_from_slice(effect);
-    if effect.is_empty() { Effect::None } else { Effect::Rewritten }
+fn rewritten(context: &mut WriteContext, args: Args, out: &Out) -> Effect {
+    if out.is_consumer_new {
+        context.notify(Classes::STREAM, "xgroup-createconsumer", args.get(1));
+    }
+    context.effect.extend_from_slice(&out.effect);
+    if out.effect.is_empty() { Effect::None } else { Effect::Rewritten }
 }
 
 pub(in super::super) fn xautoclaim(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -196,7 +210,7 @@ pub(in super::super) fn xautoclaim(context: &mut WriteContext, args: Args) -> Re
         just_id,
         now_ms,
     };
-    let (mut out, mut effect, mut claimed, mut gone) = (Vec::new(), Vec::new(), 0, Vec::new());
+    let (mut out, mut effects, mut claimed, mut gone) = (Vec::new(), Out::default(), 0, Vec::new());
     let mut reply = Reply::new(&mut out, context.reply.protocol());
     let next = context.edit(args.first_key(), Absent::Skip, |stream: &mut Stream| {
         let before = stream.clone();
@@ -205,7 +219,7 @@ pub(in super::super) fn xautoclaim(context: &mut WriteContext, args: Args) -> Re
         while attempts > 0 && claimed + gone.len() < count {
             let id = pending.next()?;
             attempts -= 1;
-            match claim.run(stream, id, &mut reply, &mut effect) {
+            match claim.run(stream, id, &mut reply, &mut effects) {
                 Claimed::Yes => claimed += 1,
                 Claimed::Gone => gone.push(id),
                 Claimed::No => {}
@@ -219,5 +233,5 @@ pub(in super::super) fn xautoclaim(context: &mut WriteContext, args: Args) -> Re
     context.reply.raw(&out);
     context.reply.array(gone.len());
     gone.into_iter().for_each(|id| reply_id(&mut context.reply, id));
-    Ok(rewritten(context, &effect))
+    Ok(rewritten(context, args, &effects))
 }

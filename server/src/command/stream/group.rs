@@ -3,6 +3,7 @@
 use super::super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use super::{no_group, no_such_group, parse_end, parse_id, parse_limit, parse_start, reply_id};
 use crate::keyspace::{Absent, Key};
+use crate::notify::Classes;
 use crate::resp::append_request;
 use crate::value::Stream;
 use crate::value::stream::{Group, Id};
@@ -59,6 +60,15 @@ fn parse_last(text: &[u8], stream: Option<&Stream>) -> Result<Id> {
     if text == b"$" { Ok(stream.map_or(Id::MIN, Stream::last_id)) } else { parse_id(text, 0) }
 }
 
+/// The same, and `-` and `+` for the least and the greatest.
+fn parse_any(text: &[u8], stream: Option<&Stream>) -> Result<Id> {
+    match text {
+        b"-" => Ok(Id::MIN),
+        b"+" => Ok(Id::MAX),
+        text => parse_last(text, stream),
+    }
+}
+
 pub(in super::super) fn xgroup_create(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let options = GroupOptions::parse(args, true)?;
     let key = context.keyspace.key(args.get(2));
@@ -68,6 +78,7 @@ pub(in super::super) fn xgroup_create(context: &mut WriteContext, args: Args) ->
     if added != Some(true) {
         return Err(ErrorReply::new("BUSYGROUP Consumer Group name already exists"));
     }
+    context.notify(Classes::STREAM, "xgroup-create", key.bytes);
     context.reply.ok();
     Ok(Effect::Verbatim)
 }
@@ -76,11 +87,12 @@ pub(in super::super) fn xgroup_setid(context: &mut WriteContext, args: Args) -> 
     let options = GroupOptions::parse(args, false)?;
     require_group(context, args)?;
     let key = context.keyspace.key(args.get(2));
-    let last_id = parse_last(args.get(4), context.value(key)?)?;
+    let last_id = parse_any(args.get(4), context.value(key)?)?;
     context.edit(key, Absent::Skip, |stream: &mut Stream| {
         let group = stream.group_mut(args.get(3)).expect("it was just found");
         (group.last_id, group.entries_read) = (last_id, options.entries_read);
     })?;
+    context.notify(Classes::STREAM, "xgroup-setid", key.bytes);
     context.reply.ok();
     Ok(Effect::Verbatim)
 }
@@ -91,7 +103,11 @@ pub(in super::super) fn xgroup_destroy(context: &mut WriteContext, args: Args) -
     let removed = context.edit(key, Absent::Skip, |stream: &mut Stream| stream.remove_group(args.get(3)))?;
     let removed = removed.unwrap_or(false);
     context.reply.integer(removed.into());
-    Ok(if removed { Effect::Verbatim } else { Effect::None })
+    if !removed {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STREAM, "xgroup-destroy", key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 pub(in super::super) fn xgroup_createconsumer(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -103,7 +119,11 @@ pub(in super::super) fn xgroup_createconsumer(context: &mut WriteContext, args: 
     })?;
     let created = created.unwrap_or(false);
     context.reply.integer(created.into());
-    Ok(if created { Effect::Verbatim } else { Effect::None })
+    if !created {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STREAM, "xgroup-createconsumer", key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 pub(in super::super) fn xgroup_delconsumer(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -114,7 +134,11 @@ pub(in super::super) fn xgroup_delconsumer(context: &mut WriteContext, args: Arg
     })?;
     let removed = removed.flatten();
     context.reply.integer(removed.unwrap_or(0) as i64);
-    Ok(if removed.is_some() { Effect::Verbatim } else { Effect::None })
+    if removed.is_none() {
+        return Ok(Effect::None);
+    }
+    context.notify(Classes::STREAM, "xgroup-delconsumer", key.bytes);
+    Ok(Effect::Verbatim)
 }
 
 pub(in super::super) fn xack(context: &mut WriteContext, args: Args) -> Result<Effect> {

@@ -6,6 +6,7 @@ use super::super::{Args, Attempt, Effect, ErrorReply, Result, WriteContext, pars
 use super::group::append_setid;
 use super::{claim, no_group, parse_id, parse_limit, reply_entries, reply_entry, reply_id};
 use crate::keyspace::Absent;
+use crate::notify::Classes;
 use crate::resp::{Protocol, Reply, append_request};
 use crate::value::Stream;
 use crate::value::stream::{Delivery, Id};
@@ -212,7 +213,10 @@ pub(in super::super) fn xreadgroup(context: &mut WriteContext, args: Args, ready
         let (protocol, now_ms) = (context.reply.protocol(), context.now_ms);
         let limit = reading.limit(ready);
         let read = |stream: &mut Stream| read_as(stream, &reading, name, &from, limit, protocol, now_ms);
-        let Some((reply, effect)) = context.edit(key, Absent::Skip, read)? else { continue };
+        let Some((reply, effect, is_new)) = context.edit(key, Absent::Skip, read)? else { continue };
+        if is_new {
+            context.notify(Classes::STREAM, "xgroup-createconsumer", name);
+        }
         streams.push(reply);
         is_changed |= !effect.is_empty();
         context.effect.extend(effect);
@@ -228,7 +232,7 @@ pub(in super::super) fn xreadgroup(context: &mut WriteContext, args: Args, ready
     })
 }
 
-/// Lets a consumer read a stream; returns the reply, and what replicas are told.
+/// Lets a consumer read a stream; returns the reply, what replicas are told, and whether the consumer is new.
 fn read_as(
     stream: &mut Stream,
     reading: &Reading,
@@ -237,7 +241,7 @@ fn read_as(
     limit: usize,
     protocol: Protocol,
     now_ms: i64,
-) -> (Vec<u8>, Vec<u8>) {
+) -> (Vec<u8>, Vec<u8>, bool) {
     let (group_name, consumer) = reading.reader.expect("it was asked for");
     let mut effect = Vec::new();
     let snapshot = stream.clone();
@@ -261,7 +265,7 @@ fn read_as(
                 }
             }
             append_setid(&mut effect, name, group_name, group);
-            return (reply_stream(protocol, name, |reply| reply_entries(reply, entries.into_iter())), effect);
+            return (reply_stream(protocol, name, |reply| reply_entries(reply, entries.into_iter())), effect, is_new);
         }
     };
     let own = after.next().and_then(|start| Some((start, group.consumer(&consumer)?)));
@@ -284,5 +288,5 @@ fn read_as(
             }
         }
     });
-    (reply, effect)
+    (reply, effect, is_new)
 }
