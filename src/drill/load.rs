@@ -4,62 +4,38 @@
 //! goes through the nodes until one says that it is. It never repeats a request: whether that would be right is what
 //! nobody can know.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::history::{History, Operation, Outcome, Request};
+use crate::topology::{Load, Workload};
 use crate::wire::{Endpoint, NodeClient, Role, WireError};
 
 /// A writer that has not been answered for so long takes the request for ambiguous.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// A node that has not said by then whether it is the master is passed over: it may hang.
+const LOOK_LIMIT: Duration = Duration::from_millis(250);
 /// How long a writer waits when no node is a master.
 const SEARCH_PAUSE: Duration = Duration::from_millis(2);
+/// The last deadline of a mixed load is over so long after its last request.
+pub(super) const DEADLINE_MAX: Duration = Duration::from_millis(2_500);
 /// Lists and counters, few enough that all writers meet on each.
-const SHARED_KEYS: u64 = 8;
+pub(super) const SHARED_KEYS: u64 = 8;
 /// Registers: each gets so few operations that its history can be searched.
 const REGISTERS: u64 = 64;
 
-/// What writers do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Workload {
-    /// `SET` of unique keys.
-    Set,
-    /// `RPUSH` of unique numbers onto few lists.
-    Append,
-    /// `SET` and `GET` of few keys, checked for linearizability.
-    Register,
-    /// Commands on all types, with deadlines; the nodes' data are compared afterwards.
-    Mixed,
-    /// `INCR` of few counters.
-    Counter,
-}
-
-/// How much of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
-    /// Writers, each with a connection.
-    pub writers: u32,
-    /// What they do.
-    pub workload: Workload,
-    /// Requests a second of each writer at most; `None`: as many as it gets answered.
-    pub rate: Option<u32>,
-    /// Bytes of a value at least.
-    pub value_bytes: usize,
-    /// Replicas that must have a write before it counts as acknowledged (`WAIT`).
-    pub wait: u32,
-}
-
-/// Writers at work.
+/// Writers at work, in a thread of their own: what they measure is not delayed by what is done to the group meanwhile. They
+/// end when this is dropped.
 #[derive(Debug)]
 pub struct Writers {
-    tasks: JoinSet<Vec<Operation>>,
+    thread: JoinHandle<Vec<Operation>>,
     end: watch::Sender<bool>,
     sessions: Arc<Mutex<Vec<String>>>,
     acknowledged: Arc<AtomicU64>,
@@ -67,26 +43,34 @@ pub struct Writers {
 
 impl Writers {
     /// Starts them on whichever of `nodes` is the master. Times are counted from `began`; `seed` decides what they choose.
-    pub fn start(load: Load, nodes: Vec<(String, Endpoint)>, began: Instant, seed: u64) -> Writers {
+    ///
+    /// # Errors
+    /// There can be no more threads or open files.
+    pub fn start(load: Load, nodes: Vec<(String, Endpoint)>, began: Instant, seed: u64) -> io::Result<Writers> {
         let (end, ends) = watch::channel(false);
         let sessions = Arc::new(Mutex::new(Vec::new()));
         let acknowledged = Arc::new(AtomicU64::new(0));
-        let mut tasks = JoinSet::new();
-        for number in 0..load.writers {
-            let writer = Writer {
-                number,
-                load,
-                nodes: nodes.clone(),
-                next_node: 0,
-                began,
-                dice: seed ^ (u64::from(number) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
-                sessions: Arc::clone(&sessions),
-                acknowledged: Arc::clone(&acknowledged),
-                operations: Vec::new(),
-            };
-            tasks.spawn(writer.run(ends.clone()));
-        }
-        Writers { tasks, end, sessions, acknowledged }
+        let writer = |number: u32| Writer {
+            number,
+            load,
+            nodes: nodes.clone(),
+            next_node: 0,
+            began,
+            dice: seed ^ (u64::from(number) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            sessions: Arc::clone(&sessions),
+            acknowledged: Arc::clone(&acknowledged),
+            operations: Vec::new(),
+        };
+        let writers: Vec<Writer> = (0..load.writers).map(writer).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = move || {
+            runtime.block_on(async {
+                let tasks: JoinSet<_> = writers.into_iter().map(|writer| writer.run(ends.clone())).collect();
+                tasks.join_all().await.into_iter().flatten().collect()
+            })
+        };
+        let thread = std::thread::Builder::new().name("writers".to_owned()).spawn(work)?;
+        Ok(Writers { thread, end, sessions, acknowledged })
     }
 
     /// How many writes were acknowledged so far.
@@ -96,9 +80,9 @@ impl Writers {
 
     /// Lets them finish the requests that are on their way; returns everything that was done.
     pub async fn finish(self) -> History {
-        // A writer that has panicked is missing from the history, and what it wrote will be found unknown.
         let _ = self.end.send(true);
-        let operations = self.tasks.join_all().await.into_iter().flatten().collect();
+        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
+        let operations = joined.expect("a join is not cancelled").expect("writers do not panic");
         let sessions = std::mem::take(&mut *self.sessions.lock().unwrap_or_else(PoisonError::into_inner));
         History { operations, sessions }
     }
@@ -117,28 +101,34 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut ends: watch::Receiver<bool>) -> Vec<Operation> {
-        let mut due = tokio::time::Instant::now();
-        while let Some((client, session)) = self.find_master(&mut ends).await {
+    async fn run(mut self, ends: watch::Receiver<bool>) -> Vec<Operation> {
+        while let Some((client, session)) = self.find_master(&ends).await {
             loop {
-                if *ends.borrow() {
+                if is_over(&ends) {
                     return self.operations;
                 }
+                let next = tokio::time::Instant::now() + self.pause();
                 if !self.request(&client, session).await {
                     break;
                 }
-                if let Some(rate) = self.load.rate {
-                    due += Duration::from_secs(1) / rate.max(1);
-                    tokio::time::sleep_until(due).await;
+                if self.load.rate.is_some() {
+                    tokio::time::sleep_until(next).await;
                 }
             }
+            // Who has failed is asked last: it may hang, and the others know better.
+            self.next_node = (self.next_node + 1) % self.nodes.len();
         }
         self.operations
     }
 
+    /// From one request to the next, at least.
+    fn pause(&self) -> Duration {
+        self.load.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1))
+    }
+
     /// A connection to a node that calls itself a master. `None` at the end.
-    async fn find_master(&mut self, ends: &mut watch::Receiver<bool>) -> Option<(NodeClient, u32)> {
-        while !*ends.borrow() {
+    async fn find_master(&mut self, ends: &watch::Receiver<bool>) -> Option<(NodeClient, u32)> {
+        while !is_over(ends) {
             for _ in 0..self.nodes.len() {
                 let (name, endpoint) = &self.nodes[self.next_node];
                 if let Some(client) = master_at(endpoint).await {
@@ -202,7 +192,7 @@ impl Writer {
         }
     }
 
-    /// A command on one of few keys of each type; some of them with a deadline that comes during the drill.
+    /// A command on one of few keys of each type; some of them with a deadline that comes within [`DEADLINE_MAX`].
     fn any_command(&mut self, number: u64) -> Vec<String> {
         let (member, value) = (self.roll(100).to_string(), number.to_string());
         let deadline_ms = (500 + self.roll(2_000)).to_string();
@@ -215,8 +205,8 @@ impl Writer {
             3 => &["RPUSH", &of("list", key), &value],
             4 => &["LPOP", &of("list", key)],
             5 => &["HSET", &of("hash", key), &member, &value],
-            6 => &["SADD", &of("set", key), &member],
-            7 => &["SPOP", &of("set", key)],
+            6 => &["SADD", &of("members", key), &member],
+            7 => &["SPOP", &of("members", key)],
             8 => &["ZINCRBY", &of("zset", key), "1.5", &member],
             9 => &["XADD", &of("stream", key), "MAXLEN", "100", "*", "number", &value],
             10 => &["PEXPIRE", &of("hash", key), &deadline_ms],
@@ -235,10 +225,17 @@ impl Writer {
     }
 }
 
+fn is_over(ends: &watch::Receiver<bool>) -> bool {
+    *ends.borrow() || ends.has_changed().is_err()
+}
+
 async fn master_at(endpoint: &Endpoint) -> Option<NodeClient> {
-    let client = NodeClient::connect(endpoint, ANSWER_LIMIT).await.ok()?;
-    let role = client.replication().await.ok()?.role;
-    matches!(role, Role::Master).then_some(client)
+    let asked = async {
+        let client = NodeClient::connect(endpoint, ANSWER_LIMIT).await.ok()?;
+        let role = client.replication().await.ok()?.role;
+        matches!(role, Role::Master).then_some(client)
+    };
+    tokio::time::timeout(LOOK_LIMIT, asked).await.ok().flatten()
 }
 
 /// The write's answer, if as many replicas have it in time; else nobody knows whether it will stay.
@@ -247,8 +244,9 @@ async fn wait_for(client: &NodeClient, words: &[&str], replicas: u32) -> Result<
     let mut answers = client.pipeline(&[words, &["WAIT", &replicas.to_string(), &limit_ms]]).await?.into_iter();
     let (Some(answer), Some(waited)) = (answers.next(), answers.next()) else { return Err(WireError::Closed) };
     let answer = answer?;
-    match waited? {
-        Value::Int(count) if count >= i64::from(replicas) => Ok(answer),
+    match waited {
+        Ok(Value::Int(count)) if count >= i64::from(replicas) => Ok(answer),
+        // Also where it is an error: the write itself was done.
         _ => Err(WireError::Silent(ANSWER_LIMIT / 2)),
     }
 }
