@@ -199,9 +199,9 @@ fn list(topology: Option<&Topology>, context: &Context<'_>) -> ExitCode {
     let name_of_group = topology.map(Topology::name).unwrap_or_default();
     if context.printer.is_json() {
         let own = own.iter().map(|drill| json!({ "name": drill.name, "group": name_of_group, "steps": steps(drill) }));
-        let presets = DRILL_PRESETS.iter().map(|preset| {
-            json!({ "name": preset.name, "summary": preset.summary, "group": preset.topology })
-        });
+        let presets = DRILL_PRESETS
+            .iter()
+            .map(|preset| json!({ "name": preset.name, "summary": preset.summary, "group": preset.topology }));
         let all: Vec<_> = own.chain(presets).collect();
         context.printer.object(&json!({ "drills": all }));
         return ExitCode::Done;

@@ -192,7 +192,8 @@ mod tests {
         assert_eq!(one.divergence("n2", &other, "n1"), None);
         let swapped = with(&[("drill:hash:1", array(&["a", "1", "x", "2"])), ("drill:members:1", array(&["a", "b"]))]);
         assert_eq!(swapped.divergence("n2", &other, "n1").map(|found| found.key), Some("drill:hash:1".to_owned()));
-        let (one, other) = (with(&[("drill:list:1", array(&["1", "2"]))]), with(&[("drill:list:1", array(&["2", "1"]))]));
+        let (one, other) =
+            (with(&[("drill:list:1", array(&["1", "2"]))]), with(&[("drill:list:1", array(&["2", "1"]))]));
         assert!(one.divergence("n2", &other, "n1").is_some());
     }
 

@@ -183,7 +183,7 @@ impl Writer {
         let key = request.key();
         match request {
             Request::Set { number } | Request::Write { number, .. } => {
-                words(&["SET", &key, &format!("{number:0width$}", width = self.load.value_bytes)])
+                words(&["SET", &key, &padded(number, self.load.value_bytes)])
             }
             Request::Push { number, .. } => words(&["RPUSH", &key, &number.to_string()]),
             Request::Increment { .. } => words(&["INCR", &key]),
@@ -225,6 +225,12 @@ impl Writer {
     }
 }
 
+/// A number with zeros before it. (The width of a format ends at 65,535.)
+fn padded(number: u64, width: usize) -> String {
+    let digits = number.to_string();
+    "0".repeat(width.saturating_sub(digits.len())) + &digits
+}
+
 fn is_over(ends: &watch::Receiver<bool>) -> bool {
     *ends.borrow() || ends.has_changed().is_err()
 }
@@ -257,5 +263,15 @@ fn number_in(answer: &Value) -> u64 {
         Value::Int(number) => u64::try_from(*number).unwrap_or(0),
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_as_long_as_wished_also_where_that_is_very_long() {
+        assert_eq!((padded(7, 3), padded(1234, 3), padded(5, 100_000).len()), ("007".into(), "1234".into(), 100_000));
     }
 }

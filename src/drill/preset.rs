@@ -85,7 +85,9 @@ impl DrillPreset {
         });
         let promises = if is_repld || self.keeps_all { "lost = 0" } else { "" };
         let (name, steps) = (self.name, self.steps);
-        let text = format!("[[node]]\nname = \"any\"\n[[drill]]\nname = \"{name}\"\nsteps = {steps}\nexpect = {{ {promises} }}\n");
+        let text = format!(
+            "[[node]]\nname = \"any\"\n[[drill]]\nname = \"{name}\"\nsteps = {steps}\nexpect = {{ {promises} }}\n"
+        );
         let parsed = Topology::parse(&text, Path::new("preset.toml")).expect("a test parses every preset");
         parsed.drills()[0].clone()
     }

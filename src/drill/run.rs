@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::account::{self, Account};
 use super::contents::Contents;
 use super::history::{History, Outcome, Request};
 use super::linear::{self, Call, Linearizable, linearizable};
 use super::load::{DEADLINE_MAX, Writers};
 use super::stage::Stage;
-use super::timing::{Latencies, Outage, micros};
+use super::timing::{Latencies, Outage, Span, micros};
 use super::verdict::{DrillReport, Findings, NodeEnd, NodeState, Registers, Verdict};
 use crate::event::Recorder;
 use crate::group::{
     self, Answer, Clients, Group, GroupError, GroupView, LaunchPlan, NodeView, Resync, endpoint, resync_by_log,
 };
 use crate::process::launch::log_length;
-use crate::process::{Condition, GroupDir, GroupLock};
+use crate::process::{Condition, GroupDir, GroupLock, LiveProcess, launched};
 use crate::topology::{Drill, Topology, Workload};
 use crate::wire::{Endpoint, Link, NodeClient, WireError};
 
@@ -50,6 +52,7 @@ pub async fn run(
     (dir, lock, keep): (&GroupDir, &GroupLock, bool),
     recorder: &mut Recorder,
 ) -> Result<DrillReport, GroupError> {
+    let _guard = EndOnPanic(dir);
     let rehearsed = tokio::select! {
         rehearsed = rehearse(topology, drill, seed, dir, recorder) => rehearsed,
         () = group::interruption() => Err(GroupError::Interrupted),
@@ -62,6 +65,21 @@ pub async fn run(
         }
     }
     rehearsed
+}
+
+/// Ends a drill's processes where nobody else will any more.
+struct EndOnPanic<'a>(&'a GroupDir);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (_, identity) in launched(self.0).unwrap_or_default() {
+                if let Ok(Some(process)) = LiveProcess::open(&identity) {
+                    let _ = process.signal(Signal::KILL);
+                }
+            }
+        }
+    }
 }
 
 /// Starts a group in `dir`, rehearses the drill with it, and leaves it running.
@@ -127,8 +145,9 @@ async fn find(
     let reference = reference(&view, &contents);
     let held = reference.and_then(|name| contents.get(name)?.as_ref().ok());
     let empty = Contents::default();
-    let steps = stage.span(load_end);
-    let first_disturbance = stage.disturbances.first().map_or(steps.from, |span| span.from);
+    let never = Span { from: Duration::MAX, to: Duration::MAX };
+    let steps = stage.span().unwrap_or(never);
+    let first_disturbance = stage.disturbances.first().map_or(Duration::ZERO, |span| span.from);
     let was_under_load = stage.disturbances.iter().map(|span| span.has_request(&history)).reduce(|a, b| a || b);
     Ok(Findings {
         load: drill.load,
@@ -151,7 +170,7 @@ async fn find(
     })
 }
 
-/// Waits until every replica that runs has all that its master has. The words say who has not.
+/// Waits until every replica that runs has all that the master has, if there is one. The words say who has not.
 async fn await_level(group: &Group) -> Result<(GroupView, Clients, Option<String>), GroupError> {
     let deadline = Instant::now() + LEVEL_LIMIT;
     loop {
@@ -165,6 +184,7 @@ async fn await_level(group: &Group) -> Result<(GroupView, Clients, Option<String
 }
 
 fn why_not_level(view: &GroupView, node: &NodeView) -> Option<String> {
+    let master = view.nodes.iter().find(|node| node.is_answering_master())?.report()?;
     let is_away = matches!(node.condition(), Some(Condition::Dead | Condition::Stopped));
     let Some(report) = node.report() else {
         return (!is_away).then(|| format!("{} does not answer: {}", node.name, node.silence()));
@@ -174,7 +194,6 @@ fn why_not_level(view: &GroupView, node: &NodeView) -> Option<String> {
     if upstream.link != Link::Up {
         return Some(format!("{} has no link to {}", node.name, upstream.address()));
     }
-    let master = view.nodes.iter().find(|node| node.is_answering_master())?.report()?;
     if own.replid != master.replication.replid {
         return Some(format!("{} is of another history than the master", node.name));
     }

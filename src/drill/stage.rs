@@ -35,11 +35,11 @@ impl Stage {
         Self { group, old_master, began, steps: Vec::new(), disturbances: Vec::new(), claims: Vec::new() }
     }
 
-    /// From the first step's beginning to the last one's end.
-    pub fn span(&self, end: Duration) -> Span {
-        let end_of = |step: &StepTime| Duration::from_micros(step.began_us + step.took_us);
-        let from = self.steps.first().map_or(end, |step| Duration::from_micros(step.began_us));
-        Span { from, to: self.steps.last().map_or(end, end_of) }
+    /// From the first step's beginning to the last one's end. `None`: there was none.
+    pub fn span(&self) -> Option<Span> {
+        let (first, last) = (self.steps.first()?, self.steps.last()?);
+        let to = Duration::from_micros(last.began_us + last.took_us);
+        Some(Span { from: Duration::from_micros(first.began_us), to })
     }
 
     /// Does a step and notes it. `false`: it failed.
@@ -179,7 +179,8 @@ impl Stage {
         let (policy, limits) = (self.policy(node), (HAND_OVER_PATIENCE, LINK_LIMIT));
         let report = group::switchover(&mut self.group, &policy, Instant::now(), limits, recorder).await?;
         complete(&report)?;
-        let pause = report.write_pause_us.map(|pause| format!(", nobody took writes for {:.1} ms", pause as f64 / 1000.0));
+        let pause =
+            report.write_pause_us.map(|pause| format!(", nobody took writes for {:.1} ms", pause as f64 / 1000.0));
         let (from, to) = (&report.plan.old_master, &report.plan.candidate);
         Ok(format!("{from} handed over to {to}{}", pause.unwrap_or_default()))
     }

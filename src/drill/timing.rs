@@ -162,8 +162,7 @@ mod tests {
             let invoked = ms(step * 10 + u64::from(writer));
             let is_answered = !(100..300).contains(&(step * 10));
             let at = invoked + ms(1);
-            let outcome =
-                if is_answered { Outcome::Acknowledged { at, answer: 0 } } else { Outcome::Refused { at } };
+            let outcome = if is_answered { Outcome::Acknowledged { at, answer: 0 } } else { Outcome::Refused { at } };
             Operation { writer, session: writer, request: Request::Set { number: step }, invoked, outcome }
         });
         History { operations: operations.collect(), sessions: vec!["n1".to_owned(); 2] }
@@ -202,7 +201,10 @@ mod tests {
         slow.outcome = Outcome::Acknowledged { at: ms(290), answer: 0 };
         let latencies = Latencies::of(&history, Span { from: ms(100), to: ms(300) });
         assert_eq!((latencies.before.count, latencies.during.count, latencies.after.count), (19, 1, 40));
-        assert_eq!((latencies.before.max_us, latencies.during.p50_us, latencies.after.p999_us), (1_000, 200_000, 1_000));
+        assert_eq!(
+            (latencies.before.max_us, latencies.during.p50_us, latencies.after.p999_us),
+            (1_000, 200_000, 1_000)
+        );
         let spread = Latency::of((1..=1000).collect());
         assert_eq!((spread.p50_us, spread.p99_us, spread.p999_us, spread.max_us), (500, 990, 999, 1000));
     }

@@ -164,13 +164,12 @@ impl Verdict {
         }
         match findings.was_under_load {
             Some(true) if findings.registers.as_ref().is_some_and(|registers| !registers.unknown.is_empty()) => {
-                let reason = "the registers' history is too long to be searched: use fewer writers or a rate".to_owned();
+                let reason =
+                    "the registers' history is too long to be searched: use fewer writers or a rate".to_owned();
                 Self::Inconclusive { reason }
             }
             Some(true) => Self::Passed,
-            Some(false) => {
-                Self::Inconclusive { reason: "no write was on its way when something happened".to_owned() }
-            }
+            Some(false) => Self::Inconclusive { reason: "no write was on its way when something happened".to_owned() },
             None => Self::Inconclusive { reason: "nothing happened that disturbs writes or links".to_owned() },
         }
     }
@@ -205,7 +204,11 @@ fn judge_account(account: &Account, findings: &Findings) -> Vec<String> {
     // A promotion that knows where the old master ended knows what it loses. Other failures could explain a loss.
     let says_nothing = |claim: &Claim| claim.is_exact && claim.bytes == 0;
     if account.lost > 0 && !findings.claims.is_empty() && findings.claims.iter().all(says_nothing) {
-        reasons.push(format!("promote said that nothing is lost, and {} writes are{}", account.lost, first_lost(account)));
+        reasons.push(format!(
+            "promote said that nothing is lost, and {} writes are{}",
+            account.lost,
+            first_lost(account)
+        ));
     }
     reasons
 }
@@ -242,8 +245,12 @@ fn judge_nodes(findings: &Findings) -> Vec<String> {
     if expect.converged {
         reasons.extend(findings.not_level.clone());
         reasons.extend(findings.divergence.as_ref().map(|found| {
-            let others = if found.keys > 1 { format!(", and {} more keys differ", found.keys - 1) } else { String::new() };
-            format!("{} and {} do not hold the same: {} {} on {}{others}", found.node, found.reference, found.key, found.how, found.node)
+            let others =
+                if found.keys > 1 { format!(", and {} more keys differ", found.keys - 1) } else { String::new() };
+            format!(
+                "{} and {} do not hold the same: {} {} on {}{others}",
+                found.node, found.reference, found.key, found.how, found.node
+            )
         }));
     }
     if let Some(wished) = expect.resync {
@@ -255,7 +262,12 @@ fn judge_nodes(findings: &Findings) -> Vec<String> {
                 Resync::Full => "a full resync",
                 Resync::Unknown => "nothing that its log tells",
             };
-            format!("{} came to its master's history by {}, and not by {}", node.node, name(node.resync.unwrap_or(Resync::Unknown)), name(wished_kind))
+            format!(
+                "{} came to its master's history by {}, and not by {}",
+                node.node,
+                name(node.resync.unwrap_or(Resync::Unknown)),
+                name(wished_kind)
+            )
         }));
     }
     reasons

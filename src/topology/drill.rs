@@ -212,8 +212,10 @@ impl Target {
             "old-master" => Ok(Self::OldMaster),
             _ => {
                 let names = nodes.iter().copied().chain(["master", "old-master"]);
-                let hint = nearest(word, names)
-                    .map_or_else(|| "a node's name, `master` or `old-master`".to_owned(), |near| format!("did you mean `{near}`?"));
+                let hint = nearest(word, names).map_or_else(
+                    || "a node's name, `master` or `old-master`".to_owned(),
+                    |near| format!("did you mean `{near}`?"),
+                );
                 Err((format!("the group has no node {}", quoted(word)), hint))
             }
         }

@@ -79,7 +79,10 @@ fn a_drill_is_read_with_its_load_steps_and_expectations() {
     assert_eq!(drill.steps[0], DrillStep { after: Duration::from_secs(1), act: Act::KillMaster });
     let acts: Vec<String> = drill.steps.iter().map(|step| step.act.to_string()).collect();
     assert_eq!(acts[1..4], ["kill n2", "pause master", "resume old-master"]);
-    assert_eq!(acts[7..], ["restart --all", "promote", "promote n2", "switchover", "switchover n1", "repoint n2 --to n1"]);
+    assert_eq!(
+        acts[7..],
+        ["restart --all", "promote", "promote n2", "switchover", "switchover n1", "repoint n2 --to n1"]
+    );
     assert_eq!((defaults.load, &defaults.expect), (Load::default(), &Expectations::default()));
     assert!(defaults.steps.is_empty());
 }

@@ -47,7 +47,10 @@ pub fn show(report: &DrillReport, topology: &Topology, printer: &Printer) {
             number(node.keys.map(|keys| keys.to_string())),
         ]
     });
-    printer.data(format_args!("{}\n", table::plain(&["node", "at the end", "engine", "resync", ">offset", ">keys"], nodes)));
+    printer.data(format_args!(
+        "{}\n",
+        table::plain(&["node", "at the end", "engine", "resync", ">offset", ">keys"], nodes)
+    ));
     show_verdict(report, printer);
 }
 
@@ -103,10 +106,9 @@ fn summary(findings: &Findings) -> String {
     let outage = table::milliseconds(findings.outage.overall_us);
     match &findings.account {
         Some(account) => format!(
-            ": {} of {} acknowledged writes are there, {} without any for at most {outage}",
+            ": {} of {} acknowledged writes are there, and none was acknowledged for at most {outage}",
             account.survived,
             account.survived + account.lost,
-            "the group was"
         ),
         None => format!(": the nodes hold the same, no write was acknowledged for at most {outage}"),
     }

@@ -69,7 +69,8 @@ impl Reader<'_> {
     fn drill_name(&mut self, key: &Key, value: &Value) -> Option<Spanned<String>> {
         let name = self.string(key, value)?;
         let text = name.get_ref();
-        let is_bad = text.trim() != text || text.is_empty() || text.len() > NAME_BYTES_MAX || text.contains(char::is_control);
+        let is_bad =
+            text.trim() != text || text.is_empty() || text.len() > NAME_BYTES_MAX || text.contains(char::is_control);
         if is_bad {
             let message = format!("{} cannot be a drill's name", quoted(text));
             self.error(Diagnostic::at(value.span(), message).hint("a word or a sentence of at most 128 bytes"));
