@@ -1,5 +1,8 @@
 //! replctl stands up, breaks and repairs Redis-protocol replication groups of real processes.
 
+#[macro_use]
+pub mod planted;
+
 pub mod drill;
 pub mod event;
 pub mod fault;

@@ -34,7 +34,7 @@ use super::stop::end_processes;
 use super::tail::{self, TailReport};
 use super::unmanaged::{self, Untouchable, refuse_unmanaged};
 use super::view::observe;
-use super::{Group, GroupError, GroupView, endpoint, save_config};
+use super::{Group, GroupError, GroupView, NodeView, endpoint, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::{
     Condition, Durability, GroupDir, Listeners, LiveProcess, ManagedServer, Program, RunNode, RunProcess, RunState,
@@ -137,6 +137,7 @@ impl LaunchPlan {
         let (view, _) = observe(&group).await?;
         let is_alive = |name: &str| view.node(name).is_some_and(|seen| seen.is_alive());
         let mut run = group.run;
+        take_roles(&mut run, &view);
         // What is known of others that have ended is kept: a promotion asks for it.
         for node in run.nodes.iter_mut().filter(|node| nodes.contains(&node.name)) {
             let is_alive = is_alive(&node.name);
@@ -146,15 +147,7 @@ impl LaunchPlan {
         }
         let alive: BTreeSet<String> =
             run.nodes.iter().filter(|node| is_alive(&node.name)).map(|node| node.name.clone()).collect();
-        let master = run.master().name.clone();
-        if nodes.contains(&master) && !alive.is_empty() && !alive.contains(&master) && !force {
-            return Err(GroupError::Unsafe {
-                reason: format!(
-                    "{master} is the master and its replicas live: if it came back with less than they have, they would lose it"
-                ),
-                hint: format!("replctl promote, then start {master} as a replica; --force starts it as the master"),
-            });
-        }
+        refuse_older_master(&view, nodes, force)?;
         Self::of_nodes("start", run, &nodes.iter().cloned().collect(), &alive)
     }
 
@@ -252,6 +245,7 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
     }
     refuse_if_unsafe(&view)?;
     let mut run = last.run;
+    take_roles(&mut run, &view);
     run.max_loss_bytes = wished.max_loss_bytes;
     run.after_promote = wished.after_promote;
     for node in &mut run.nodes {
@@ -265,6 +259,15 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
         }
     }
     Ok(run)
+}
+
+/// Roles as they are meant by now: a promotion that broke off counts as done where nothing speaks against it.
+fn take_roles(run: &mut RunState, view: &GroupView) {
+    let upstreams: BTreeMap<String, String> =
+        view.nodes.iter().filter_map(|node| Some((node.name.clone(), node.meant_upstream.clone()?))).collect();
+    if view.meant_master().name != run.master().name {
+        run.set_roles(&view.meant_master().name, &upstreams);
+    }
 }
 
 /// Whether two states come from the same topology; ports that were chosen by the system count as equal.
@@ -312,9 +315,31 @@ fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result
     Ok(wished)
 }
 
+/// A master that is started again could have less than its living replicas.
+///
+/// # Errors
+/// [`GroupError::Unsafe`]: that is so, unless forced.
+pub fn refuse_older_master(view: &GroupView, nodes: &[String], force: bool) -> Result<(), GroupError> {
+    let master = view.meant_master();
+    let others_live = view.nodes.iter().any(NodeView::is_alive);
+    if force || master.is_alive() || !others_live || !nodes.contains(&master.name) {
+        return Ok(());
+    }
+    let master = &master.name;
+    Err(GroupError::Unsafe {
+        reason: format!(
+            "{master} is the master and its replicas live: if it came back with less than they have, they would lose it"
+        ),
+        hint: format!("replctl promote, then start {master} as a replica; --force starts it as the master"),
+    })
+}
+
 /// `up` starts what is missing; it does not decide who is master. A dead master with living replicas is a failover's
 /// business: started again, it could come back with less than its replicas have, and wipe them.
-fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
+///
+/// # Errors
+/// [`GroupError::Unsafe`]: that is what the view shows.
+pub fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
     let diagnosis = diagnose(view);
     match diagnosis {
         Diagnosis::Down
@@ -529,7 +554,7 @@ impl Launch {
         if node.process().is_some() || node.upstream.is_none() {
             return Ok(());
         }
-        let KeptStream::Dead { replid, start, end } = KeptStream::of(&self.dir, node, Condition::Dead) else {
+        let KeptStream::Dead { replid, start, end, .. } = KeptStream::of(&self.dir, node, Condition::Dead) else {
             return Ok(());
         };
         if self.run().replid.as_deref() == Some(&*replid) {

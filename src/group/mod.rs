@@ -6,13 +6,15 @@
 //!                                                     FailoverPlan::new --promote--> FailoverReport
 //! ```
 //!
-//! [`diagnose`], [`FailoverPlan::new`] and [`FailoverPlan::switchover`] are pure; [`up`], [`promote`], [`switchover`],
+//! [`diagnose`], [`FailoverPlan::new`], [`FailoverPlan::switchover`], [`Failover`] and [`HandOver`] are pure; [`up`], [`promote`], [`switchover`],
 //! [`kill_master`] and [`down`] are where things
 //! happen. Nothing here prints: what happens goes out as [`Event`]s.
 
 mod adopt;
 mod bring_up;
 mod diagnosis;
+mod failover;
+mod hand_over;
 mod history;
 mod hook;
 mod journal;
@@ -38,8 +40,10 @@ use crate::topology::{Address, Login};
 use crate::wire::{Endpoint, FormerHistory, WireError, split_words};
 
 pub use adopt::{Adoption, Found, adopt, discover};
-pub use bring_up::{Action, LaunchPlan, interruption, read_password, up};
+pub use bring_up::{Action, LaunchPlan, interruption, read_password, refuse_if_unsafe, refuse_older_master, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
+pub use failover::{Failover, Next, StepOutcome};
+pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, read_end};
 pub use kill::{KillPlan, KillReport, kill_master};

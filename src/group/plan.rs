@@ -29,7 +29,7 @@ use crate::wire::{Link, NodeReport, Replication, ReplicationId};
 const STALE_SECONDS: u64 = 5;
 
 /// What a promotion may do.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// Promote this node and no other.
     pub wanted: Option<String>,
@@ -42,7 +42,7 @@ pub struct Policy {
 }
 
 /// A promotion, decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FailoverPlan {
     /// The group.
     pub group: String,
@@ -71,7 +71,7 @@ pub struct FailoverPlan {
 }
 
 /// A node that could be promoted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ranked {
     /// Its name.
     pub node: String,
@@ -82,7 +82,7 @@ pub struct Ranked {
 }
 
 /// A node that cannot be promoted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rejected {
     /// Its name.
     pub node: String,
@@ -91,7 +91,7 @@ pub struct Rejected {
 }
 
 /// Why a node cannot be promoted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum Ineligible {
     /// It does not run or does not answer.
@@ -135,7 +135,7 @@ impl Ineligible {
 }
 
 /// Why what the old master had not sent stays where it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum NoSalvage {
     /// It is gone.
@@ -168,7 +168,7 @@ pub enum NoSalvage {
 }
 
 /// What a promotion loses, in bytes of the replication stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LossEstimate {
     /// The history that all these offsets are of.
     pub replid: ReplicationId,
@@ -187,7 +187,7 @@ pub struct LossEstimate {
 }
 
 /// How old a replica's data was at the end of its master: the time from the last word that it had from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct DataAge {
     /// So old for certain, in seconds.
     pub at_least_seconds: u64,
@@ -266,7 +266,7 @@ impl fmt::Display for DataAge {
 }
 
 /// One step of a promotion.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Step {
     /// End the old master's process, and nothing but it, so that it can take no further write.
@@ -408,6 +408,12 @@ pub enum Refusal {
         /// All that do.
         masters: Vec<String>,
     },
+    /// Who takes writes is about to change.
+    #[error("{node} is exchanging its role with another node")]
+    Exchanging {
+        /// The node.
+        node: String,
+    },
     /// There is nothing to promote.
     #[error("nothing of the group runs")]
     Down,
@@ -492,6 +498,7 @@ impl Refusal {
             Self::TwoMasters { masters } => {
                 Diagnosis::TwoMasters { masters: masters.clone() }.hint().expect("two masters have a hint")
             }
+            Self::Exchanging { node } => format!("wait until that is over; replctl cli {node} FAILOVER ABORT ends it"),
             Self::Down => "replctl up".to_owned(),
             Self::NoCandidate { rejected } if rejected.iter().any(|one| one.reason.is_history()) => {
                 "--force promotes the best of the history that most replicas have".to_owned()
@@ -690,6 +697,9 @@ impl FailoverPlan {
 fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, Refusal> {
     let node = |name: &str| view.node(name).expect("a diagnosis names nodes of its view");
     let old = view.meant_master();
+    if let Some(node) = view.exchanging() {
+        return Err(Refusal::Exchanging { node: node.name.clone() });
+    }
     match diagnose(view) {
         Diagnosis::Down => Err(Refusal::Down),
         Diagnosis::TwoMasters { masters } => match policy.wanted.as_ref().filter(|_| policy.force) {
@@ -785,6 +795,9 @@ fn rank<'a>(
     }
     // The sort is stable: equals stay in topology order.
     ranked.sort_by_key(|one| (std::cmp::Reverse(one.offset), one.priority));
+    if planted!(PriorityFirst) {
+        ranked.sort_by_key(|one| one.priority);
+    }
     (ranked, rejected)
 }
 
@@ -816,10 +829,10 @@ fn eligible<'a>(node: &'a NodeView, lineage: Option<&ReplicationId>) -> Result<&
     if replication.is_master() {
         return Err(Ineligible::Master);
     }
-    if !replication.upstream().is_some_and(|upstream| upstream.holds_data) {
+    if !(replication.upstream().is_some_and(|upstream| upstream.holds_data) || planted!(NeverSyncedPromoted)) {
         return Err(Ineligible::NeverSynced);
     }
-    if let Some(lineage) = lineage.filter(|lineage| **lineage != replication.replid) {
+    if let Some(lineage) = lineage.filter(|lineage| **lineage != replication.replid && !planted!(HistoryIgnored)) {
         return Err(Ineligible::OtherHistory { replid: replication.replid.clone(), lineage: lineage.clone() });
     }
     if replication.priority == 0 {
@@ -871,7 +884,7 @@ fn estimate_loss(view: &GroupView, old: &NodeView, lineage: &ReplicationId, cand
         .map(|own| own.offset)
         .or(view.kill_note.and_then(|note| note.offset));
     let (master_end, salvaged_bytes) = match &old.kept_stream {
-        KeptStream::Dead { replid, start, end } if is_of(lineage, replid) => {
+        kept @ KeptStream::Dead { start, end, .. } if kept.continues(lineage, candidate_offset) => {
             (Some(*end), if candidate_offset >= *start { end.saturating_sub(candidate_offset) } else { 0 })
         }
         _ => (None, 0),
@@ -911,13 +924,15 @@ fn loss_of_the_other(old: &NodeView, new: &NodeView, taken: &Replication) -> Los
             },
             None => open,
         },
-        (_, KeptStream::Dead { replid, end, .. }, Some(former)) if is_of(&former.replid, replid) => LossEstimate {
-            replid: former.replid.clone(),
-            survivor_offset: former.shared_up_to,
-            candidate_offset: former.shared_up_to,
-            master_end: Some(*end),
-            ..open
-        },
+        (_, KeptStream::Dead { replid, end, .. }, Some(former)) if former.replid.to_string() == *replid => {
+            LossEstimate {
+                replid: former.replid.clone(),
+                survivor_offset: former.shared_up_to,
+                candidate_offset: former.shared_up_to,
+                master_end: Some(*end),
+                ..open
+            }
+        }
         _ => open,
     }
 }
@@ -971,10 +986,6 @@ fn loss_of_returned(old: &NodeView, master: &NodeView) -> LossEstimate {
     }
 }
 
-fn is_of(lineage: &ReplicationId, replid: &str) -> bool {
-    lineage.to_string() == replid
-}
-
 /// Whether the candidate can be handed what the old master had not sent; the file of one that is still to be ended is
 /// looked at when it has ended.
 fn salvage(old: &NodeView, candidate: &NodeView, lineage: &ReplicationId) -> Result<(), NoSalvage> {
@@ -993,7 +1004,7 @@ fn salvage(old: &NodeView, candidate: &NodeView, lineage: &ReplicationId) -> Res
     match &old.kept_stream {
         KeptStream::Nothing => Err(NoSalvage::InMemory),
         KeptStream::Unusable { why } => Err(NoSalvage::Unusable { why: why.clone() }),
-        KeptStream::Dead { replid, .. } if !is_of(lineage, replid) => {
+        kept @ KeptStream::Dead { replid, .. } if !kept.continues(lineage, offset_of(candidate)) => {
             Err(NoSalvage::OtherHistory { replid: replid.clone() })
         }
         KeptStream::Dead { .. } | KeptStream::StillWritten => Ok(()),
@@ -1007,7 +1018,7 @@ fn upstreams_after(view: &GroupView, old: &NodeView, candidate: &NodeView) -> BT
     let keeps = |upstream: &&String| {
         **upstream != old.name && view.node(upstream).is_some_and(|upstream| upstream.report().is_some())
     };
-    let others = view.nodes.iter().filter(|node| node.name != candidate.name);
+    let others = view.nodes.iter().filter(|node| node.name != candidate.name || planted!(CandidateRepointed));
     others
         .map(|node| (node.name.clone(), node.meant_upstream.as_ref().filter(keeps).unwrap_or(&candidate.name).clone()))
         .collect()
@@ -1038,16 +1049,23 @@ fn steps(
     }
     let given_up = names(view, is_given_up).into_iter();
     steps.extend(given_up.map(|node| Step::Demote { node, to: candidate.name.clone() }));
-    steps.extend(fence);
+    steps.extend(fence.filter(|_| !planted!(FenceSkipped)));
     // A dead master's stream ends; one that somebody demoted goes on feeding its replicas.
     let ends = old.name != candidate.name
         && !is_given_up(old)
         && if old.is_managed() { !is_replica(old) } else { old.answer == Answer::NotListening };
-    let draining = if ends { linked_to(view, old) } else { Vec::new() };
-    if !draining.is_empty() {
+    // As long as the old master lives, a link that is down may come up.
+    let draining = match ends {
+        true if is_fenced => {
+            names(view, |node| view.followed_by(node).is_some_and(|followed| followed.name == old.name))
+        }
+        true => linked_to(view, old),
+        false => Vec::new(),
+    };
+    if !draining.is_empty() && !planted!(DrainSkipped) {
         steps.push(Step::AwaitDrain { nodes: draining });
     }
-    if salvages {
+    if salvages && !planted!(SalvageSkipped) {
         steps.push(Step::Salvage { node: old.name.clone(), to: candidate.name.clone() });
     }
     steps.push(Step::Promote { node: candidate.name.clone() });
@@ -1124,13 +1142,17 @@ fn repoints(
     };
     let moved = targets.map(|to| (names(view, |node| is_follower(node) && moves_to(node, to)), to));
     moved
-        .filter(|(nodes, _)| !nodes.is_empty())
+        .filter(|(nodes, _)| !nodes.is_empty() && !planted!(RepointForgotten))
         .map(|(nodes, to)| Step::Repoint { nodes, to: to.name.clone() })
         .collect()
 }
 
 fn is_linked(node: &NodeView) -> bool {
     node.report().and_then(|report| report.replication.upstream()).is_none_or(|upstream| upstream.link == Link::Up)
+}
+
+fn offset_of(node: &NodeView) -> u64 {
+    node.report().map_or(0, |report| report.replication.offset)
 }
 
 fn is_replica(node: &NodeView) -> bool {

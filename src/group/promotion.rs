@@ -1,4 +1,5 @@
-//! `promote`: executes a [`FailoverPlan`], step by step, each written to the journal before and after.
+//! `promote` and `switchover`: carry out what a [`Failover`] decides, step by step, each written to the journal before and
+//! after.
 //!
 //! The order of things after a crash of this program, wherever it comes: the plan is decided anew from what is seen, and every
 //! step is one that can be done twice. Before `promote` nothing has changed; after it the candidate is seen as a master and
@@ -12,6 +13,8 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::diagnosis::{Diagnosis, diagnose};
+use super::failover::{Failover, Next, StepOutcome};
+use super::hand_over::{self, HandOver, HandOverEnd, HandOverOrder, Word};
 use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
 use super::plan::{FailoverPlan, LossEstimate, LostRange, Policy, Step};
@@ -19,26 +22,22 @@ use super::salvage::{self, Ghost, Salvaged};
 use super::stop::end_processes;
 use super::tail::{self, Tail, TailError, TailReport};
 use super::unmanaged::{self, Diverged};
-use super::view::{Clients, GroupView, observe};
+use super::view::{Clients, GroupView, NodeView, observe};
 use super::{Group, GroupError, endpoint, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
-use crate::process::{Durability, GroupDir, RunNode, Unfenced};
+use crate::process::{Durability, GroupDir, Promoting, RunNode, Unfenced};
 use crate::topology::{Address, EngineFamily};
-use crate::wire::{AttachedReplica, NodeClient, NodeReport, Replication, WireError};
+use crate::wire::{NodeClient, NodeReport, Replication, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a promoted node may take to accept its first write.
 const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(5);
-/// How long the exchange of roles may take after the replica has caught up.
-const HAND_OVER_GRACE: Duration = Duration::from_secs(5);
 /// For how long a master that is about to become a replica takes no writes, should this program end in between.
 const KEEP_PAUSE_MS: &str = "10000";
 /// Between two looks at a node that is about to be where it should.
 const POLL_EVERY: Duration = Duration::from_millis(1);
-/// How often a plan that no longer fits what is seen is made anew.
-const PLANS_MAX: usize = 3;
 /// A write that changes nothing: this key does not exist, and deleting it is refused by a replica and accepted by a master.
 const PROBE: [&str; 2] = ["DEL", "replctl:write-probe:00c0ffee-no-such-key"];
 
@@ -114,19 +113,6 @@ pub enum Resync {
     Unknown,
 }
 
-/// Why a plan was not carried to its end.
-enum Stop {
-    /// What is seen no longer fits the plan; nothing has been promoted yet.
-    Stale,
-    Failed(GroupError),
-}
-
-impl<E: Into<GroupError>> From<E> for Stop {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
 /// Replaces a lost master: observes, decides, executes, observes again. `began` is when the command started; `limit` bounds
 /// the wait for links.
 ///
@@ -139,30 +125,10 @@ pub async fn promote(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
-    let (mut view, mut clients) = observe(group).await?;
-    FailoverPlan::new(&view, policy)?;
-    recorder.record(Event::Began { command: "promote".to_owned() })?;
-    let mut tails = Vec::new();
-    for _ in 0..PLANS_MAX {
-        let plan = FailoverPlan::new(&view, policy)?;
-        recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
-        let mut promotion = Promotion::new(&plan, policy, group, clients, began, limit, recorder);
-        promotion.tails = tails;
-        match promotion.execute(&view).await {
-            Ok(()) => return promotion.report("promote", plan.clone(), view).await,
-            Err(Stop::Failed(error)) => {
-                recorder.record(Event::Finished { command: "promote".to_owned(), error: Some(error.to_string()) })?;
-                return Err(error);
-            }
-            Err(Stop::Stale) => {
-                tails = promotion.tails;
-                (view, clients) = observe(group).await?;
-            }
-        }
-    }
-    let reason = format!("the replicas kept changing over {PLANS_MAX} plans");
-    let step = Step::AwaitDrain { nodes: view.nodes.iter().map(|node| node.name.clone()).collect() };
-    Err(GroupError::StepFailed { step, reason })
+    let (view, clients) = observe_calm(group).await?;
+    let failover = Failover::promote(&view, policy)?;
+    let limits = Limits { began, patience: Duration::ZERO, links: limit };
+    Promotion::new("promote", failover, group, (view, clients), limits, recorder).run().await
 }
 
 /// Exchanges the roles of a master that works and a replica: observes, decides, executes, observes again. `patience` is how
@@ -178,18 +144,22 @@ pub async fn switchover(
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
     let (view, clients) = observe(group).await?;
-    let plan = FailoverPlan::switchover(&view, policy)?;
-    recorder.record(Event::Began { command: "switchover".to_owned() })?;
-    recorder.record(Event::Planned { plan: Box::new(plan.clone()) })?;
-    let mut switchover = Promotion::new(&plan, policy, group, clients, began, limit, recorder);
-    switchover.patience = patience;
-    let error = match switchover.execute(&view).await {
-        Ok(()) => return switchover.report("switchover", plan.clone(), view).await,
-        Err(Stop::Failed(error)) => error,
-        Err(Stop::Stale) => unreachable!("only a drain makes a plan stale, and a switchover has none"),
-    };
-    recorder.record(Event::Finished { command: "switchover".to_owned(), error: Some(error.to_string()) })?;
-    Err(error)
+    let failover = Failover::switchover(&view, policy)?;
+    let limits = Limits { began, patience, links: limit };
+    Promotion::new("switchover", failover, group, (view, clients), limits, recorder).run().await
+}
+
+/// Looks at the group, and again as long as two of its nodes exchange their roles: a hand-over that broke off may still come
+/// to its end by itself.
+async fn observe_calm(group: &Group) -> Result<(GroupView, Clients), GroupError> {
+    let give_up = Instant::now() + hand_over::GRACE;
+    loop {
+        let (view, clients) = observe(group).await?;
+        if view.exchanging().is_none() || Instant::now() > give_up {
+            return Ok((view, clients));
+        }
+        tokio::time::sleep(POLL_EVERY).await;
+    }
 }
 
 /// The node that the last promotion made the master, if nothing replaced it since.
@@ -205,25 +175,33 @@ pub fn promoted_last(group: &Group) -> Result<Option<String>, GroupError> {
     Ok(promoted.filter(|node| *node == group.run.master().name))
 }
 
-/// The state that a promotion gathers while it is executed.
-struct Promotion<'a> {
-    plan: FailoverPlan,
-    policy: &'a Policy,
-    group: &'a mut Group,
-    clients: Clients,
+/// How long things may take.
+struct Limits {
+    /// When the command was started.
     began: Instant,
-    limit: Duration,
+    /// How long a master may hold back its writes for a replica to catch up.
+    patience: Duration,
+    /// How long replicas may take to follow.
+    links: Duration,
+}
+
+/// Drives a [`Failover`] against the real servers, and gathers what there is to report.
+struct Promotion<'a> {
+    command: &'static str,
+    failover: Failover,
+    group: &'a mut Group,
+    view: GroupView,
+    clients: Clients,
+    limits: Limits,
     recorder: &'a mut Recorder,
     steps: Vec<StepReport>,
     salvaged: Option<Salvaged>,
     /// The replicas that were told to take the rest of the old master's stream from this ghost.
     haunted: Option<(Ghost, Vec<String>)>,
-    loss: LossEstimate,
     tails: Vec<TailReport>,
     diverged: Vec<Diverged>,
     first_write: Option<Duration>,
-    /// How long a master may hold back its writes, and since when it does.
-    patience: Duration,
+    /// Since when a master holds back its writes.
     handed_over: Option<Duration>,
     missing: Vec<String>,
     log_marks: BTreeMap<String, u64>,
@@ -234,30 +212,27 @@ struct Promotion<'a> {
 
 impl<'a> Promotion<'a> {
     fn new(
-        plan: &FailoverPlan,
-        policy: &'a Policy,
+        command: &'static str,
+        failover: Failover,
         group: &'a mut Group,
-        clients: Clients,
-        began: Instant,
-        limit: Duration,
+        (view, clients): (GroupView, Clients),
+        limits: Limits,
         recorder: &'a mut Recorder,
     ) -> Self {
         Self {
-            plan: plan.clone(),
-            policy,
+            command,
+            failover,
             group,
+            view,
             clients,
-            began,
-            limit,
+            limits,
             recorder,
             steps: Vec::new(),
             salvaged: None,
             haunted: None,
-            loss: plan.loss.clone(),
             tails: Vec::new(),
             diverged: Vec::new(),
             first_write: None,
-            patience: Duration::ZERO,
             handed_over: None,
             missing: Vec::new(),
             log_marks: BTreeMap::new(),
@@ -266,33 +241,65 @@ impl<'a> Promotion<'a> {
         }
     }
 
-    async fn execute(&mut self, view: &GroupView) -> Result<(), Stop> {
-        for step in self.plan.steps.clone() {
-            self.recorder.record(Event::StepBegan { step: step.clone() })?;
-            let began = Instant::now();
-            match &step {
-                Step::Fence { node } => self.fence(view, node).await?,
-                Step::Demote { node, to } => self.demote(view, &step, node, to).await?,
-                Step::LeaveUnfenced { node } => self.leave_unfenced(node)?,
-                Step::AwaitDrain { nodes } => self.await_drain(view, nodes).await?,
-                Step::Salvage { node, to } => self.salvage(view, &step, node, to).await?,
-                Step::KeepTail { node } => self.keep_tail(&step, node).await?,
-                Step::Attach { node, to } => self.attach(&step, node, to).await?,
-                Step::HandOver { from, to } => self.hand_over(view, &step, from, to).await?,
-                Step::Promote { node } => self.promote(&step, node).await?,
-                Step::Confirm { node } => self.confirm(&step, node).await?,
-                Step::Repoint { nodes, to } => self.repoint(view, nodes, to).await?,
-                Step::ConfirmLinks { nodes } => self.confirm_links(nodes).await,
-            }
-            let took_us = micros(began.elapsed());
-            self.recorder.record(Event::StepDone { step: step.clone(), took_us })?;
-            self.steps.push(StepReport { step, took_us });
+    async fn run(mut self) -> Result<FailoverReport, GroupError> {
+        self.recorder.record(Event::Began { command: self.command.to_owned() })?;
+        if let Err(error) = self.execute().await {
+            let (command, error_words) = (self.command.to_owned(), Some(error.to_string()));
+            self.recorder.record(Event::Finished { command, error: error_words })?;
+            return Err(error);
         }
-        Ok(())
+        self.report().await
     }
 
-    async fn fence(&mut self, view: &GroupView, node: &str) -> Result<(), Stop> {
-        let process = view.node(node).and_then(|node| node.process().cloned());
+    async fn execute(&mut self) -> Result<(), GroupError> {
+        self.recorder.record(Event::Planned { plan: Box::new(self.plan().clone()) })?;
+        let mut next = self.failover.first();
+        loop {
+            next = match next {
+                Next::Step(step) => self.step(step).await?,
+                Next::Observe => {
+                    (self.view, self.clients) = observe_calm(self.group).await?;
+                    let next = self.failover.replan(&self.view)?;
+                    self.recorder.record(Event::Planned { plan: Box::new(self.plan().clone()) })?;
+                    next
+                }
+                Next::Finish => return Ok(()),
+                Next::Fail { step, reason } => return Err(GroupError::StepFailed { step, reason }),
+            }
+        }
+    }
+
+    async fn step(&mut self, step: Step) -> Result<Next, GroupError> {
+        self.recorder.record(Event::StepBegan { step: step.clone() })?;
+        let began = Instant::now();
+        let mut outcome = StepOutcome::Done;
+        match &step {
+            Step::Fence { node } => self.end(node).await?,
+            Step::Demote { node, to } => self.demote(&step, node, to).await?,
+            Step::LeaveUnfenced { node } => self.leave_unfenced(node)?,
+            Step::KeepTail { node } => self.keep_tail(&step, node).await?,
+            Step::AwaitDrain { nodes } => outcome = self.await_drain(nodes).await?,
+            Step::Salvage { node, to } => outcome = self.salvage(&step, node, to).await?,
+            Step::Attach { node, to } => self.attach(&step, node, to).await?,
+            Step::HandOver { from, to } => outcome = self.hand_over(&step, from, to).await?,
+            Step::Promote { node } => outcome = self.promote(&step, node).await?,
+            Step::Confirm { node } => self.confirm(&step, node).await?,
+            Step::Repoint { nodes, to } => self.repoint(nodes, to).await?,
+            Step::ConfirmLinks { nodes } => self.confirm_links(nodes).await,
+        }
+        let took_us = micros(began.elapsed());
+        self.recorder.record(Event::StepDone { step: step.clone(), took_us })?;
+        self.steps.push(StepReport { step, took_us });
+        Ok(self.failover.next(outcome))
+    }
+
+    fn plan(&self) -> &FailoverPlan {
+        self.failover.plan()
+    }
+
+    /// Ends a node's process, and nothing but it.
+    async fn end(&mut self, node: &str) -> Result<(), GroupError> {
+        let process = self.view.node(node).and_then(|node| node.process().cloned());
         let Some(process) = process else { return Ok(()) };
         end_processes(vec![(node.to_owned(), process)], None).await?;
         self.recorder.show(Event::Ended { node: node.to_owned() });
@@ -300,19 +307,20 @@ impl<'a> Promotion<'a> {
     }
 
     /// The fence for a master that replctl did not start. Where it fails, nothing has been promoted by this plan.
-    async fn demote(&mut self, view: &GroupView, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
+    async fn demote(&mut self, step: &Step, node: &str, to: &str) -> Result<(), GroupError> {
         let (old, new) = (self.client(node)?.clone(), self.client(to)?.clone());
-        let unfenced = view.node(node).and_then(|node| node.unfenced());
+        let unfenced = self.view.node(node).and_then(|node| node.unfenced());
         let demoted = unmanaged::demote(&self.group.dir, node, unfenced, &old, &new).await;
         let (diverged, tails) = demoted.map_err(|error| failed(step, &error))?;
         for tail in tails {
             self.recorder.record(Event::Tail { tail: tail.clone() })?;
             self.tails.push(tail);
         }
-        if node == self.plan.old_master {
+        if node == self.plan().old_master {
             let shared = diverged.bytes.map(|bytes| diverged.end - bytes);
-            self.loss.master_end = diverged.bytes.map(|_| diverged.end);
-            self.loss.candidate_offset = shared.unwrap_or(self.loss.candidate_offset);
+            let loss = self.failover.loss_mut();
+            loss.master_end = diverged.bytes.map(|_| diverged.end);
+            loss.candidate_offset = shared.unwrap_or(loss.candidate_offset);
         }
         self.recorder.record(Event::Demoted { diverged: diverged.clone(), to: to.to_owned() })?;
         self.diverged.push(diverged);
@@ -320,9 +328,9 @@ impl<'a> Promotion<'a> {
     }
 
     /// Noted before anybody takes its place, so that whatever happens next it is known when it returns.
-    fn leave_unfenced(&mut self, node: &str) -> Result<(), Stop> {
-        let replid = self.plan.lineage.to_string();
-        let shared_up_to = self.loss.candidate_offset;
+    fn leave_unfenced(&mut self, node: &str) -> Result<(), GroupError> {
+        let replid = self.plan().lineage.to_string();
+        let shared_up_to = self.failover.loss().candidate_offset;
         let server = self.group.run.node_mut(node).and_then(RunNode::unmanaged_mut);
         if let Some(server) = server.filter(|server| server.unfenced.is_none()) {
             server.unfenced = Some(Unfenced { replid, shared_up_to });
@@ -336,47 +344,36 @@ impl<'a> Promotion<'a> {
     }
 
     /// The old master is gone, but what it has sent lies in its replicas' socket buffers, and they read on until they see
-    /// the link break. Only then is it known who has most: if it is not the candidate, the plan is stale.
-    async fn await_drain(&mut self, view: &GroupView, nodes: &[String]) -> Result<(), Stop> {
+    /// the link break. Only then is it known who has most.
+    async fn await_drain(&mut self, nodes: &[String]) -> Result<StepOutcome, GroupError> {
         self.draining = nodes.to_vec();
-        let was_best = self.plan.ranked.first().is_some_and(|best| best.node == self.plan.candidate);
         let mut drains = JoinSet::new();
-        for ranked in &self.plan.ranked {
-            let (client, mut offset) = (self.client(&ranked.node)?.clone(), ranked.offset);
-            let (is_candidate, is_draining) = (ranked.node == self.plan.candidate, nodes.contains(&ranked.node));
-            let upstream = upstream_of(view, &ranked.node);
+        for ranked in self.plan().ranked.iter().filter(|ranked| nodes.contains(&ranked.node)) {
+            let (node, client) = (ranked.node.clone(), self.client(&ranked.node)?.clone());
+            let Some(upstream) = upstream_of(&self.view, &node) else { continue };
             drains.spawn(async move {
-                if is_draining && let Some(upstream) = upstream {
-                    let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &upstream)).await;
-                    // One that dies or hangs meanwhile is no rival; if it is the candidate, promoting it fails.
-                    offset = end.ok().and_then(Result::ok).unwrap_or(offset);
-                }
-                (is_candidate, offset)
+                let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &upstream)).await;
+                // One that dies or hangs meanwhile is no rival; if it is the candidate, promoting it fails.
+                Some((node, end.ok()?.ok()?))
             });
         }
-        let offsets = drains.join_all().await;
-        let of_candidate = offsets.iter().find(|(is_candidate, _)| *is_candidate).map_or(0, |(_, offset)| *offset);
-        let is_overtaken = offsets.iter().any(|(_, offset)| *offset > of_candidate);
-        // What is lost now is counted from where they got by reading on.
-        self.loss.candidate_offset = self.loss.candidate_offset.max(of_candidate);
-        self.loss.survivor_offset = self.loss.survivor_offset.max(of_candidate);
-        if was_best && is_overtaken { Err(Stop::Stale) } else { Ok(()) }
+        Ok(StepOutcome::Drained(drains.join_all().await.into_iter().flatten().collect()))
     }
 
-    /// The old master is gone, and nobody sends any more: what its backlog has beyond the candidate is the whole loss. Where
-    /// that cannot be handed over, the promotion goes on without it, unless that loses more than is allowed.
-    async fn salvage(&mut self, view: &GroupView, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
+    /// The old master is gone, and nobody sends any more: what its backlog has beyond the candidate is the whole loss.
+    async fn salvage(&mut self, step: &Step, node: &str, to: &str) -> Result<StepOutcome, GroupError> {
         let client = self.client(to)?.clone();
-        let offset = client.replication().await.map_err(|error| failed(step, &error))?.offset;
-        self.loss.candidate_offset = offset;
-        self.loss.salvaged_bytes = 0;
+        let candidate_offset = client.replication().await.map_err(|error| failed(step, &error))?.offset;
+        let lineage = self.plan().lineage.clone();
+        let (mut master_end, mut bytes) = (None, None);
         let handed_over = match salvage::open(self.group, node).await {
             Ok(remains) => {
                 let end = remains.end;
-                let lineage = &self.plan.lineage;
+                let continues = remains.history.includes(lineage.to_string().as_bytes(), candidate_offset).is_ok();
+                master_end = continues.then_some(end);
                 let replid = remains.history.replid.to_string();
-                self.loss.master_end = (remains.history.replid.as_str() == lineage.to_string()).then_some(end);
-                let handed_over = salvage::hand_over(self.group, node, remains, &client, (lineage, offset)).await;
+                let handed_over =
+                    salvage::hand_over(self.group, node, remains, &client, (&lineage, candidate_offset)).await;
                 let (node, to) = (node.to_owned(), to.to_owned());
                 handed_over.map(|(bytes, ghost)| (Salvaged { node, to, replid, from: end - bytes, bytes, end }, ghost))
             }
@@ -385,38 +382,39 @@ impl<'a> Promotion<'a> {
         match handed_over {
             Ok((salvaged, ghost)) => {
                 if let Some(ghost) = ghost {
-                    self.haunt(view, ghost).await;
+                    self.haunt(ghost).await;
                 }
-                self.loss.salvaged_bytes = salvaged.bytes;
+                bytes = Some(salvaged.bytes);
                 self.salvaged = Some(salvaged.clone());
                 self.recorder.record(Event::Salvaged { salvaged })?;
-                if self.policy.keeps_salvaged {
+                if self.failover.policy().keeps_salvaged {
                     self.keep_dead_tail(node)?
                 }
-                Ok(())
             }
             Err(error) => {
                 let text = format!("nothing of what {node} had not sent could be salvaged: {error}");
                 self.recorder.record(Event::Warning { text })?;
-                self.refuse_loss(step)?;
-                if self.loss.gone().is_some() {
+                let loss = self.failover.loss_mut();
+                (loss.candidate_offset, loss.salvaged_bytes) = (candidate_offset, 0);
+                loss.master_end = master_end.or(loss.master_end);
+                if self.failover.loss().gone().is_some() {
                     self.keep_dead_tail(node)?
                 }
-                Ok(())
             }
         }
+        Ok(StepOutcome::Salvaged { candidate_offset, master_end, bytes })
     }
 
     /// Writes down what a node alone has, before it follows another one and throws it away.
-    async fn keep_tail(&mut self, step: &Step, node: &str) -> Result<(), Stop> {
-        let Some(client) = self.clients.get(node).cloned() else { return Ok(self.keep_dead_tail(node)?) };
+    async fn keep_tail(&mut self, step: &Step, node: &str) -> Result<(), GroupError> {
+        let Some(client) = self.clients.get(node).cloned() else { return self.keep_dead_tail(node) };
         // It takes no more writes from here until it is a replica.
         let paused = client.command(&["CLIENT", "PAUSE", KEEP_PAUSE_MS, "WRITE"]).await;
         paused.map_err(|error| failed(step, &error))?;
         let own = client.replication().await.map_err(|error| failed(step, &error))?;
         let taken = self.caught_up(client.announced(), own.offset).await.map_err(|error| failed(step, &error))?;
-        if own.replid == self.loss.replid {
-            self.loss.master_offset = Some(own.offset);
+        if own.replid == self.failover.loss().replid {
+            self.failover.loss_mut().master_offset = Some(own.offset);
         }
         let (from, to) = match own.shared_with(&taken) {
             Some(shared) => (shared, own.offset),
@@ -433,7 +431,7 @@ impl<'a> Promotion<'a> {
 
     /// How far the candidate is, when it has everything up to `end` or if it is not fed from there anyway.
     async fn caught_up(&self, master: &Address, end: u64) -> Result<Replication, WireError> {
-        let candidate = self.clients.get(&self.plan.candidate).ok_or(WireError::Closed)?;
+        let candidate = self.clients.get(&self.plan().candidate).ok_or(WireError::Closed)?;
         let deadline = Instant::now() + DRAIN_LIMIT;
         loop {
             let replication = candidate.replication().await?;
@@ -446,10 +444,13 @@ impl<'a> Promotion<'a> {
 
     /// Writes down what a dead node's backlog has beyond what the candidate got.
     fn keep_dead_tail(&mut self, node: &str) -> Result<(), GroupError> {
-        let (from, to) = (self.loss.candidate_offset, self.loss.master_end.unwrap_or(self.loss.candidate_offset));
+        let (from, to) = (
+            self.failover.loss().candidate_offset,
+            self.failover.loss().master_end.unwrap_or(self.failover.loss().candidate_offset),
+        );
         if from < to {
             let tail = salvage::dead_tail(&self.group.dir, node, from);
-            self.record_tail(node, &self.loss.replid.to_string(), from..to, tail)?;
+            self.record_tail(node, &self.failover.loss().replid.to_string(), from..to, tail)?;
         }
         Ok(())
     }
@@ -470,14 +471,15 @@ impl<'a> Promotion<'a> {
 
     /// Lets the others take it as well, beside what comes next: the candidate's own backlog may be too small for what they
     /// lack now.
-    async fn haunt(&mut self, view: &GroupView, ghost: Ghost) {
+    async fn haunt(&mut self, ghost: Ghost) {
         let mut haunted = Vec::new();
-        for node in &view.nodes {
-            let is_child = self.plan.upstreams.get(&node.name) == Some(&self.plan.candidate);
+        let plan = self.failover.plan();
+        for node in &self.view.nodes {
+            let is_child = plan.upstreams.get(&node.name) == Some(&plan.candidate);
             let lacks = |report: &NodeReport| {
                 let replication = &report.replication;
                 let holds_data = replication.upstream().is_some_and(|upstream| upstream.holds_data);
-                holds_data && replication.replid == self.plan.lineage && ghost.can_feed(replication.offset)
+                holds_data && replication.replid == plan.lineage && ghost.can_feed(replication.offset)
             };
             if is_child
                 && node.address.is_loopback()
@@ -491,109 +493,107 @@ impl<'a> Promotion<'a> {
         self.haunted = Some((ghost, haunted));
     }
 
-    fn refuse_loss(&self, step: &Step) -> Result<(), Stop> {
-        let Some(max_bytes) = self.policy.max_loss_bytes.filter(|_| !self.policy.force) else { return Ok(()) };
-        if self.loss.bytes_min() <= max_bytes {
-            return Ok(());
-        }
-        let reason = format!("{} would be lost, and max-loss allows {max_bytes} bytes; --force accepts it", self.loss);
-        Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason }))
-    }
-
-    async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), Stop> {
+    async fn attach(&mut self, step: &Step, node: &str, to: &str) -> Result<(), GroupError> {
         let (replica, master) = (self.client(node)?.clone(), self.client(to)?.clone());
         replica.follow(master.announced()).await.map_err(|error| failed(step, &error))?;
         let display = self.recorder.display();
         let link = await_link(node, &replica, watch_replicas(master), &display);
-        let linked = tokio::time::timeout(self.limit, link).await;
-        linked.unwrap_or(Err(WireError::Silent(self.limit))).map_err(|error| failed(step, &error))?;
+        let linked = tokio::time::timeout(self.limits.links, link).await;
+        linked.unwrap_or(Err(WireError::Silent(self.limits.links))).map_err(|error| failed(step, &error))?;
         Ok(())
     }
 
-    /// Nobody writes until the replica has everything; then master and replica exchange their roles by themselves. `FAILOVER`
-    /// alone would do all of it, but Redis asks for no word of the replica while writes are paused, and the last one may be a
-    /// second old; so the replica is asked here, and the exchange is then ordered without waiting for its word. A repld asks,
-    /// and is not hurried: what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
-    /// The pause ends by itself should this program end before.
-    async fn hand_over(&mut self, view: &GroupView, step: &Step, from: &str, to: &str) -> Result<(), Stop> {
+    /// Nobody writes until the replica has everything; then master and replica exchange their roles by themselves. The pause
+    /// ends by itself should this program end before.
+    async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<StepOutcome, GroupError> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
-        self.handed_over = Some(self.began.elapsed());
-        let family = view.node(from).and_then(|node| node.report()).map(|report| report.family);
-        let asks = family == Some(EngineFamily::Repld);
-        let exchanged = self.exchange_roles(&old, &new, asks).await;
-        if exchanged.is_err() {
-            // Without effect where it has not come so far, or is done.
-            let _ = old.command(&["FAILOVER", "ABORT"]).await;
-        }
-        // A replica refuses writes at once; a pause would only hold them back.
-        let _ = old.command(&["CLIENT", "UNPAUSE"]).await;
-        let Err(reason) = exchanged else { return Ok(()) };
-        let state = match old.replication().await {
-            Ok(own) if own.is_master() => format!("{from} is the master as before"),
-            _ => format!("{from} is no master now"),
+        self.intend(true)?;
+        let began = Instant::now();
+        self.handed_over = Some(self.limits.began.elapsed());
+        let mut exchange = HandOver::new(self.limits.patience, new.announced().clone());
+        let end = loop {
+            match exchange.order() {
+                HandOverOrder::Over(end) => break end,
+                order => {
+                    let word = obey(&order, &old, &new, self.engine_of(from)).await;
+                    exchange = exchange.next(word, began.elapsed());
+                }
+            }
         };
-        Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason: format!("{to} {reason}; {state}") }))
+        match end {
+            HandOverEnd::TakenOver => {
+                // An earlier hand-over that broke off may have left its pause.
+                let _ = new.command(&["CLIENT", "UNPAUSE"]).await;
+                Ok(StepOutcome::Done)
+            }
+            HandOverEnd::Restored(reason) => {
+                self.intend(false)?;
+                let reason = format!("{to} {reason}; {from} is the master as before");
+                Err(GroupError::StepFailed { step: step.clone(), reason })
+            }
+            HandOverEnd::Unsettled(reason) => {
+                let text = format!("{to} {reason}; who is the master is decided anew");
+                self.recorder.record(Event::Warning { text })?;
+                Ok(StepOutcome::Unsettled)
+            }
+        }
     }
 
-    async fn exchange_roles(&self, old: &NodeClient, new: &NodeClient, asks: bool) -> Result<(), String> {
-        let words = |error: WireError| format!("could not take over: {error}");
-        let deadline = Instant::now() + self.patience;
-        let pause_ms = (self.patience + HAND_OVER_GRACE).as_millis().to_string();
-        old.command(&["CLIENT", "PAUSE", &pause_ms, "WRITE"]).await.map_err(words)?;
-        let end = old.replication().await.map_err(words)?;
-        while new.replication().await.map_err(words)?.offset < end.offset {
-            if Instant::now() > deadline {
-                return Err(format!("did not catch up within {} ms", self.patience.as_millis()));
-            }
-            tokio::time::sleep(POLL_EVERY).await;
-        }
-        // By the name that the master has for it; several hosts may have replicas on the same port.
-        let is_it = |one: &&AttachedReplica| one.address().is_same(new.announced());
-        let by_port = || end.replicas.iter().find(|one| one.port == new.announced().port);
-        let replica = end.replicas.iter().find(is_it).or_else(by_port);
-        let (host, port) = replica.map_or(new.announced().clone(), AttachedReplica::address).into_words();
-        let wait_ms = if asks { (HAND_OVER_GRACE / 2).as_millis() } else { 1 }.to_string();
-        old.command(&["FAILOVER", "TO", &host, &port, "FORCE", "TIMEOUT", &wait_ms]).await.map_err(words)?;
-        let deadline = Instant::now() + HAND_OVER_GRACE;
-        while !new.replication().await.map_err(words)?.is_master() {
-            let own = old.replication().await.map_err(words)?;
-            if Instant::now() > deadline || own.is_master() && !own.is_handing_over {
-                return Err("did not take over".to_owned());
-            }
-            tokio::time::sleep(POLL_EVERY).await;
-        }
-        Ok(())
+    fn engine_of(&self, node: &str) -> Option<EngineFamily> {
+        self.view.node(node).and_then(NodeView::report).map(|report| report.family)
     }
 
-    /// One write, three answers: the order, what the node then is, and whether it takes a write.
-    async fn promote(&mut self, step: &Step, node: &str) -> Result<(), Stop> {
-        let commands: [&[&str]; 2] = [&["REPLICAOF", "NO", "ONE"], &PROBE];
-        let answers = self.client(node)?.pipeline(&commands).await.map_err(|error| failed(step, &error))?;
+    /// One write, three answers: the order, what the node then is, and whether it takes a write. One that was left in the
+    /// middle of a hand-over obeys only when that is called off.
+    async fn promote(&mut self, step: &Step, node: &str) -> Result<StepOutcome, GroupError> {
+        let client = self.client(node)?.clone();
+        self.intend(true)?;
+        let now = client.replication().await.map_err(|error| failed(step, &error))?;
+        if !self.failover.fits(&now) {
+            self.intend(false)?;
+            return Ok(StepOutcome::Misfit);
+        }
+        if now.is_handing_over {
+            // Refused where it has come to its end meanwhile.
+            let _ = client.command(&["FAILOVER", "ABORT"]).await;
+        }
+        // A hand-over that broke off has left its pause, and one on a master is nobody's wish.
+        let commands: [&[&str]; 3] = [&["REPLICAOF", "NO", "ONE"], &["CLIENT", "UNPAUSE"], &PROBE];
+        let answers = client.pipeline(&commands).await.map_err(|error| failed(step, &error))?;
         let mut answers = answers.into_iter();
         match answers.next() {
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(failed(step, &error)),
             None => return Err(failed(step, &WireError::Closed)),
         }
-        if matches!(answers.next(), Some(Ok(_))) {
-            self.first_write = Some(self.began.elapsed());
+        if matches!(answers.nth(1), Some(Ok(_))) {
+            self.first_write = Some(self.limits.began.elapsed());
         }
-        Ok(())
+        Ok(StepOutcome::Done)
+    }
+
+    /// Writes down who is about to be the master: should this program end before it sees what came of that, and that node not
+    /// say what it is by then, it may take writes.
+    fn intend(&mut self, is_about_to: bool) -> Result<(), GroupError> {
+        let plan = self.failover.plan();
+        let promoting = Promoting { node: plan.candidate.clone(), upstreams: plan.upstreams.clone() };
+        self.group.run.promoting = is_about_to.then_some(promoting);
+        Ok(self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?)
     }
 
     /// Sees the node say that it is a master, and remembers it as one.
-    async fn confirm(&mut self, step: &Step, node: &str) -> Result<(), Stop> {
+    async fn confirm(&mut self, step: &Step, node: &str) -> Result<(), GroupError> {
         let client = self.client(node)?.clone();
         let replication = client.replication().await.map_err(|error| failed(step, &error))?;
         if !replication.is_master() {
             let reason = format!("{node} still follows another node");
-            return Err(Stop::Failed(GroupError::StepFailed { step: step.clone(), reason }));
+            return Err(GroupError::StepFailed { step: step.clone(), reason });
         }
-        self.group.run.set_roles(node, &self.plan.upstreams);
+        self.group.run.set_roles(node, &self.failover.plan().upstreams);
         self.group.run.replid = Some(replication.replid.to_string());
         self.note_what_is_shared(&replication);
         self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
-        let (node, old_master) = (node.to_owned(), self.plan.old_master.clone());
+        let (node, old_master) = (node.to_owned(), self.plan().old_master.clone());
         self.recorder.record(Event::Promoted { node, old_master, former: replication.former })?;
         self.sync_beside()?;
         if self.first_write.is_none() {
@@ -604,7 +604,7 @@ impl<'a> Promotion<'a> {
 
     /// How much of an unfenced old master's history the new one has is known for certain only now.
     fn note_what_is_shared(&mut self, new: &Replication) {
-        let server = self.group.run.node_mut(&self.plan.old_master).and_then(RunNode::unmanaged_mut);
+        let server = self.group.run.node_mut(&self.failover.plan().old_master).and_then(RunNode::unmanaged_mut);
         if let (Some(unfenced), Some(former)) = (server.and_then(|server| server.unfenced.as_mut()), &new.former)
             && unfenced.replid == former.replid.to_string()
         {
@@ -619,7 +619,7 @@ impl<'a> Promotion<'a> {
         while Instant::now() < deadline {
             match client.command(&PROBE).await {
                 Ok(_) => {
-                    self.first_write = Some(self.began.elapsed());
+                    self.first_write = Some(self.limits.began.elapsed());
                     return Ok(());
                 }
                 Err(WireError::Server { code, .. }) if code == "NOREPLICAS" => return Ok(()),
@@ -631,7 +631,7 @@ impl<'a> Promotion<'a> {
     }
 
     /// Lets the disk have the new roles while the replicas are re-pointed.
-    fn sync_beside(&mut self) -> Result<(), Stop> {
+    fn sync_beside(&mut self) -> Result<(), GroupError> {
         let (dir, run): (GroupDir, _) = (self.group.dir.clone(), self.group.run.clone());
         let journal = self.recorder.journal().file()?;
         self.until_disk.spawn_blocking(move || {
@@ -643,13 +643,15 @@ impl<'a> Promotion<'a> {
 
     /// Tells nodes whom to follow. One that still reads what the old master sent (it could not be promoted, so nobody waited
     /// for it) is told when it is through: the less it lacks, the surer the new master's backlog has it.
-    async fn repoint(&mut self, view: &GroupView, nodes: &[String], to: &str) -> Result<(), Stop> {
+    async fn repoint(&mut self, nodes: &[String], to: &str) -> Result<(), GroupError> {
         let upstream = self.client(to)?.announced().clone();
         let mut orders = JoinSet::new();
         for name in nodes {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
             let (name, client, upstream) = (name.clone(), self.client(name)?.clone(), upstream.clone());
-            let drained = upstream_of(view, &name).filter(|_| self.draining.contains(&name));
+            let drained = upstream_of(&self.view, &name).filter(|_| self.draining.contains(&name));
+            let report = self.view.node(&name).and_then(NodeView::report);
+            let is_handing_over = report.is_some_and(|report| report.replication.is_handing_over);
             let end = self.haunted.as_ref().filter(|(_, nodes)| nodes.contains(&name)).map(|(ghost, _)| ghost.end());
             orders.spawn(async move {
                 if let Some(end) = end {
@@ -660,7 +662,14 @@ impl<'a> Promotion<'a> {
                     // Whatever comes of it: the order that follows is what counts.
                     let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &drained)).await;
                 }
-                (name, client.follow(&upstream).await)
+                if !is_handing_over {
+                    return (name, client.follow(&upstream).await);
+                }
+                // Called off alone, it would be a master for a moment.
+                let (host, port) = upstream.into_words();
+                let follow: [&str; 3] = ["REPLICAOF", &host, &port];
+                let commands: [&[&str]; 4] = [&["MULTI"], &["FAILOVER", "ABORT"], &follow, &["EXEC"]];
+                (name, client.pipeline(&commands).await.map(drop))
             });
         }
         while let Some(order) = orders.join_next().await {
@@ -675,10 +684,10 @@ impl<'a> Promotion<'a> {
     /// Waits for every link, parents before children; who is not there in time is noted as missing.
     async fn confirm_links(&mut self, nodes: &[String]) {
         let mut waiting: Vec<String> = nodes.to_vec();
-        let deadline = Instant::now() + self.limit;
-        let mut parents = vec![self.plan.candidate.clone()];
+        let deadline = Instant::now() + self.limits.links;
+        let mut parents = vec![self.plan().candidate.clone()];
         while !parents.is_empty() && !waiting.is_empty() {
-            let is_child = |name: &String| self.plan.upstreams.get(name).is_some_and(|up| parents.contains(up));
+            let is_child = |name: &String| self.plan().upstreams.get(name).is_some_and(|up| parents.contains(up));
             let (children, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_child);
             waiting = rest;
             parents = self.confirm_level(&children, deadline).await;
@@ -692,7 +701,7 @@ impl<'a> Promotion<'a> {
         let mut watched = BTreeMap::new();
         let mut links = JoinSet::new();
         for name in children {
-            let upstream = &self.plan.upstreams[name];
+            let upstream = &self.plan().upstreams[name];
             let (Some(client), Some(above)) = (self.clients.get(name), self.clients.get(upstream)) else { continue };
             let replicas_of = watched.entry(upstream).or_insert_with(|| watch_replicas(above.clone())).clone();
             let (name, client, display) = (name.clone(), client.clone(), self.recorder.display());
@@ -711,13 +720,9 @@ impl<'a> Promotion<'a> {
         linked
     }
 
-    async fn report(
-        mut self,
-        command: &str,
-        plan: FailoverPlan,
-        before: GroupView,
-    ) -> Result<FailoverReport, GroupError> {
-        let took_us = micros(self.began.elapsed());
+    async fn report(mut self) -> Result<FailoverReport, GroupError> {
+        let plan = self.plan().clone();
+        let took_us = micros(self.limits.began.elapsed());
         if self.first_write.is_none()
             && let Some(client) = self.clients.get(&plan.candidate).cloned()
         {
@@ -732,7 +737,7 @@ impl<'a> Promotion<'a> {
             synced.expect("writing to disk does not panic")?;
         }
         let hook_error = match plan.makes_another_master() {
-            true => super::hook::after_promote(self.group, command, &plan.old_master, &plan.candidate).await.err(),
+            true => super::hook::after_promote(self.group, self.command, &plan.old_master, &plan.candidate).await.err(),
             false => None,
         };
         if let Some(error) = &hook_error {
@@ -742,12 +747,13 @@ impl<'a> Promotion<'a> {
         if unmanaged::recognise(&mut self.group.run, &after) {
             self.group.dir.save_run_state(&self.group.run, Durability::Disk)?;
         }
-        let resyncs = self.resyncs(&before, &after);
-        self.recorder.record(Event::Finished { command: command.to_owned(), error: None })?;
+        let resyncs = self.resyncs(&self.view, &after);
+        self.recorder.record(Event::Finished { command: self.command.to_owned(), error: None })?;
         Ok(FailoverReport {
             diagnosis_after: diagnose(&after),
             plan,
-            before,
+            loss: self.failover.loss().clone(),
+            before: self.view,
             after,
             first_write_us: self.first_write.map(micros),
             write_pause_us: self
@@ -757,8 +763,7 @@ impl<'a> Promotion<'a> {
             took_us,
             steps: self.steps,
             salvaged: self.salvaged,
-            gone: self.loss.gone(),
-            loss: self.loss,
+            gone: self.failover.loss().gone(),
             tails: self.tails,
             diverged: self.diverged,
             resyncs,
@@ -770,9 +775,9 @@ impl<'a> Promotion<'a> {
     /// An upstream counts the synchronizations it serves, but not to whom; where it served full ones, the replica's own log
     /// tells which kind it got.
     fn resyncs(&self, before: &GroupView, after: &GroupView) -> BTreeMap<String, Resync> {
-        let linked = self.plan.upstreams.iter().filter(|(name, _)| {
+        let linked = self.plan().upstreams.iter().filter(|(name, _)| {
             let is_demoted = self.diverged.iter().any(|one| one.node == **name);
-            let follows = **name != self.plan.old_master || self.handed_over.is_some() || is_demoted;
+            let follows = **name != self.plan().old_master || self.handed_over.is_some() || is_demoted;
             self.clients.contains_key(*name) && !self.missing.contains(name) && follows
         });
         let served_full = |upstream: &str| {
@@ -839,8 +844,42 @@ fn wire(node: &str, source: WireError) -> GroupError {
     GroupError::Wire { node: node.to_owned(), source }
 }
 
-fn failed(step: &Step, error: &WireError) -> Stop {
-    Stop::Failed(GroupError::StepFailed { step: step.clone(), reason: error.to_string() })
+fn failed(step: &Step, error: &WireError) -> GroupError {
+    GroupError::StepFailed { step: step.clone(), reason: error.to_string() }
+}
+
+/// Gives the order to the node that it is for. A repld that is to hand over asks its replica for a word, and is not hurried:
+/// what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
+async fn obey(order: &HandOverOrder, old: &NodeClient, new: &NodeClient, engine: Option<EngineFamily>) -> Word {
+    let answer = match order {
+        HandOverOrder::AskOld { is_again } => return state(old, *is_again).await,
+        HandOverOrder::AskNew { is_again } => return state(new, *is_again).await,
+        HandOverOrder::Pause(limit) => old.command(&["CLIENT", "PAUSE", &limit.as_millis().to_string(), "WRITE"]).await,
+        HandOverOrder::Exchange { to } => {
+            let (host, port) = to.clone().into_words();
+            let wait_ms =
+                if engine == Some(EngineFamily::Repld) { (hand_over::GRACE / 2).as_millis() } else { 1 }.to_string();
+            old.command(&["FAILOVER", "TO", &host, &port, "FORCE", "TIMEOUT", &wait_ms]).await
+        }
+        HandOverOrder::FollowNew => {
+            return old
+                .follow(new.announced())
+                .await
+                .map_or_else(|error| Word::Failed(error.to_string()), |()| Word::Done);
+        }
+        // A replica refuses writes at once; a pause would only hold them back.
+        HandOverOrder::Unpause => old.command(&["CLIENT", "UNPAUSE"]).await,
+        HandOverOrder::Over(_) => return Word::Done,
+    };
+    answer.map_or_else(|error| Word::Failed(error.to_string()), |_| Word::Done)
+}
+
+async fn state(node: &NodeClient, is_again: bool) -> Word {
+    if is_again {
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+    let state = node.replication().await;
+    state.map_or_else(|error| Word::Failed(error.to_string()), |state| Word::State(Box::new(state)))
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -138,6 +138,10 @@ pub async fn repoint(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<RepointReport, GroupError> {
+    if group.run.node(&plan.node).is_none_or(|node| node.upstream.as_ref() != Some(&plan.from)) {
+        let reason = "a change of masters broke off, and nobody knows who is the master".to_owned();
+        return Err(GroupError::Unsafe { reason, hint: "replctl promote".to_owned() });
+    }
     recorder.record(Event::Began { command: "repoint".to_owned() })?;
     let began = Instant::now();
     let result = follow(group, clients, &plan, limit, recorder).await;

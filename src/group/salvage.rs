@@ -49,6 +49,8 @@ pub enum KeptStream {
     Dead {
         /// The history.
         replid: String,
+        /// The one before, and the last offset that both share.
+        former: Option<(String, u64)>,
         /// Offsets from here …
         start: u64,
         /// … to here.
@@ -62,6 +64,13 @@ pub enum KeptStream {
 }
 
 impl KeptStream {
+    /// Whether a node that is at `offset` of this history could be handed what is left.
+    pub fn continues(&self, lineage: &ReplicationId, offset: u64) -> bool {
+        let Self::Dead { replid, former, .. } = self else { return false };
+        let lineage = lineage.to_string();
+        *replid == lineage || former.as_ref().is_some_and(|(replid, shared)| *replid == lineage && offset <= *shared)
+    }
+
     /// What there is of a node's stream; `condition` is that of its process.
     pub fn of(dir: &GroupDir, node: &RunNode, condition: Condition) -> Self {
         if node.managed().is_none_or(|server| server.engine.family != EngineFamily::Repld) {
@@ -71,7 +80,10 @@ impl KeptStream {
             return Self::StillWritten;
         }
         match repld::salvage::open(&dir.node_dir(&node.name)) {
-            Ok(Remains { history, start, end, .. }) => Self::Dead { replid: history.replid.to_string(), start, end },
+            Ok(Remains { history, start, end, .. }) => {
+                let former = history.previous.map(|(replid, shared)| (replid.to_string(), shared));
+                Self::Dead { replid: history.replid.to_string(), former, start, end }
+            }
             Err(error) if is_in_use(&error) => Self::StillWritten,
             Err(error) => Self::Unusable { why: error.to_string() },
         }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::salvage::KeptStream;
 use super::{Group, GroupError, endpoint, unmanaged};
-use crate::process::{Condition, ProcessIdentity, RunNode, Server, Unfenced};
+use crate::process::{Condition, ProcessIdentity, Promoting, RunNode, Server, Unfenced};
 use crate::topology::Address;
 use crate::wire::{Endpoint, NodeClient, NodeReport, ReplicationId, WireError};
 
@@ -31,6 +31,9 @@ pub struct GroupView {
     pub recorded_replid: Option<ReplicationId>,
     /// What `kill-master` noted of the master that it ended.
     pub kill_note: Option<KillNote>,
+    /// A change of masters broke off before anybody saw what came of it: a node may be about to become a master by itself.
+    #[serde(skip)]
+    pub is_disputed: bool,
     /// All nodes, in topology order.
     pub nodes: Vec<NodeView>,
 }
@@ -62,7 +65,8 @@ pub struct NodeView {
     pub server: ServerView,
     /// What came back over the wire.
     pub answer: Answer,
-    /// What its engine leaves of the replication stream; only looked at for the node that is meant to be the master.
+    /// What its engine leaves of the replication stream; only looked at for the node that is, or may
+    /// be, the master.
     #[serde(skip)]
     pub kept_stream: KeptStream,
 }
@@ -213,6 +217,33 @@ impl GroupView {
         self.nodes.iter().find(|node| node.meant_upstream.is_none()).expect("a group has one root")
     }
 
+    /// A node that is exchanging its role with another one that answers: who takes writes is about to change by itself.
+    pub fn exchanging(&self) -> Option<&NodeView> {
+        let goes_on = |node: &&NodeView| match node.report().map(|report| &report.replication) {
+            Some(own) if own.is_handing_over => {
+                own.is_master() || self.followed_by(node).is_some_and(|to| to.report().is_some())
+            }
+            _ => false,
+        };
+        self.nodes.iter().find(goes_on)
+    }
+
+    /// Counts a node as the master that was about to be made one when replctl ended, and that does not say what it is: it may
+    /// take writes, or have taken some. One whose backlog file shows that it still was of the recorded history was not.
+    pub fn assume(&mut self, promoting: &Promoting) {
+        let Some(node) = self.node(&promoting.node) else { return };
+        let is_promoted = match &node.kept_stream {
+            KeptStream::Dead { replid, .. } => self.recorded_replid.as_ref().is_none_or(|id| id.to_string() != *replid),
+            _ => true,
+        };
+        if node.report().is_some() || !is_promoted || planted!(RecordTrusted) {
+            return;
+        }
+        for node in &mut self.nodes {
+            node.meant_upstream = promoting.upstreams.get(&node.name).cloned();
+        }
+    }
+
     /// The node that the report of `node` says it follows, if it is one of the group.
     pub fn followed_by(&self, node: &NodeView) -> Option<&NodeView> {
         self.node_at(&node.report()?.replication.upstream()?.address(), node)
@@ -232,8 +263,8 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
         let (address, announced) = (endpoint.address.clone(), endpoint.announced.clone());
         let (kept_stream, expected) = match &server {
             ServerView::Managed { process, condition } => {
-                let is_master = node.upstream.is_none();
-                let kept = if is_master { KeptStream::of(&group.dir, node, *condition) } else { KeptStream::Nothing };
+                let may_be = node.upstream.is_none() || group.run.is_promoting(&node.name);
+                let kept = if may_be { KeptStream::of(&group.dir, node, *condition) } else { KeptStream::Nothing };
                 let pid = process.as_ref().map(|process| process.pid);
                 (kept, (*condition != Condition::Stopped).then_some(Expected::Process(pid)))
             }
@@ -262,8 +293,12 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
         group: group.run.group.clone(),
         recorded_replid: group.run.replid.as_deref().and_then(ReplicationId::parse),
         kill_note: group.kill_note()?,
+        is_disputed: group.run.promoting.is_some(),
         nodes,
     };
+    if let Some(promoting) = &group.run.promoting {
+        view.assume(promoting);
+    }
     for stranger in unmanaged::mark_strangers(&mut view) {
         clients.remove(&stranger);
     }

@@ -14,6 +14,6 @@ pub use identity::{Condition, LiveProcess, ProcessIdentity};
 pub use launch::{Started, launched, log_tail, render_config, spawn};
 pub use port::{Listeners, Stranger, free_ports};
 pub use state::{
-    Durability, GroupDir, GroupLock, ManagedServer, RunNode, RunProcess, RunState, Server, StateDir, StateError,
-    Unfenced, UnmanagedServer,
+    Durability, GroupDir, GroupLock, ManagedServer, Promoting, RunNode, RunProcess, RunState, Server, StateDir,
+    StateError, Unfenced, UnmanagedServer,
 };

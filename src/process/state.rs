@@ -315,8 +315,20 @@ pub struct RunState {
     pub after_promote: Vec<String>,
     /// The replication id of the master's history when the group was last known whole.
     pub replid: Option<String>,
+    /// The change of masters that was under way when this was written.
+    #[serde(default)]
+    pub promoting: Option<Promoting>,
     /// Every node of the topology.
     pub nodes: Vec<RunNode>,
+}
+
+/// A change of masters that is under way, written down before the order that nothing takes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoting {
+    /// The node that becomes the master, or is it.
+    pub node: String,
+    /// Whom the others follow then.
+    pub upstreams: BTreeMap<String, String>,
 }
 
 /// One node of a group.
@@ -468,7 +480,7 @@ impl RunState {
     /// The state of a group of which nothing runs yet.
     pub fn new(group: &str, max_loss_bytes: Option<u64>, nodes: Vec<RunNode>) -> Self {
         let (group, after_promote) = (group.to_owned(), Vec::new());
-        Self { schema: SCHEMA, group, max_loss_bytes, after_promote, replid: None, nodes }
+        Self { schema: SCHEMA, group, max_loss_bytes, after_promote, replid: None, promoting: None, nodes }
     }
 
     /// Whether replctl has started none of it.
@@ -489,6 +501,11 @@ impl RunState {
     /// The node that is meant to be the master.
     pub fn master(&self) -> &RunNode {
         self.nodes.iter().find(|node| node.upstream.is_none()).expect("a topology has a master, a promotion leaves one")
+    }
+
+    /// Whether this node was about to become the master when this was written.
+    pub fn is_promoting(&self, node: &str) -> bool {
+        self.promoting.as_ref().is_some_and(|promoting| promoting.node == node)
     }
 
     /// The node that a node follows; `None` for the master.
@@ -514,6 +531,7 @@ impl RunState {
                 node.upstream = Some(upstream.clone());
             }
         }
+        self.promoting = None;
     }
 }
 

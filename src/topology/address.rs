@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 const HOST_BYTES_MAX: usize = 253;
 
 /// A host, by name or number, and a port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Address {
     /// A name or an IP address, without brackets.
     pub host: String,

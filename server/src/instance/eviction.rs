@@ -84,6 +84,11 @@ impl Instance {
         self.config.maxmemory > 0 && !is_upstreams_affair
     }
 
+    /// Whether nothing has to be evicted before a command.
+    pub(crate) fn has_room(&self) -> bool {
+        self.config.maxmemory == 0 || self.evictable_bytes() <= self.config.maxmemory
+    }
+
     /// Evicts keys as far as memory is short; false if it still is and there is nothing more to evict.
     pub(crate) fn make_room(&mut self) -> bool {
         if !self.has_memory_limit() {

@@ -97,7 +97,7 @@ fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
 }
 
 pub fn view(nodes: Vec<NodeView>) -> GroupView {
-    GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), kill_note: None, nodes }
+    GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), kill_note: None, is_disputed: false, nodes }
 }
 
 fn plan(nodes: Vec<NodeView>) -> Result<FailoverPlan, Refusal> {
@@ -399,7 +399,7 @@ fn every_diagnosis_has_its_signs() {
 }
 
 fn kept(history: char, start: u64, end: u64) -> KeptStream {
-    KeptStream::Dead { replid: id(history).to_string(), start, end }
+    KeptStream::Dead { replid: id(history).to_string(), former: None, start, end }
 }
 
 #[test]
@@ -431,7 +431,7 @@ fn what_a_dead_master_left_is_salvaged_or_the_plan_says_why_not() {
     // A hung one is ended first, and read then.
     let hung = with_kept(node(1, None, Answer::Silent, Condition::Stopped), KeptStream::StillWritten);
     let steps = steps_of(&plan(vec![hung, replica(2, 1, 60)]).expect("a plan"));
-    assert_eq!(steps[..2], ["fence n1", "salvage what n1 had not sent to n2"]);
+    assert_eq!(steps[..3], ["fence n1", "let n2 read to the end of the stream", "salvage what n1 had not sent to n2"]);
 
     // Who takes writes has a history of its own by now.
     let taken = with(replica(2, 1, 60), |report| report.replication.role = Role::Master);

@@ -1,0 +1,251 @@
+//! How a master and its replica exchange their roles so that at no moment both take writes: the steps, and what undoes them, as
+//! a value.
+//!
+//! ```text
+//! pause writes -> ask the master where it is -> ask the replica until it is there -> FAILOVER TO … -> ask until it is a master
+//!      |                    |                          | not in time                     |                | not in time
+//!      +--------------------+--------------------------+-> unpause: restored <-----------+                +-> unsettled
+//! ```
+//!
+//! `FAILOVER` alone would do all of it, but Redis asks for no word of the replica while writes are paused, and the last one
+//! may be a second old; so the replica is asked directly, and the exchange is then ordered without waiting for its word.
+//!
+//! A master that has demoted itself would be a master again by `FAILOVER ABORT`, while its request to take over may still lie in
+//! the replica's socket, or was granted unheard: then there are two, or writes are lost
+//! (<https://redis.io/docs/latest/commands/failover/>). So that is never ordered here: an exchange that has come so far and does
+//! not come to its end is a lost master, and replaced as one. An old master whose request was granted and who never heard of it
+//! asks again, is refused, and is a master again: so it is asked, too, before it is let loose.
+
+use std::time::Duration;
+
+use crate::topology::Address;
+use crate::wire::{AttachedReplica, Replication};
+
+/// How long the exchange of roles may take after the replica has caught up, and how long the undoing of one.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+
+/// An exchange of roles under way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HandOver {
+    patience: Duration,
+    new: Address,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Stage {
+    Pausing,
+    Measuring,
+    CatchingUp {
+        end: u64,
+        known: Address,
+        is_again: bool,
+    },
+    Ordering {
+        known: Address,
+    },
+    /// The replica is asked whether it is the master, then the master whether it still tries.
+    Exchanging {
+        until: Duration,
+        asks_new: bool,
+        is_again: bool,
+    },
+    /// The replica is the master: the old one is asked until it follows.
+    Settling {
+        until: Duration,
+        is_again: bool,
+    },
+    /// It did not work: how far has it come?
+    Doubting {
+        reason: String,
+    },
+    /// The master still tries: has the replica taken over?
+    Judging {
+        reason: String,
+    },
+    /// The master is the master: is the replica none? By its second answer it has read what the master had sent before.
+    Looking {
+        reason: String,
+        is_again: bool,
+    },
+    Following,
+    Unpausing {
+        end: HandOverEnd,
+    },
+    Over {
+        end: HandOverEnd,
+    },
+}
+
+/// How an exchange of roles ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HandOverEnd {
+    /// The replica is the master, and the old one is none.
+    TakenOver,
+    /// All is as it was before; why.
+    Restored(String),
+    /// Nobody may take writes, or one does not say whether it does; why it did not go on. The old master still holds back
+    /// writes, should it be one: what is seen next decides.
+    Unsettled(String),
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandOverOrder {
+    /// Let the master hold back writes for so long.
+    Pause(Duration),
+    /// Ask the master for its state; again, a moment later.
+    AskOld {
+        /// It was just asked.
+        is_again: bool,
+    },
+    /// Ask the replica for its state; again, a moment later.
+    AskNew {
+        /// It was just asked.
+        is_again: bool,
+    },
+    /// `FAILOVER TO` the replica.
+    Exchange {
+        /// The address by which the master knows it.
+        to: Address,
+    },
+    /// Let the old master follow the replica, which is the master.
+    FollowNew,
+    /// Let the master take writes again.
+    Unpause,
+    /// Nothing.
+    Over(HandOverEnd),
+}
+
+/// What came of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// It was obeyed.
+    Done,
+    /// The node's state.
+    State(Box<Replication>),
+    /// It was refused, or there was no answer.
+    Failed(String),
+}
+
+impl HandOver {
+    /// `patience` is how long the master may hold back writes for the replica to catch up; the others reach
+    /// it at `new`.
+    pub fn new(patience: Duration, new: Address) -> Self {
+        Self { patience, new, stage: Stage::Pausing }
+    }
+
+    /// What is to be done now; then [`HandOver::next`].
+    pub fn order(&self) -> HandOverOrder {
+        match &self.stage {
+            Stage::Pausing => HandOverOrder::Pause(self.patience + 2 * GRACE),
+            Stage::Measuring => HandOverOrder::AskOld { is_again: false },
+            Stage::CatchingUp { is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
+            Stage::Ordering { known } => HandOverOrder::Exchange { to: known.clone() },
+            Stage::Exchanging { asks_new: true, is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
+            Stage::Exchanging { .. } => HandOverOrder::AskOld { is_again: false },
+            Stage::Settling { is_again, .. } => HandOverOrder::AskOld { is_again: *is_again },
+            Stage::Doubting { .. } => HandOverOrder::AskOld { is_again: false },
+            Stage::Judging { .. } => HandOverOrder::AskNew { is_again: false },
+            Stage::Looking { is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
+            Stage::Following => HandOverOrder::FollowNew,
+            Stage::Unpausing { .. } => HandOverOrder::Unpause,
+            Stage::Over { end } => HandOverOrder::Over(end.clone()),
+        }
+    }
+
+    /// Goes on with what came of the order; `now` is the time since the first one.
+    #[must_use]
+    pub fn next(self, word: Word, now: Duration) -> Self {
+        let Self { patience, new: address, stage } = self;
+        let stage = match (stage, word) {
+            (Stage::Pausing, Word::Done) => Stage::Measuring,
+            (Stage::Measuring, Word::State(old)) => {
+                // By the name that the master has for it; several hosts may have replicas on the same port.
+                let by_address = old.replicas.iter().find(|one| one.address().is_same(&address));
+                let by_port = || old.replicas.iter().find(|one| one.port == address.port);
+                let known = by_address.or_else(by_port).map_or(address.clone(), AttachedReplica::address);
+                Stage::CatchingUp { end: old.offset, known, is_again: false }
+            }
+            (Stage::CatchingUp { end, known, .. }, Word::State(new))
+                if new.offset >= end || planted!(CatchUpSkipped) =>
+            {
+                Stage::Ordering { known }
+            }
+            (Stage::CatchingUp { end, known, .. }, Word::State(_)) if now <= patience => {
+                Stage::CatchingUp { end, known, is_again: true }
+            }
+            (Stage::CatchingUp { .. }, Word::State(_)) => {
+                unpause(HandOverEnd::Restored(format!("did not catch up within {} ms", patience.as_millis())))
+            }
+            (Stage::Pausing | Stage::Measuring | Stage::CatchingUp { .. }, word) => {
+                unpause(HandOverEnd::Restored(failure(word)))
+            }
+            (Stage::Ordering { .. }, Word::Done) => {
+                Stage::Exchanging { until: now + GRACE, asks_new: true, is_again: false }
+            }
+            (Stage::Exchanging { until, asks_new: true, .. }, Word::State(new)) if new.is_master() => {
+                Stage::Settling { until, is_again: false }
+            }
+            (Stage::Exchanging { until, asks_new: true, .. }, Word::State(_)) => {
+                Stage::Exchanging { until, asks_new: false, is_again: true }
+            }
+            (Stage::Exchanging { until, .. }, Word::State(old)) if now <= until && is_trying(&old) => {
+                Stage::Exchanging { until, asks_new: true, is_again: true }
+            }
+            (Stage::Exchanging { .. }, Word::State(_)) => doubt("did not take over".to_owned()),
+            (Stage::Ordering { .. } | Stage::Exchanging { .. }, word) => doubt(failure(word)),
+            (Stage::Settling { .. }, Word::State(old)) if old.is_master() && !old.is_handing_over => Stage::Following,
+            (Stage::Settling { .. }, Word::State(old)) if !old.is_handing_over => unpause(HandOverEnd::TakenOver),
+            (Stage::Settling { until, .. }, Word::State(_)) if now <= until => {
+                Stage::Settling { until, is_again: true }
+            }
+            (Stage::Settling { .. }, _) => unsettled("took over, and the old master does not follow it".to_owned()),
+            (Stage::Doubting { reason }, Word::State(old)) => match (old.is_handing_over, old.is_master()) {
+                (false, true) => Stage::Looking { reason, is_again: false },
+                (false, false) => unsettled(reason),
+                (true, _) => Stage::Judging { reason },
+            },
+            (Stage::Judging { .. }, Word::State(new)) if new.is_master() => {
+                Stage::Settling { until: now + GRACE, is_again: false }
+            }
+            (Stage::Looking { .. }, Word::State(new)) if new.is_master() => Stage::Following,
+            (Stage::Looking { reason, is_again: false }, Word::State(_)) => Stage::Looking { reason, is_again: true },
+            (Stage::Looking { reason, .. }, Word::State(_)) => unpause(HandOverEnd::Restored(reason)),
+            (Stage::Doubting { reason } | Stage::Judging { reason } | Stage::Looking { reason, .. }, _) => {
+                unsettled(reason)
+            }
+            (Stage::Following, Word::Failed(error)) => {
+                unsettled(format!("took over, and the old master did not: {error}"))
+            }
+            (Stage::Following, _) => unpause(HandOverEnd::TakenOver),
+            (Stage::Unpausing { end } | Stage::Over { end }, _) => Stage::Over { end },
+        };
+        Self { patience, new: address, stage }
+    }
+}
+
+fn doubt(reason: String) -> Stage {
+    Stage::Doubting { reason }
+}
+
+fn unpause(end: HandOverEnd) -> Stage {
+    if planted!(UnpauseForgotten) { Stage::Over { end } } else { Stage::Unpausing { end } }
+}
+
+/// Its writes stay paused: where it came to be a master again, the other one may be one, too.
+fn unsettled(reason: String) -> Stage {
+    Stage::Over { end: HandOverEnd::Unsettled(reason) }
+}
+
+/// Whether a master that was told to hand over is still at it.
+fn is_trying(old: &Replication) -> bool {
+    !old.is_master() || old.is_handing_over
+}
+
+fn failure(word: Word) -> String {
+    match word {
+        Word::Failed(error) => format!("could not take over: {error}"),
+        Word::Done | Word::State(_) => "could not take over".to_owned(),
+    }
+}

@@ -1,0 +1,111 @@
+//! The decisions of a failover against a model of a group: nodes, links, clients, faults, and a tool that may end at any step.
+//! What decides is the program's own code; see `src/group/failover.rs`.
+//!
+//! [`every_order_of_events_in_small_worlds`] tries all orders, [`all_seeds_hold`] random ones in larger worlds.
+//! `SEED=n cargo test -p replctl --test simulation one_seed -- --nocapture` runs one seed and prints what happened; `SEEDS=n` sets
+//! how many are tried, `FAULTS=n` how many faults all orders have; `tests/long/failover-simulate` does that in release.
+
+mod check;
+mod exhaustive;
+mod node;
+#[path = "../../server/tests/simulation/random.rs"]
+mod random;
+mod seeds;
+mod tool;
+mod view;
+mod world;
+
+use exhaustive::{Bounds, search};
+use tool::Command;
+use world::World;
+
+/// What every run of the ordinary tests tries.
+const SEEDS: u64 = 5_000;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+#[test]
+fn all_seeds_hold() {
+    let seeds = number("SEEDS").unwrap_or(SEEDS);
+    let started = std::time::Instant::now();
+    if let Some(failure) = seeds::first_failure(seeds, || {}) {
+        panic!("{}", failure.report());
+    }
+    println!("{seeds} seeds in {:.1} s", started.elapsed().as_secs_f64());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..50 {
+        assert_eq!(seeds::run(seed).trace, seeds::run(seed).trace, "seed {seed}");
+    }
+    assert_ne!(seeds::run(1).trace, seeds::run(2).trace);
+}
+
+/// For people: see above.
+#[test]
+fn one_seed() {
+    let Some(seed) = number("SEED") else { return };
+    let run = seeds::run(seed);
+    println!("{}", run.report());
+    assert!(run.result.is_ok());
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn every_planted_bug_is_found() {
+    use replctl::planted::{Bug, plant};
+    const SEEDS_MAX: u64 = 40_000;
+    for bug in Bug::ALL {
+        if let Some(failure) = seeds::first_failure(SEEDS_MAX, || plant(Some(bug))) {
+            println!("{bug:?} is found by seed {}: {}", failure.seed, failure.result.unwrap_err());
+            continue;
+        }
+        // What takes one order of events among very many is found by trying all.
+        plant(Some(bug));
+        let found = search(&small_world(&[None, Some(0), Some(0)], true), &[SWITCHOVER], all_orders(1));
+        let Some((what, _)) = found.violation else { panic!("{bug:?} is not found") };
+        println!("{bug:?} is found by all orders, after {} states: {what}", found.states);
+    }
+}
+
+const PROMOTE: Command = Command::Promote { wanted: None, force: false };
+const SWITCHOVER: Command = Command::Switchover { wanted: None };
+
+fn small_world(upstreams: &[Option<usize>; 3], keeps_data: bool) -> World {
+    let mut world = World::new(upstreams, &[keeps_data; 3], &[100; 3]);
+    world.looks_at_once = true;
+    world
+}
+
+fn all_orders(faults: usize) -> Bounds {
+    Bounds { faults, writes: 1, runs: 1 }
+}
+
+/// All orders of so many faults, of one run of the tool, its crash, and the run that follows when all is quiet.
+#[test]
+fn every_order_of_events_in_small_worlds() {
+    let faults = number("FAULTS").map(|faults| faults as usize);
+    let is_first = |keeps_data, upstreams: &[_; 3]| keeps_data && upstreams[2] == Some(0);
+    for keeps_data in [true, false] {
+        for upstreams in [[None, Some(0), Some(0)], [None, Some(0), Some(1)]] {
+            // A hand-over has more steps, in which more can come between.
+            for (command, by_default) in [(PROMOTE, 2), (SWITCHOVER, 1)] {
+                if faults.is_none() && command == SWITCHOVER && !is_first(keeps_data, &upstreams) {
+                    continue;
+                }
+                let started = std::time::Instant::now();
+                let bounds = all_orders(faults.unwrap_or(by_default));
+                let found = search(&small_world(&upstreams, keeps_data), &[command], bounds);
+                let what = format!("{command:?} of {upstreams:?}, data kept: {keeps_data}, {} faults", bounds.faults);
+                if let Some((violation, path)) = found.violation {
+                    let path: Vec<String> = path.iter().map(|happening| format!("{happening:?}")).collect();
+                    panic!("{what}: {violation}\n{}", path.join("\n"));
+                }
+                println!("{what}: {} states in {:.1} s", found.states, started.elapsed().as_secs_f64());
+            }
+        }
+    }
+}
