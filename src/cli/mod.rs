@@ -10,6 +10,7 @@ pub mod cli;
 pub mod completions;
 mod context;
 pub mod down;
+pub mod drill;
 pub mod history;
 pub mod init;
 pub mod kill_master;
@@ -122,6 +123,8 @@ enum Command {
     Repoint(repoint::RepointArgs),
     /// End every process of a group
     Down(down::DownArgs),
+    /// Rehearse a failure with a group of its own, and judge it
+    Drill(drill::DrillArgs),
     /// Show what was done to a group
     History(history::HistoryArgs),
     /// List the groups
@@ -167,6 +170,7 @@ impl Cli {
             Command::Switchover(args) => args.run(&context),
             Command::Repoint(args) => args.run(&context),
             Command::Down(args) => args.run(&context),
+            Command::Drill(args) => args.run(&context),
             Command::History(args) => args.run(&context),
             Command::Ls(args) => args.run(&context),
             Command::Logs(args) => args.run(&context),

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -465,16 +466,16 @@ fn find_programs<'a>(starts: impl Iterator<Item = &'a RunNode>) -> Result<Vec<(E
     Ok(programs)
 }
 
-async fn interruption() {
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => signal.recv().await,
-            Err(_) => std::future::pending().await,
-        }
+/// Returns when the user interrupts: by Ctrl-C, SIGTERM, or the end of the terminal.
+pub async fn interruption() {
+    let signalled = async |kind| match tokio::signal::unix::signal(kind) {
+        Ok(mut signal) => signal.recv().await,
+        Err(_) => std::future::pending().await,
     };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
-        _ = terminated => {}
+        _ = signalled(SignalKind::terminate()) => {}
+        _ = signalled(SignalKind::hangup()) => {}
     }
 }
 

@@ -41,7 +41,7 @@ use crate::topology::{Address, Login};
 use crate::wire::{Endpoint, FormerHistory, WireError, split_words};
 
 pub use adopt::{Adoption, Found, adopt, discover};
-pub use bring_up::{Action, LaunchPlan, read_password, refuse_if_unsafe, refuse_older_master, up};
+pub use bring_up::{Action, LaunchPlan, interruption, read_password, refuse_if_unsafe, refuse_older_master, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use failover::{Failover, Next, StepOutcome};
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
@@ -51,7 +51,7 @@ pub use kill::{KillPlan, KillReport, kill_master};
 pub use plan::{
     DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
 };
-pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
+pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, resync_by_log, switchover};
 pub use repoint::{RepointPlan, RepointReport, repoint};
 pub use restart::{end_nodes, restart_order};
 pub use salvage::{KeptStream, Salvaged};
@@ -127,7 +127,7 @@ pub enum GroupError {
         /// The time they had.
         limit_ms: u128,
     },
-    /// Ctrl-C or SIGTERM.
+    /// Ctrl-C, SIGTERM, or the terminal is gone.
     #[error("interrupted")]
     Interrupted,
     /// A node did not do what it was told.

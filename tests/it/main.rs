@@ -4,6 +4,7 @@ mod adopt;
 mod by_hand;
 mod check;
 mod cli;
+mod drill;
 mod eligibility;
 mod empty_master;
 mod forks;
