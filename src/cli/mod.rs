@@ -18,6 +18,7 @@ pub mod logs;
 pub mod ls;
 pub mod promote;
 pub mod repoint;
+pub mod restart;
 pub mod serve;
 pub mod signal;
 pub mod start;
@@ -113,7 +114,7 @@ enum Command {
     /// Start nodes that do not run, in the roles that they have now
     Start(start::StartArgs),
     /// End nodes and start them again, one at a time
-    Restart(start::RestartArgs),
+    Restart(restart::RestartArgs),
     /// Replace a lost master by its best replica and let the others follow
     Promote(promote::PromoteArgs),
     /// Let a master hand over to a replica without losing a write

@@ -29,6 +29,7 @@ mod signal;
 mod stop;
 mod tail;
 mod unmanaged;
+mod upgrade;
 mod view;
 
 use std::io;
@@ -58,6 +59,7 @@ pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_strays, living, unmanaged};
 pub use tail::{Tail, TailError, TailFate, TailReport};
 pub use unmanaged::{Diverged, Untouchable, refuse_unmanaged};
+pub use upgrade::{Former, Upgrade, build_of, standing};
 pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};
 
 /// A group that was started once: its directory and what was launched.
