@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use replctl::event::{Event, Recorder};
 use replctl::group::{Group, GroupError, Journal, Recovery, end_strays, living, recover};
-use replctl::process::{GroupDir, GroupLock, RunState, StateDir, launched};
+use replctl::process::{GroupDir, GroupLock, RunState, StateDir, servers};
 use tokio::sync::mpsc;
 
 use super::{ExitCode, Failure, GlobalArgs};
@@ -153,6 +153,6 @@ impl<'a> Context<'a> {
 fn is_up(dir: &GroupDir) -> anyhow::Result<bool> {
     Ok(match Group::open(dir.clone()) {
         Ok(group) => group.run.is_adopted() || !living(&group)?.is_empty(),
-        Err(_) => !launched(dir)?.is_empty(),
+        Err(_) => !servers(dir)?.is_empty(),
     })
 }

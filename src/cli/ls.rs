@@ -1,7 +1,7 @@
 //! `replctl ls`: the groups of this state directory.
 
 use replctl::group::{Group, GroupError, living, unmanaged};
-use replctl::process::{GroupDir, launched};
+use replctl::process::{GroupDir, servers};
 use serde::Serialize;
 
 use super::ExitCode;
@@ -71,7 +71,7 @@ impl LsArgs {
 
 /// A group of which only its processes tell something.
 fn damaged(dir: &GroupDir, error: &GroupError) -> anyhow::Result<Listed> {
-    let nodes_alive = launched(dir)?.len();
+    let nodes_alive = servers(dir)?.len();
     Ok(Listed {
         group: dir.name().to_owned(),
         is_up: nodes_alive > 0,

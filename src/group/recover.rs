@@ -1,7 +1,7 @@
 //! A group whose `run.json` is damaged: what was written before it, and the processes that live, say what it was.
 
 use super::{Group, GroupError};
-use crate::process::{Condition, GroupDir, GroupLock, ProcessIdentity, RunNode, RunProcess, StateError, launched};
+use crate::process::{Condition, GroupDir, GroupLock, ProcessIdentity, RunNode, RunProcess, StateError, servers};
 
 /// What was put in the place of a damaged `run.json`.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Group {
             Ok(Some(run)) => Ok(Self { dir, run }),
             Ok(None) => Err(StateError::NoSuchGroup(dir.name().to_owned()).into()),
             Err(source @ StateError::Malformed { .. }) => {
-                let living = launched(&dir)?.into_iter().map(|(name, identity)| (name, identity.pid)).collect();
+                let living = servers(&dir)?.into_iter().map(|(name, identity)| (name, identity.pid)).collect();
                 let is_recoverable = dir.former_run_state().is_some();
                 Err(GroupError::Damaged { group: dir.name().to_owned(), source, living, is_recoverable })
             }
@@ -40,7 +40,7 @@ pub fn recover(dir: &GroupDir, lock: &GroupLock) -> Result<Option<Recovery>, Gro
     let Err(StateError::Malformed { reason, .. }) = dir.run_state() else { return Ok(None) };
     let Some(mut run) = dir.former_run_state() else { return Ok(None) };
     let mut adopted = Vec::new();
-    for (name, identity) in launched(dir)? {
+    for (name, identity) in servers(dir)? {
         let Some(server) = run.node_mut(&name).and_then(RunNode::managed_mut) else { continue };
         let is_dead = |process: &RunProcess| Ok::<_, GroupError>(process.identity.condition()? == Condition::Dead);
         if server.process.as_ref().map_or(Ok(true), is_dead)? {

@@ -27,10 +27,10 @@ use super::state::{GroupDir, ManagedServer, RunNode, RunState, Server};
 use crate::failpoint;
 use crate::topology::{Address, EngineFamily};
 
-/// The processes that were started as nodes of a group, recorded or not, by the node's name. Each leads a session and writes
-/// stdout and stderr to a file of that node's directory. That stays so when a server rewrites its title (and with it its
-/// environment), changes its directory, or its log is rotated; and neither a server's own children nor a person who looks
-/// around there lead a session with both.
+/// The processes that were started as nodes of a group, recorded or not, by the node's name, with what they have forked.
+/// Each writes stdout and stderr to a file of that node's directory, and leads a session or works there. That stays so when a
+/// server rewrites its title (and with it its environment), changes its directory, or its log is rotated; a person who looks
+/// around there does one of it, but not all.
 ///
 /// # Errors
 /// `/proc` cannot be read.
@@ -46,13 +46,26 @@ pub fn launched(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
         let Some(name) = writes_to(1).filter(|name| is_name(name) && writes_to(2).as_ref() == Some(name)) else {
             continue;
         };
-        let leads_session =
-            i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| getsid(Some(pid)) == Ok(pid));
-        if let (true, Some(identity)) = (leads_session, ProcessIdentity::of(pid)?) {
+        let works_there = || fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == nodes.join(&name));
+        if (leads_session(pid) || works_there())
+            && let Some(identity) = ProcessIdentity::of(pid)?
+        {
             found.push((name, identity));
         }
     }
     Ok(found)
+}
+
+/// Those of [`launched`] that are servers, and no child of one.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn servers(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
+    Ok(launched(dir)?.into_iter().filter(|(_, identity)| leads_session(identity.pid)).collect())
+}
+
+fn leads_session(pid: u32) -> bool {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| getsid(Some(pid)) == Ok(pid))
 }
 
 fn is_name(path: &str) -> bool {
@@ -215,6 +228,7 @@ mod tests {
             wished_port: Some(port),
             port,
             engine: Engine { family: EngineFamily::Redis, path: None },
+            wished_engine: None,
             priority: 50,
             config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             process: None,

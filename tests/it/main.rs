@@ -8,11 +8,14 @@ mod cli;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod damage;
+mod drill;
 mod eligibility;
 mod empty_master;
+mod forks;
 mod live;
 mod nodes;
 mod promote;
+mod rolling;
 mod salvage;
 mod sentinel_disaster;
 mod servers;
@@ -20,6 +23,7 @@ mod status;
 mod switchover;
 mod tail;
 mod up;
+mod zombie;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -59,9 +59,15 @@ fn is_due(entry: &EntryRef, expiry_ms: i64) -> bool {
     entry.deadline_ms().is_some_and(|deadline| deadline <= expiry_ms)
 }
 
-/// Where a scan goes on.
+/// Where a scan goes on. As with C's `strtoul`, nothing is 0, and what is negative wraps around.
 pub(super) fn parse_cursor(text: &[u8]) -> Result<u64> {
-    let cursor = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    let (is_negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        _ => (false, text),
+    };
+    let magnitude =
+        if text.is_empty() { Some(0) } else { std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()) };
+    let cursor = magnitude.map(|cursor: u64| if is_negative { cursor.wrapping_neg() } else { cursor });
     cursor.ok_or(ErrorReply::new("ERR invalid cursor"))
 }
 
