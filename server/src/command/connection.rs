@@ -37,7 +37,7 @@ pub(super) fn quit(context: &mut ServerContext, _args: Args) -> Result<Flow> {
 }
 
 pub(super) fn select(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let index = database(&context.instance.keyspace, parse_integer(args.get(1))?)?;
+    let index = database(&context.instance.keyspace, args.get(1))?;
     context.session.client.db.set(index);
     context.ok()
 }
