@@ -14,9 +14,22 @@ const DEPTH_MAX: usize = 12;
 const ODD_WORDS: [&str; 11] =
     ["x", "\"\"", "-1", "0", "nan", "9223372036854775807", "-9223372036854775808", "l:1", "h:1", "s:1", "\"\\xff\""];
 
-/// Their odd forms stand in the grammar: a wrong timeout waits for ever.
-const NEVER_MUTATED: [&str; 9] =
-    ["BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "XREAD"];
+/// Their odd forms stand in the grammar: a wrong timeout waits for ever, and a made-up cursor finds anything.
+const NEVER_MUTATED: [&str; 13] = [
+    "BLPOP",
+    "BRPOP",
+    "BLMOVE",
+    "BRPOPLPUSH",
+    "BLMPOP",
+    "BZPOPMIN",
+    "BZPOPMAX",
+    "BZMPOP",
+    "XREAD",
+    "SCAN",
+    "HSCAN",
+    "SSCAN",
+    "ZSCAN",
+];
 
 type Rules = HashMap<&'static str, Vec<&'static str>>;
 
