@@ -72,6 +72,11 @@ impl UpArgs {
     }
 
     fn launch(&self, context: &Context<'_>, dir: &GroupDir, plan: LaunchPlan) -> anyhow::Result<ExitCode> {
+        for (node, engine, wished) in plan.upgraded() {
+            context
+                .printer
+                .note(format_args!("{node} stays on {engine}: restart --engine put it in place of {wished}"));
+        }
         for node in &plan.absent {
             context.printer.warning(format_args!("{node} does not answer, and replctl does not start it"));
         }

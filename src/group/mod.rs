@@ -29,6 +29,7 @@ mod signal;
 mod stop;
 mod tail;
 mod unmanaged;
+mod upgrade;
 mod view;
 
 use std::io;
@@ -40,7 +41,7 @@ use crate::topology::{Address, Login};
 use crate::wire::{Endpoint, FormerHistory, WireError, split_words};
 
 pub use adopt::{Adoption, Found, adopt, discover};
-pub use bring_up::{Action, LaunchPlan, read_password, refuse_if_unsafe, refuse_older_master, up};
+pub use bring_up::{Action, LaunchPlan, interruption, read_password, refuse_if_unsafe, refuse_older_master, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use failover::{Failover, Next, StepOutcome};
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
@@ -50,7 +51,7 @@ pub use kill::{KillPlan, KillReport, kill_master};
 pub use plan::{
     DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
 };
-pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
+pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, resync_by_log, switchover};
 pub use repoint::{RepointPlan, RepointReport, repoint};
 pub use restart::{end_nodes, restart_order};
 pub use salvage::{KeptStream, Salvaged};
@@ -58,6 +59,7 @@ pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_strays, living, unmanaged};
 pub use tail::{Tail, TailError, TailFate, TailReport};
 pub use unmanaged::{Diverged, Untouchable, refuse_unmanaged};
+pub use upgrade::{Former, Upgrade, build_of, standing};
 pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};
 
 /// A group that was started once: its directory and what was launched.
@@ -125,7 +127,7 @@ pub enum GroupError {
         /// The time they had.
         limit_ms: u128,
     },
-    /// Ctrl-C or SIGTERM.
+    /// Ctrl-C, SIGTERM, or the terminal is gone.
     #[error("interrupted")]
     Interrupted,
     /// A node did not do what it was told.

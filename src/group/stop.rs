@@ -53,17 +53,27 @@ pub fn unmanaged(group: &Group) -> Vec<String> {
 }
 
 /// Ends the processes of a group that its run state does not know, if there are any: an `up` that was killed between
-/// starting a server and writing that down leaves such. Returns their nodes' names.
+/// starting a server and writing that down leaves such, and a promotion's ghost of a dead master may take a moment to end
+/// after it was killed. Returns their nodes' names.
 ///
 /// # Errors
 /// `/proc` or the run state cannot be read, or a process cannot be ended.
 pub async fn end_strays(dir: &GroupDir, patience: Duration) -> Result<Vec<String>, GroupError> {
     let run = dir.run_state()?;
-    let known = |identity: &ProcessIdentity| {
+    let recorded = |is: &dyn Fn(&ProcessIdentity) -> bool| {
         let mut processes = run.iter().flat_map(|run| &run.nodes).filter_map(RunNode::process);
-        processes.any(|process| process.identity == *identity)
+        processes.any(|process| is(&process.identity))
     };
-    let strays: Vec<_> = launched(dir)?.into_iter().filter(|(_, identity)| !known(identity)).collect();
+    let mut strays = Vec::new();
+    for (name, identity) in launched(dir)? {
+        let parent = identity.parent()?;
+        // A server forks to save its data: the child is a part of it while it lives.
+        let is_part =
+            recorded(&|known| Some(known.pid) == parent && known.condition().is_ok_and(|is| is != Condition::Dead));
+        if !is_part && !recorded(&|known| *known == identity) {
+            strays.push((name, identity));
+        }
+    }
     let names = strays.iter().map(|(name, _)| name.clone()).collect();
     end_processes(strays, Some(patience)).await?;
     Ok(names)
@@ -91,6 +101,8 @@ pub async fn down(
     for wave in [masters, replicas] {
         end_processes(wave, patience).await?;
     }
+    // A server that was killed leaves the child that it was saving in.
+    end_strays(&group.dir, Duration::ZERO).await?;
     for name in &ended {
         recorder.show(Event::Ended { node: name.clone() });
     }

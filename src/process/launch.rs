@@ -201,6 +201,7 @@ mod tests {
             wished_port: Some(port),
             port,
             engine: Engine { family: EngineFamily::Redis, path: None },
+            wished_engine: None,
             priority: 50,
             config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             process: None,

@@ -6,6 +6,7 @@
 //!     lock                     held (flock) by whoever changes the group; its text names the holder
 //!     run.json                 RunState: what was launched
 //!     journal.jsonl            what was done to the group, step by step
+//!     aside/NAME/              a node's own files while another engine is tried on it
 //!     nodes/NAME/              0700, the node's working directory
 //!       node.conf  log         0600
 //!       dump.rdb …             the node's own files
@@ -261,6 +262,67 @@ impl GroupDir {
         replace_file(&self.config_file(node), text.as_bytes(), Durability::PageCache)
     }
 
+    /// Where a node's own files wait while another engine is tried on it.
+    fn aside(&self, node: &str) -> PathBuf {
+        self.path.join("aside").join(node)
+    }
+
+    /// Takes a node's own files out of its directory, all but its configuration, its log and `stay`, so that a server starts
+    /// there with nothing. What waits already stays: it is older, and what the node has since got is a copy of others'.
+    ///
+    /// # Errors
+    /// The directories cannot be written.
+    pub fn set_aside(&self, node: &str, stay: &[&str]) -> Result<(), StateError> {
+        create_private_dir(&self.node_dir(node))?;
+        let aside = self.aside(node);
+        create_private_dir(&aside)?;
+        for path in self.own_files(node, stay)? {
+            let target = aside.join(path.file_name().expect("entries have names"));
+            let is_older = target.symlink_metadata().is_ok();
+            let moved = if is_older { remove(&path) } else { fs::rename(&path, &target) };
+            moved.map_err(|source| StateError::Io { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// Gives a node back what was set aside, in place of what it has.
+    ///
+    /// # Errors
+    /// The directories cannot be written.
+    pub fn bring_back(&self, node: &str, stay: &[&str]) -> Result<(), StateError> {
+        let aside = self.aside(node);
+        if !aside.is_dir() {
+            return Ok(());
+        }
+        for path in self.own_files(node, stay)? {
+            remove(&path).map_err(|source| StateError::Io { path, source })?;
+        }
+        for path in entries(&aside)? {
+            let target = self.node_dir(node).join(path.file_name().expect("entries have names"));
+            fs::rename(&path, target).map_err(|source| StateError::Io { path, source })?;
+        }
+        self.drop_aside(node)
+    }
+
+    fn own_files(&self, node: &str, stay: &[&str]) -> Result<Vec<PathBuf>, StateError> {
+        let mut files = entries(&self.node_dir(node))?;
+        let stays = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| ["node.conf", "log"].contains(&name) || stay.contains(&name))
+        };
+        files.retain(|path| !stays(path));
+        Ok(files)
+    }
+
+    /// Removes what was set aside, if anything was.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn drop_aside(&self, node: &str) -> Result<(), StateError> {
+        let path = self.aside(node);
+        remove(&path).map_err(|source| StateError::Io { path, source })
+    }
+
     /// Keeps what nobody has any more of a replication stream in `tails/NAME`, on disk before anything throws it away; tells
     /// where.
     ///
@@ -365,6 +427,9 @@ pub struct ManagedServer {
     /// What serves it.
     #[serde(with = "EngineFields")]
     pub engine: Engine,
+    /// The engine that its topology gives it, where `restart --engine` has replaced that by another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wished_engine: Option<WishedEngine>,
     /// `replica-priority`
     pub priority: u32,
     /// The topology's directives for it. Passwords are among them: only the owner may read this file.
@@ -453,6 +518,25 @@ struct EngineFields {
     #[serde(with = "EngineFamilyName")]
     family: EngineFamily,
     path: Option<PathBuf>,
+}
+
+/// An engine that a topology names and that does not serve its node any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WishedEngine(#[serde(with = "EngineFields")] pub Engine);
+
+impl ManagedServer {
+    /// Gives it another engine, from its next start on, and remembers which one its topology names.
+    pub fn change_engine(&mut self, engine: Engine) {
+        let was = std::mem::replace(&mut self.engine, engine);
+        let wished = self.wished_engine.take().map_or(was, |wished| wished.0);
+        self.wished_engine = (wished != self.engine).then_some(WishedEngine(wished));
+    }
+
+    /// Whether a topology that names this engine means what it has, or had before its engine was changed.
+    pub fn is_meant_by(&self, engine: &Engine) -> bool {
+        self.engine == *engine || self.wished_engine.as_ref().is_some_and(|wished| wished.0 == *engine)
+    }
 }
 
 /// [`EngineFamily`] as `run.json` has it.
@@ -544,6 +628,25 @@ fn create_private_dir(path: &Path) -> Result<(), StateError> {
         .map_err(|source| StateError::Io { path: path.to_owned(), source })
 }
 
+/// The paths of what is in a directory.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, StateError> {
+    let read = || fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>();
+    read().map_err(|source| StateError::Io { path: dir.to_owned(), source })
+}
+
+/// Removes a file, or a directory with all that is in it, if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Writes a file beside `path` (mode 0600) and renames it over it.
 fn replace_file(path: &Path, contents: &[u8], durability: Durability) -> Result<(), StateError> {
     let dir = path.parent().expect("a file of the state directory has a parent");
@@ -577,6 +680,7 @@ mod tests {
             wished_port: None,
             port: 6379,
             engine: Engine { family: EngineFamily::Redis, path: Some("/opt/redis-server".into()) },
+            wished_engine: None,
             priority: 100,
             config: BTreeMap::from([("save".to_owned(), "900 1".to_owned())]),
             process: None,
@@ -651,6 +755,46 @@ mod tests {
             fs::write(group.run_file(), text).expect("the directory is ours");
             assert!(matches!(group.run_state(), Err(StateError::Malformed { .. })), "{text}");
         }
+    }
+
+    #[test]
+    fn files_set_aside_come_back_in_place_of_newer_ones() {
+        let (_dir, group) = scratch();
+        let file = |name: &str| group.node_dir("n1").join(name);
+        let read = |name: &str| fs::read_to_string(file(name)).unwrap_or_default();
+        group.save_config("n1", "port 1\n").expect("the directory is ours");
+        fs::create_dir(file("appendonlydir")).expect("the directory is ours");
+        fs::write(file("dump.rdb"), "old").expect("the directory is ours");
+        fs::write(file("users.acl"), "stays").expect("the directory is ours");
+        group.set_aside("n1", &["users.acl"]).expect("the directory is ours");
+        assert!(!file("dump.rdb").exists() && !file("appendonlydir").exists() && file("node.conf").exists());
+        fs::write(file("dump.rdb"), "new").expect("the directory is ours");
+        group.set_aside("n1", &["users.acl"]).expect("twice is as good as once");
+        assert_eq!(read("dump.rdb"), "");
+        fs::write(file("dump.rdb"), "newer").expect("the directory is ours");
+        fs::write(file("backlog.bin"), "of the other engine").expect("the directory is ours");
+        group.bring_back("n1", &["users.acl"]).expect("the directory is ours");
+        assert!(read("dump.rdb") == "old" && file("appendonlydir").is_dir());
+        assert!(!file("backlog.bin").exists() && read("users.acl") == "stays");
+        group.bring_back("n1", &["users.acl"]).expect("nothing is there, and nothing happens");
+        assert_eq!(read("dump.rdb"), "old");
+    }
+
+    #[test]
+    fn a_changed_engine_remembers_what_the_topology_names_until_it_is_that_again() {
+        let mut node = node("n1", None);
+        let server = node.managed_mut().expect("it is managed");
+        let (of_file, repld) = (server.engine.clone(), Engine::REPLD);
+        let valkey = Engine { family: EngineFamily::Valkey, path: None };
+        server.change_engine(repld.clone());
+        server.change_engine(valkey.clone());
+        assert_eq!(server.wished_engine, Some(WishedEngine(of_file.clone())));
+        assert!(server.is_meant_by(&of_file) && server.is_meant_by(&valkey) && !server.is_meant_by(&repld));
+        let text = serde_json::to_string(&node).expect("it is plain data");
+        assert_eq!(serde_json::from_str::<RunNode>(&text).expect("it is readable"), node);
+        let server = node.managed_mut().expect("it is managed");
+        server.change_engine(of_file);
+        assert_eq!(server.wished_engine, None);
     }
 
     #[test]
