@@ -30,11 +30,21 @@ pub struct Failover {
     loss: LossEstimate,
     plans_dropped: usize,
     steps_done: usize,
-    /// The nodes are asked one after the other, and two of them may exchange their roles meanwhile: where that could be, only
-    /// what is seen twice counts.
-    is_confirmed: bool,
-    is_seen: bool,
+    sight: Sight,
+    /// The view said so: see [`GroupView::is_disputed`].
     is_disputed: bool,
+}
+
+/// What the plan rests on. The nodes are asked one after the other, and two of them may exchange their roles meanwhile: where
+/// that could be, only what is seen twice counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Sight {
+    /// Nothing that was seen counts any more.
+    None,
+    /// Seen once, where that is not enough.
+    Once,
+    /// It counts.
+    Sure,
 }
 
 /// What is to be done next.
@@ -84,11 +94,7 @@ impl Failover {
     /// # Errors
     /// As [`FailoverPlan::new`].
     pub fn promote(view: &GroupView, policy: &Policy) -> Result<Self, Refusal> {
-        let mut failover = Self::of_plan(FailoverPlan::new(view, policy)?, policy);
-        failover.is_confirmed = !may_be_exchanging(view);
-        failover.is_seen = true;
-        failover.is_disputed = view.is_disputed;
-        Ok(failover)
+        Ok(Self::of_plan(FailoverPlan::new(view, policy)?, policy, Sight::None.after(view), view.is_disputed))
     }
 
     /// Decides to let a master that works hand over.
@@ -96,19 +102,18 @@ impl Failover {
     /// # Errors
     /// As [`FailoverPlan::switchover`].
     pub fn switchover(view: &GroupView, policy: &Policy) -> Result<Self, Refusal> {
-        Ok(Self::of_plan(FailoverPlan::switchover(view, policy)?, policy))
+        Ok(Self::of_plan(FailoverPlan::switchover(view, policy)?, policy, Sight::Sure, view.is_disputed))
     }
 
-    fn of_plan(plan: FailoverPlan, policy: &Policy) -> Self {
+    fn of_plan(plan: FailoverPlan, policy: &Policy, sight: Sight, is_disputed: bool) -> Self {
         Self {
             policy: policy.clone(),
             loss: plan.loss.clone(),
             plan,
             plans_dropped: 0,
             steps_done: 0,
-            is_confirmed: true,
-            is_seen: false,
-            is_disputed: false,
+            sight,
+            is_disputed,
         }
     }
 
@@ -134,7 +139,7 @@ impl Failover {
 
     /// What is to be done first, or after a new plan.
     pub fn first(&self) -> Next {
-        if !self.is_confirmed {
+        if self.sight != Sight::Sure {
             return Next::Observe;
         }
         self.plan.steps.get(self.steps_done).map_or(Next::Finish, |step| Next::Step(step.clone()))
@@ -145,7 +150,7 @@ impl Failover {
         match outcome {
             // What it had asked of another node before its end, that one may read only now.
             StepOutcome::Done if self.is_disputed && matches!(self.plan.steps[self.steps_done], Step::Fence { .. }) => {
-                self.is_seen = false;
+                self.sight = Sight::None;
                 return Next::Observe;
             }
             StepOutcome::Done => {}
@@ -192,8 +197,7 @@ impl Failover {
         self.plan = FailoverPlan::new(view, &self.policy)?;
         self.loss = self.plan.loss.clone();
         self.steps_done = 0;
-        self.is_confirmed = self.is_seen || !may_be_exchanging(view);
-        self.is_seen = true;
+        self.sight = self.sight.after(view);
         self.is_disputed = view.is_disputed;
         Ok(self.first())
     }
@@ -213,7 +217,7 @@ impl Failover {
 
     fn drop_plan(&mut self) -> Next {
         self.plans_dropped += 1;
-        self.is_seen = false;
+        self.sight = Sight::None;
         if self.plans_dropped < PLANS_MAX {
             return Next::Observe;
         }
@@ -231,6 +235,16 @@ impl Failover {
 
     fn fail(&self, reason: String) -> Next {
         Next::Fail { step: self.plan.steps[self.steps_done].clone(), reason }
+    }
+}
+
+impl Sight {
+    /// After another look.
+    fn after(self, view: &GroupView) -> Self {
+        match self {
+            Self::None if may_be_exchanging(view) => Self::Once,
+            _ => Self::Sure,
+        }
     }
 }
 

@@ -66,6 +66,17 @@ pub fn promoted(world: &World, plan: &FailoverPlan, candidate: Place, command: C
     Ok(())
 }
 
+/// The order to exchange roles is about to be given: the replica has all that the master has.
+pub fn handing_over(world: &World, old: Place, new: Place) -> Checked<()> {
+    let (left, right) = (&world.nodes[old], &world.nodes[new]);
+    // Either may have changed since it was asked, which the order cannot see.
+    let is_calm = !world.touched[old] && !world.touched[new];
+    if is_calm && left.data != right.data {
+        return Err(format!("{} is to hand over {:?} and {} has {:?}", name(old), left.data, name(new), right.data));
+    }
+    Ok(())
+}
+
 /// The exchange of roles is over: a master that was left alone is one again if it did not work.
 pub fn handed_over(world: &World, old: Place, new: Place, end: &HandOverEnd) -> Checked<()> {
     let (left, right) = (&world.nodes[old], &world.nodes[new]);

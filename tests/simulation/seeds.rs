@@ -14,6 +14,36 @@ use crate::world::{Checked, Fault, Happening, World};
 /// More writes than that have no number.
 const WRITES_MAX: u8 = 200;
 
+/// How a run differs from others: what is rare in one is frequent in another, so that the rules' corners are met, too.
+struct Manner {
+    /// Somebody works on the group without the tool.
+    is_strange: bool,
+    /// How many of a hundred choices are the tool's, and how many more the wire's; the rest are the clients'.
+    tool: usize,
+    wire: usize,
+    /// How many of a hundred commands are switchovers, and how many name a node.
+    switchovers: usize,
+    wishes: usize,
+    /// How likely it is that right after a fault another one comes.
+    burst: usize,
+    /// How many of a hundred times the tool loses its patience.
+    impatience: usize,
+}
+
+impl Manner {
+    fn new(random: &mut Random) -> Manner {
+        Manner {
+            is_strange: random.chance(30),
+            tool: random.pick(&[20, 45, 60]),
+            wire: random.pick(&[6, 15, 30]),
+            switchovers: random.pick(&[10, 25, 60]),
+            wishes: random.pick(&[10, 50]),
+            burst: random.pick(&[8, 8, 40]),
+            impatience: random.pick(&[2, 10]),
+        }
+    }
+}
+
 /// What came of a seed.
 pub struct Run {
     pub seed: u64,
@@ -63,11 +93,12 @@ pub fn first_failure(seeds: u64, before: impl Fn() + Sync) -> Option<Run> {
 pub fn run(seed: u64) -> Run {
     let mut random = Random::new(seed);
     let world = beginning(&mut random);
-    let is_strange = random.chance(30);
+    let manner = Manner::new(&mut random);
     let mut run = Run { seed, result: Ok(()), happenings: Vec::new(), trace: 0, world };
     let (mut faults, steps) = (random.mostly_small(1, 8), 40 + random.below(120));
     for _ in 0..steps {
-        let happening = choose(&run.world, &mut random, &mut faults, is_strange);
+        let is_after_fault = matches!(run.happenings.last(), Some(Happening::Fault(_)));
+        let happening = choose(&run.world, &mut random, &mut faults, &manner, is_after_fault);
         run.result = run.world.apply(&happening);
         run.happenings.push(happening);
         let mut hasher = DefaultHasher::new();
@@ -96,53 +127,71 @@ fn beginning(random: &mut Random) -> World {
     World::new(&upstreams, &keeps_data, &priorities)
 }
 
-fn choose(world: &World, random: &mut Random, faults: &mut usize, is_strange: bool) -> Happening {
+fn choose(
+    world: &World,
+    random: &mut Random,
+    faults: &mut usize,
+    manner: &Manner,
+    is_after_fault: bool,
+) -> Happening {
     loop {
         let place = random.below(world.nodes.len());
-        let node = &world.nodes[place];
-        if node.process == Process::Stopped && random.chance(5) {
+        if world.nodes[place].process == Process::Stopped && random.chance(5) {
             return Happening::Fault(Fault::Continue(place));
         }
-        if *faults > 0 && random.chance(8) {
-            if let Some(fault) = fault(world, place, random, is_strange) {
+        if *faults > 0 && random.chance(if is_after_fault { manner.burst } else { 8 }) {
+            if let Some(fault) = fault(world, place, random, manner.is_strange) {
                 *faults -= 1;
                 return Happening::Fault(fault);
             }
             continue;
         }
-        match (&world.tool, random.below(100)) {
-            (Some(tool), 0..45) if tool.is_polling() => return Happening::Tool { late: random.chance(5) },
-            (Some(tool), 0..45) if !tool.is_waiting(world) => return Happening::Tool { late: false },
-            (None, 0..15) => return Happening::Begin(command(world, place, random)),
-            (_, 45..75) => {
-                let happenings = world.natural();
-                if !happenings.is_empty() {
-                    return happenings[random.below(happenings.len())].clone();
-                }
-            }
-            (_, 75..) if node.is_running() && node.takes_writes() && world.writes() < WRITES_MAX => {
-                return Happening::Write(place);
-            }
-            _ => {
-                // Where nobody takes writes and nothing is on its way, only the tool or a person can do something.
-                if world.tool.is_none() && random.chance(5) {
-                    return Happening::Begin(command(world, place, random));
-                }
-                if world.natural().is_empty() && node.process == Process::Stopped {
-                    return Happening::Fault(Fault::Continue(place));
-                }
-            }
+        let choice = random.below(100);
+        let happening = if choice < manner.tool {
+            tool(world, place, random, manner)
+        } else if choice < manner.tool + manner.wire {
+            let happenings = world.natural();
+            (!happenings.is_empty()).then(|| happenings[random.below(happenings.len())].clone())
+        } else {
+            write(world, random)
+        };
+        if let Some(happening) = happening {
+            return happening;
+        }
+        // Where nobody takes writes and nothing is on its way, only the tool or a person can do something.
+        if world.tool.is_none() && random.chance(5) {
+            return Happening::Begin(command(world, place, random, manner));
+        }
+        if world.natural().is_empty() && world.nodes[place].process == Process::Stopped {
+            return Happening::Fault(Fault::Continue(place));
         }
     }
 }
 
-fn command(world: &World, place: Place, random: &mut Random) -> Command {
-    let wanted = random.chance(20).then_some(place);
-    match random.below(100) {
+fn write(world: &World, random: &mut Random) -> Option<Happening> {
+    let is_writable = |place: &Place| world.nodes[*place].is_running() && world.nodes[*place].takes_writes();
+    let masters: Vec<Place> = world.places().filter(is_writable).collect();
+    let is_possible = !masters.is_empty() && world.writes() < WRITES_MAX;
+    is_possible.then(|| Happening::Write(random.pick(&masters)))
+}
+
+fn tool(world: &World, place: Place, random: &mut Random, manner: &Manner) -> Option<Happening> {
+    match &world.tool {
+        Some(tool) if tool.is_polling() => Some(Happening::Tool { late: random.chance(manner.impatience) }),
+        Some(tool) => (!tool.is_waiting(world)).then_some(Happening::Tool { late: false }),
+        None => random.chance(30).then(|| Happening::Begin(command(world, place, random, manner))),
+    }
+}
+
+fn command(world: &World, place: Place, random: &mut Random, manner: &Manner) -> Command {
+    let wanted = random.chance(manner.wishes).then_some(place);
+    if random.chance(manner.switchovers) {
+        return Command::Switchover { wanted };
+    }
+    match random.below(75) {
         0..50 => Command::Promote { wanted, force: random.chance(5) },
-        50..75 => Command::Switchover { wanted },
-        75..82 => Command::Repoint { node: place, to: random.below(world.nodes.len()) },
-        82..92 => Command::Start(place),
+        50..57 => Command::Repoint { node: place, to: random.below(world.nodes.len()) },
+        57..67 => Command::Start(place),
         _ => Command::Up,
     }
 }

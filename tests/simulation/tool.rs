@@ -440,6 +440,9 @@ impl Tool {
                         }
                     }
                 }
+                if matches!(exchange.order(), HandOverOrder::Exchange { .. }) {
+                    check::handing_over(world, old, new)?;
+                }
                 let word = self.obey(world, &exchange.order(), old, new);
                 let now = if late { LATE } else { Duration::ZERO };
                 self.stage = again(Part::Exchanging(exchange.next(word, now)));

@@ -192,10 +192,19 @@ pub(super) fn database(keyspace: &Keyspace, index: i64) -> Result<usize> {
     index.ok_or(ErrorReply::DB_OUT_OF_RANGE)
 }
 
+/// The index of a database, whether there is such a one or not.
+pub(super) fn parse_database(text: &[u8]) -> Result<i64> {
+    let index = parse_integer(text)?;
+    match i32::try_from(index) {
+        Ok(_) => Ok(index),
+        Err(_) => Err(ErrorReply::new("ERR value is out of range, value must between -2147483648 and 2147483647")),
+    }
+}
+
 /// Moves a key to another database, unless it is there already.
 pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let (key, source) = (args.first_key(), context.db);
-    let target = database(context.keyspace, parse_integer(args.get(2))?)?;
+    let target = database(context.keyspace, parse_database(args.get(2))?)?;
     if target == source {
         return Err(ErrorReply::SAME_OBJECT);
     }

@@ -1,6 +1,6 @@
 //! Values as they are stored: OBJECT, MEMORY USAGE, COPY, and DUMP and RESTORE, which move them between servers.
 
-use super::key::database;
+use super::key::{database, parse_database};
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::config::{MemoryPolicy, Order};
 use crate::keyspace::Use;
@@ -102,8 +102,7 @@ impl CopyOptions {
             match args.maybe(index + 1) {
                 _ if args.is(index, "replace") => options.replace = true,
                 Some(db) if args.is(index, "db") => {
-                    let db = i32::try_from(parse_integer(db)?).map_err(|_| ErrorReply::NOT_AN_INTEGER)?;
-                    options.db = database(context.keyspace, db.into())?;
+                    options.db = database(context.keyspace, parse_database(db)?)?;
                     index += 1;
                 }
                 _ => return Err(ErrorReply::SYNTAX),

@@ -114,8 +114,8 @@ pub fn same(line: &str, ours: &Tree, theirs: &Tree) -> bool {
         }
         // Redis converts some values when they are looked at, or leaves room in others.
         "OBJECT" if has("ENCODING") => {
-            let both_of = |names: [&[u8]; 2]| [ours, theirs].iter().all(|other| names.contains(&other.text()));
-            both_of([b"embstr", b"raw"]) || both_of([b"int", b"raw"]) || both_of([b"listpack", b"skiplist"])
+            let [strings, sorted_sets]: [&[&[u8]]; 2] = [&[b"int", b"embstr", b"raw"], &[b"listpack", b"skiplist"]];
+            [strings, sorted_sets].iter().any(|names| [ours, theirs].iter().all(|other| names.contains(&other.text())))
         }
         "SCAN" | "HSCAN" | "SSCAN" | "ZSCAN" => match (ours.nodes(), theirs.nodes()) {
             ([our_cursor, ours], [their_cursor, theirs]) => {

@@ -25,12 +25,12 @@ fn run(protocol: &str, seed: u64, commands: usize) {
 
 #[test]
 fn random_commands_are_answered_as_by_redis_in_resp2() {
-    run("2", 2, 20_000);
+    run("2", 2, 5_000);
 }
 
 #[test]
 fn random_commands_are_answered_as_by_redis_in_resp3() {
-    run("3", 3, 20_000);
+    run("3", 3, 5_000);
 }
 
 /// `COMMANDS` over `SEEDS` seeds, by turns in both versions of the protocol.
