@@ -5,6 +5,7 @@ pub mod planted;
 
 pub mod drill;
 pub mod event;
+pub mod failpoint;
 pub mod fault;
 pub mod group;
 pub mod process;

@@ -273,6 +273,16 @@ impl Failure {
             GroupError::State(StateError::NoSuchGroup(_) | StateError::BadName(_)) => {
                 (ExitCode::Usage, Some("replctl ls lists the groups".to_owned()))
             }
+            GroupError::Damaged { group, is_recoverable: true, .. } => (
+                ExitCode::Failed,
+                Some(format!(
+                    "replctl -g {group} up goes on with the state before (run.json.old) and what lives, replctl -g {group} down ends all"
+                )),
+            ),
+            GroupError::Damaged { group, is_recoverable: false, .. } => (
+                ExitCode::Failed,
+                Some(format!("replctl -g {group} down ends what lives and keeps the data, --wipe removes all")),
+            ),
             GroupError::Engine { source, .. } => (ExitCode::Failed, source.hint().map(str::to_owned)),
             GroupError::Refused(refusal @ Refusal::NoSuchNode(_)) => (ExitCode::Usage, Some(refusal.hint())),
             GroupError::Refused(refusal) => (ExitCode::Refused, Some(refusal.hint())),

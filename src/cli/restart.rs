@@ -50,6 +50,10 @@ impl RestartArgs {
     /// Restarts one node after the other; at the end the group is shown.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let (mut group, _lock) = context.locked_group("restart")?;
+        if !self.dry_run {
+            context.end_strays(&group.dir, self.timeout)?;
+            group = self.settle(context, group)?;
+        }
         let mut order = self.order(&group)?;
         let upgrade = self.upgrade(context, &group, &order)?;
         if let Some(upgrade) = &upgrade {
@@ -77,6 +81,16 @@ impl RestartArgs {
         }
         let (view, _) = context.block_on(async { Ok(group::observe(&group).await?) })?;
         Status::new(group, view).show(context)
+    }
+
+    fn settle(&self, context: &Context<'_>, mut group: Group) -> anyhow::Result<Group> {
+        let dir = group.dir.clone();
+        context.record(
+            &dir,
+            |event| context.narrate(event),
+            async |recorder| Ok(group::settle(&mut group, self.timeout, recorder).await?),
+        )?;
+        Ok(group)
     }
 
     fn order(&self, group: &Group) -> anyhow::Result<Order> {

@@ -36,6 +36,9 @@ impl StartArgs {
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let (group, _lock) = context.locked_group("start")?;
         let dir = group.dir.clone();
+        if !self.dry_run {
+            context.end_strays(&dir, self.timeout)?;
+        }
         let plan = context.block_on(async { Ok(LaunchPlan::start(group, &self.nodes, self.force).await?) })?;
         if self.dry_run {
             super::up::show_plan(&plan, context);

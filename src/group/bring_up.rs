@@ -38,7 +38,7 @@ use super::{Group, GroupError, GroupView, NodeView, endpoint, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::{
     Condition, Durability, GroupDir, Listeners, LiveProcess, ManagedServer, Program, RunNode, RunProcess, RunState,
-    Server, Started, UnmanagedServer, free_ports, log_tail, spawn,
+    Server, Started, StateError, UnmanagedServer, free_ports, log_tail, spawn,
 };
 use crate::topology::{Address, Engine, EngineFamily, Login, NodeServer, Topology, UnmanagedNode};
 use crate::wire::{Endpoint, FormerHistory, NodeClient, WireError};
@@ -99,9 +99,10 @@ impl LaunchPlan {
     /// data by older.
     pub async fn new(dir: &GroupDir, topology: &Topology, force: bool) -> Result<Self, GroupError> {
         let wished = wished_state(dir.name(), topology)?;
-        let run = match dir.run_state()? {
-            None => wished,
-            Some(last) => resume(Group { dir: dir.clone(), run: last }, wished, force).await?,
+        let run = match Group::open(dir.clone()) {
+            Ok(last) => resume(last, wished, force).await?,
+            Err(GroupError::State(StateError::NoSuchGroup(_))) => wished,
+            Err(error) => return Err(error),
         };
         Self::of_all(dir, run, force).await
     }
@@ -434,6 +435,8 @@ pub async fn up(
         tails: Mutex::default(),
         display: recorder.display(),
     });
+    // Should this be killed, the next command knows of the group, and finds what was started.
+    launch.dir.save_run_state(&launch.run(), Durability::PageCache)?;
     let result = tokio::select! {
         result = launch.run_all(names, limit) => result,
         () = interruption() => Err(GroupError::Interrupted),

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
+use crate::failpoint;
 use crate::process::{Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, RunNode, launched};
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
@@ -79,6 +80,17 @@ pub async fn end_strays(dir: &GroupDir, patience: Duration) -> Result<Vec<String
     Ok(names)
 }
 
+/// Ends every process that was started as a node of a group, whatever is written down. Returns their nodes' names.
+///
+/// # Errors
+/// `/proc` cannot be read, or a process cannot be ended.
+pub async fn end_launched(dir: &GroupDir, patience: Duration) -> Result<Vec<String>, GroupError> {
+    let all = launched(dir)?;
+    let names = all.iter().map(|(name, _)| name.clone()).collect();
+    end_processes(all, Some(patience)).await?;
+    Ok(names)
+}
+
 /// Ends every process of the group: politely, and by force what has not ended within `patience`. With `wipe` there is
 /// nothing to save, so force comes first, and the group's directory is removed.
 ///
@@ -112,6 +124,7 @@ pub async fn down(
     group.dir.save_run_state(&group.run, Durability::Disk)?;
     recorder.record(Event::Finished { command: "down".to_owned(), error: None })?;
     let (left_alone, is_forgotten) = (unmanaged(&group), group.run.is_adopted());
+    failpoint::pass(|| "removing".to_owned());
     match (wipe, is_forgotten) {
         (true, _) => group.dir.wipe(lock)?,
         (false, true) => group.dir.forget(lock)?,
@@ -142,8 +155,10 @@ pub async fn end_processes(
 
 async fn end_process(identity: &ProcessIdentity, patience: Option<Duration>) -> Result<bool, GroupError> {
     let Some(process) = LiveProcess::open(identity)? else { return Ok(true) };
+    failpoint::pass(|| "signalling".to_owned());
     if let Some(patience) = patience {
         process.signal(Signal::TERM)?;
+        failpoint::pass(|| "terminated".to_owned());
         // A stopped process takes no signal but these two.
         process.signal(Signal::CONT)?;
         if process.dies_within(patience).await? {
@@ -151,5 +166,6 @@ async fn end_process(identity: &ProcessIdentity, patience: Option<Duration>) -> 
         }
     }
     process.signal(Signal::KILL)?;
+    failpoint::pass(|| "killed".to_owned());
     Ok(process.dies_within(KILL_LIMIT).await?)
 }

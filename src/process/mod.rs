@@ -12,7 +12,7 @@ pub mod state;
 
 pub use engine::{EngineError, EngineNameError, Program, engine_named};
 pub use identity::{Condition, LiveProcess, ProcessIdentity};
-pub use launch::{Started, launched, log_tail, render_config, spawn};
+pub use launch::{Started, launched, log_tail, render_config, servers, spawn};
 pub use port::{Listeners, Stranger, free_ports};
 pub use rdb::{Build, Reading};
 pub use state::{

@@ -4,7 +4,8 @@
 //! STATE/                       $XDG_STATE_HOME/replctl, or --state-dir
 //!   GROUP/                     0700
 //!     lock                     held (flock) by whoever changes the group; its text names the holder
-//!     run.json                 RunState: what was launched
+//!     run.json                 RunState: what was launched, with a checksum
+//!     run.json.old             what it was before
 //!     journal.jsonl            what was done to the group, step by step
 //!     aside/NAME/              a node's own files while another engine is tried on it
 //!     nodes/NAME/              0700, the node's working directory
@@ -22,8 +23,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::identity::ProcessIdentity;
+use crate::failpoint;
 use crate::topology::{Address, Engine, EngineFamily, Login};
 
 /// The version of `run.json` that this program writes and reads.
@@ -75,7 +78,15 @@ pub enum StateError {
         /// What the system said.
         source: io::Error,
     },
-    /// A file is not what this program writes.
+    /// Another version of this program has written it.
+    #[error("{}: schema {schema} is not the {SCHEMA} that this replctl knows", .path.display())]
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// What it says of itself.
+        schema: String,
+    },
+    /// A file is not what this program has written.
     #[error("{}: {reason}", .path.display())]
     Malformed {
         /// The file.
@@ -118,7 +129,7 @@ impl StateDir {
         let mut groups: Vec<GroupDir> = entries
             .flatten()
             .filter_map(|entry| self.group(entry.file_name().to_str()?).ok())
-            .filter(|group| group.run_file().exists())
+            .filter(|group| group.run_file().exists() || group.former_run_file().exists())
             .collect();
         groups.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(groups)
@@ -169,6 +180,10 @@ impl GroupDir {
         self.path.join("run.json")
     }
 
+    fn former_run_file(&self) -> PathBuf {
+        self.path.join("run.json.old")
+    }
+
     /// Makes the group's directory and takes the right to change the group. `command` names the holder to others.
     ///
     /// # Errors
@@ -214,6 +229,8 @@ impl GroupDir {
                 .and_then(|()| file.rewind())
                 .and_then(|()| file.write_all(text.as_bytes()))
                 .map_err(io_error)?;
+            self.remove_unfinished();
+            failpoint::pass(|| "locked".to_owned());
             return Ok(GroupLock { _file: file });
         }
     }
@@ -221,27 +238,33 @@ impl GroupDir {
     /// What was launched; `None` if the group was never started, or was wiped.
     ///
     /// # Errors
-    /// `run.json` cannot be read, or is of another version.
+    /// `run.json` cannot be read, is damaged, or is of another version.
     pub fn run_state(&self) -> Result<Option<RunState>, StateError> {
         let path = self.run_file();
-        let malformed = |reason: String| StateError::Malformed { path: path.clone(), reason };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StateError::Io { path, source }),
-        };
-        let mut text = String::new();
-        file.take(RUN_FILE_BYTES_MAX)
-            .read_to_string(&mut text)
-            .map_err(|source| StateError::Io { path: path.clone(), source })?;
-        let state: RunState = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
-        if !state.is_a_tree() {
-            return Err(malformed("its nodes are not one master with replicas below it".to_owned()));
+        match read_run_file(&path)? {
+            None if self.former_run_file().exists() => {
+                Err(StateError::Malformed { path, reason: "it is gone".to_owned() })
+            }
+            read => Ok(read),
         }
-        if state.schema != SCHEMA {
-            return Err(malformed(format!("schema {} is not the {SCHEMA} that this replctl knows", state.schema)));
+    }
+
+    /// What `run.json` was before it was replaced last; `None` if that cannot be read either.
+    pub fn former_run_state(&self) -> Option<RunState> {
+        read_run_file(&self.former_run_file()).ok().flatten()
+    }
+
+    /// Puts what is known in the place of a `run.json` that is damaged and is kept as `run.json.damaged`. Only for who holds
+    /// the lock.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn replace_damaged(&self, state: &RunState, _lock: &GroupLock) -> Result<(), StateError> {
+        let path = self.run_file();
+        match fs::rename(&path, self.path.join("run.json.damaged")) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(StateError::Io { path, source }),
+            _ => self.save_run_state(state, Durability::Disk),
         }
-        Ok(Some(state))
     }
 
     /// Replaces `run.json`. It survives this process; with [`Durability::Disk`] the machine's end, too.
@@ -249,8 +272,22 @@ impl GroupDir {
     /// # Errors
     /// The directory cannot be written.
     pub fn save_run_state(&self, state: &RunState, durability: Durability) -> Result<(), StateError> {
-        let text = serde_json::to_vec_pretty(state).expect("a run state has only string keys");
+        let sealed = Sealed { checksum: checksum(&as_value(state)), state: state.clone() };
+        let text = serde_json::to_vec_pretty(&sealed).expect("a run state has only string keys");
+        self.keep_former()?;
         replace_file(&self.run_file(), &text, durability)
+    }
+
+    /// Lets the present `run.json` have a second name, under which it stays when it is replaced.
+    fn keep_former(&self) -> Result<(), StateError> {
+        let (path, former) = (self.run_file(), self.former_run_file());
+        let beside = self.path.join(format!("{UNFINISHED}former"));
+        let _ = fs::remove_file(&beside);
+        match fs::hard_link(&path, &beside).and_then(|()| fs::rename(&beside, &former)) {
+            // The first one has none before it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            kept => kept.map_err(|source| StateError::Io { path: former, source }),
+        }
     }
 
     /// Replaces a node's configuration file, making its directory if needed.
@@ -341,8 +378,10 @@ impl GroupDir {
     /// # Errors
     /// The directory cannot be written.
     pub fn forget(&self, _lock: &GroupLock) -> Result<(), StateError> {
-        let path = self.run_file();
-        fs::remove_file(&path).map_err(|source| StateError::Io { path, source })
+        for path in [self.former_run_file(), self.run_file()] {
+            remove_file(&path)?;
+        }
+        Ok(())
     }
 
     /// Removes the group's directory with all data in it. Only for who holds the lock.
@@ -350,9 +389,92 @@ impl GroupDir {
     /// # Errors
     /// Something in it cannot be removed.
     pub fn wipe(&self, _lock: &GroupLock) -> Result<(), StateError> {
-        fs::remove_dir_all(&self.path).map_err(|source| StateError::Io { path: self.path.clone(), source })
+        // What makes it a group goes last: a wipe that breaks off is done again.
+        for part in ["nodes", "tails"] {
+            remove_dir(&self.path.join(part))?;
+            failpoint::pass(|| format!("removed {part}"));
+        }
+        remove_file(&self.former_run_file())?;
+        remove_dir(&self.path)
+    }
+
+    /// Removes what was being written when a replctl was killed. Nobody else writes: the lock is ours.
+    fn remove_unfinished(&self) {
+        let nodes = fs::read_dir(self.path.join("nodes")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let dirs = nodes.chain([self.path.clone(), self.path.join("tails")]);
+        let files = dirs.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+        for file in files.filter(|file| file.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+            // It does no harm where it stays.
+            let _ = fs::remove_file(file.path());
+        }
     }
 }
+
+/// `run.json`, or what it was before; `None` if there is none.
+fn read_run_file(path: &Path) -> Result<Option<RunState>, StateError> {
+    let malformed = |reason: String| StateError::Malformed { path: path.to_owned(), reason };
+    let io_error = |source| StateError::Io { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_error(source)),
+    };
+    let mut text = Vec::new();
+    file.take(RUN_FILE_BYTES_MAX).read_to_end(&mut text).map_err(io_error)?;
+    let mut value: Value = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+    let sealed = value.as_object_mut().and_then(|object| object.remove("checksum"));
+    if sealed.is_none_or(|sealed| sealed != checksum(&value)) {
+        return Err(malformed("its checksum is not that of what it says".to_owned()));
+    }
+    if value["schema"] != SCHEMA {
+        return Err(StateError::OtherVersion { path: path.to_owned(), schema: value["schema"].to_string() });
+    }
+    let state: RunState = serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
+    if !state.is_a_tree() {
+        return Err(malformed("its nodes are not one master with replicas below it".to_owned()));
+    }
+    Ok(Some(state))
+}
+
+/// [`RunState`] as it stands in its file.
+#[derive(Serialize)]
+struct Sealed {
+    #[serde(flatten)]
+    state: RunState,
+    checksum: String,
+}
+
+fn as_value(state: &RunState) -> Value {
+    serde_json::to_value(state).expect("a run state has only string keys")
+}
+
+/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>) of an object's compact text, its names in order: one changed byte
+/// always changes it.
+fn checksum(value: &Value) -> String {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    format!("{:016x}", value.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+fn remove_file(path: &Path) -> Result<(), StateError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StateError::Io { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<(), StateError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StateError::Io { path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How the name of a file begins that is written beside the one that it is to replace.
+const UNFINISHED: &str = ".unfinished-";
 
 /// What a replaced file outlives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -650,13 +772,17 @@ fn remove(path: &Path) -> io::Result<()> {
 /// Writes a file beside `path` (mode 0600) and renames it over it.
 fn replace_file(path: &Path, contents: &[u8], durability: Durability) -> Result<(), StateError> {
     let dir = path.parent().expect("a file of the state directory has a parent");
+    let point = |when: &str| format!("{when} {}", path.file_name().unwrap_or_default().to_string_lossy());
     let write = || -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        failpoint::pass(|| point("saving"));
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
         file.write_all(contents)?;
         if durability == Durability::Disk {
             file.as_file().sync_all()?;
         }
+        failpoint::pass(|| point("replacing"));
         file.persist(path)?;
+        failpoint::pass(|| point("replaced"));
         if durability == Durability::Disk {
             File::open(dir)?.sync_all()?;
         }
@@ -750,11 +876,52 @@ mod tests {
         let _lock = group.lock("up").expect("nobody holds it");
         let mut of_tomorrow = RunState::new("trio", None, vec![node("n1", None)]);
         of_tomorrow.schema += 1;
-        let of_tomorrow = serde_json::to_string(&of_tomorrow).expect("it is plain data");
-        for text in ["", "{", "[]", &of_tomorrow] {
-            fs::write(group.run_file(), text).expect("the directory is ours");
-            assert!(matches!(group.run_state(), Err(StateError::Malformed { .. })), "{text}");
+        group.save_run_state(&of_tomorrow, Durability::PageCache).expect("the directory is ours");
+        assert!(matches!(group.run_state(), Err(StateError::OtherVersion { .. })));
+    }
+
+    #[test]
+    fn a_damaged_run_state_is_refused_or_read_as_it_was() {
+        let (_dir, group) = scratch();
+        let _lock = group.lock("up").expect("nobody holds it");
+        let identity = ProcessIdentity { pid: 7, start_ticks: 8, boot_id: "b".to_owned() };
+        let mut master = node("n1", None);
+        let process = RunProcess { identity, program: "/usr/bin/redis-server".into(), version: "7.0.15".to_owned() };
+        master.managed_mut().expect("it is managed").process = Some(process);
+        let state = RunState::new("trio", Some(5), vec![master, unmanaged("n2", Some("n1"))]);
+        group.save_run_state(&state, Durability::PageCache).expect("the directory is ours");
+        let whole = fs::read(group.run_file()).expect("it is there");
+        let is_harmless = |bytes: &[u8]| {
+            fs::write(group.run_file(), bytes).expect("the directory is ours");
+            match group.run_state() {
+                Ok(read) => read == Some(state.clone()),
+                Err(error) => matches!(error, StateError::Malformed { .. }),
+            }
+        };
+        assert!((0..whole.len()).all(|length| is_harmless(&whole[..length])), "cut off");
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            assert!(is_harmless(&flipped), "byte {at}: {}", String::from_utf8_lossy(&flipped));
         }
+        for garbage in [&b""[..], b"{", b"[]", b"null", b"\0\0\0\0", b"\xff\xfe", &whole.repeat(2)] {
+            assert!(is_harmless(garbage), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_run_state_was_before_is_kept() {
+        let (_dir, group) = scratch();
+        let lock = group.lock("up").expect("nobody holds it");
+        let states = ["n1", "n2", "n3"].map(|name| RunState::new("trio", None, vec![node(name, None)]));
+        for (index, state) in states.iter().enumerate() {
+            group.save_run_state(state, Durability::PageCache).expect("the directory is ours");
+            assert_eq!(group.former_run_state().as_ref(), index.checked_sub(1).map(|before| &states[before]));
+        }
+        fs::remove_file(group.run_file()).expect("it is there");
+        assert!(matches!(group.run_state(), Err(StateError::Malformed { .. })), "a group does not vanish with a file");
+        group.replace_damaged(&states[1], &lock).expect("the directory is ours");
+        assert_eq!(group.run_state().expect("it is readable").as_ref(), Some(&states[1]));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! End-to-end tests of `replctl`: the real program, one module per behaviour.
 
 mod adopt;
+mod busy;
 mod by_hand;
 mod check;
 mod cli;
+#[cfg(feature = "failpoints")]
+mod crash;
+mod damage;
 mod drill;
 mod eligibility;
 mod empty_master;
