@@ -164,7 +164,8 @@ impl Victim {
         }
         let mut known: Vec<u64> = nodes(&status).iter().filter_map(|node| node["process"]["pid"].as_u64()).collect();
         let mut alive: Vec<u64> = self.live.processes().into_iter().map(u64::from).collect();
-        (known.sort_unstable(), alive.sort_unstable());
+        known.sort_unstable();
+        alive.sort_unstable();
         assert_eq!(alive, known, "{context}: processes that nobody knows, or that have gone");
     }
 
