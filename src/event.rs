@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::failpoint;
 use crate::group::{Diverged, FailoverPlan, GroupError, Journal, NodeSignal, Salvaged, Step, TailReport};
 use crate::process::ProcessIdentity;
 use crate::wire::FormerHistory;
@@ -148,6 +149,15 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// What it is, as the name of a [`failpoint`]: whatever differs from run to run left out.
+    fn point(&self) -> String {
+        let fields = serde_json::to_value(self).expect("an event has only string keys");
+        let word = |name: &str| fields[name].as_str().map(|word| format!("{word} ")).unwrap_or_default();
+        format!("{}{}{}", word("event"), word("command"), word("step")).trim_end().to_owned()
+    }
+}
+
 /// Takes events: shows all, keeps some.
 #[derive(Debug)]
 pub struct Recorder {
@@ -167,7 +177,9 @@ impl Recorder {
     /// # Errors
     /// The journal cannot be written.
     pub fn record(&mut self, event: Event) -> Result<(), GroupError> {
+        failpoint::pass(|| format!("recording {}", event.point()));
         self.journal.append(&event)?;
+        failpoint::pass(|| format!("recorded {}", event.point()));
         self.show(event);
         Ok(())
     }

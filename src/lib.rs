@@ -3,7 +3,10 @@
 #[macro_use]
 pub mod planted;
 
+pub mod drill;
 pub mod event;
+pub mod failpoint;
+pub mod fault;
 pub mod group;
 pub mod process;
 pub mod topology;

@@ -151,6 +151,10 @@ fn persistence(instance: &Instance, text: &mut String) {
     field!(text, "loading", u8::from(instance.loading.is_some() && !serves_old_data));
     field!(text, "async_loading", u8::from(serves_old_data));
     field!(text, "current_cow_size", instance.keyspace.walk_preimage_bytes());
+    let (keys, met) = state.snapshot_keys;
+    field!(text, "current_fork_perc", format!("{:.2}", met as f64 * 100.0 / keys.max(1) as f64));
+    field!(text, "current_save_keys_processed", met);
+    field!(text, "current_save_keys_total", keys);
     field!(text, "rdb_changes_since_last_save", state.dirty);
     let is_snapshot = state.snapshot_since_ms.is_some() && !aof.rewrite.is_some_and(|rewrite| rewrite.is_alone);
     field!(text, "rdb_bgsave_in_progress", u8::from(is_snapshot));
@@ -212,6 +216,7 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "sync_partial_ok", stats.sync_partial_ok);
     field!(text, "sync_partial_err", stats.sync_partial_err);
     field!(text, "expired_keys", stats.expired_keys);
+    field!(text, "expired_subkeys", stats.expired_subkeys);
     field!(text, "evicted_keys", stats.evicted_keys);
     field!(text, "evicted_clients", 0);
     field!(text, "keyspace_hits", stats.keyspace_hits.get());
@@ -247,7 +252,9 @@ fn replication(instance: &Instance, text: &mut String) {
     for (index, feed) in replication.feeds.iter().enumerate() {
         let (state, lag_s) = match feed.state.get() {
             FeedState::WaitsForSnapshot | FeedState::WaitsForFile => ("wait_bgsave", 0),
-            FeedState::ReceivesSnapshot { .. } => ("send_bulk", 0),
+            // As if the snapshot were sent when it is whole: so far nobody knows whether it will be.
+            FeedState::ReceivesSnapshot { is_marked: true } => ("wait_bgsave", 0),
+            FeedState::ReceivesSnapshot { is_marked: false } => ("send_bulk", 0),
             // As in Redis: everything was sent, though the stream waits for a word.
             FeedState::AwaitsAcknowledgement | FeedState::Online => {
                 ("online", (instance.now_ms - feed.heard_ms.get()).max(0) / 1000)

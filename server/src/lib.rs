@@ -17,6 +17,7 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod delays;
+pub mod functions;
 pub mod geohash;
 pub mod glob;
 pub mod info;

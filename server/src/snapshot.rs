@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::functions::{FunctionError, Functions, Library};
 use crate::instance::{Instance, REDIS_VERSION};
 use crate::keyspace::{AccessClock, Chunk, DatabaseSize, Deadline, Key, Keyspace, Use, WalkInProgress};
 use crate::log::log;
@@ -39,9 +40,14 @@ pub struct Image {
     /// It is made for an append-only file.
     pub is_aof_base: bool,
     sizes: Vec<DatabaseSize>,
+    /// There may be hashes whose fields have deadlines.
+    field_deadlines: bool,
+    /// The sources of the libraries of functions.
+    functions: Vec<Arc<[u8]>>,
     created_s: u64,
     used_memory_bytes: u64,
-    options: rdb::Options,
+    compress: bool,
+    checksum: bool,
     delay: KeyDelay,
     /// What makes something of the notes about the use of keys, if these are saved.
     uses: Option<AccessClock>,
@@ -54,6 +60,7 @@ impl Image {
     /// Another walk is on its way.
     pub fn begin(instance: &mut Instance) -> Result<Image, WalkInProgress> {
         let sizes = instance.keyspace.begin_walk()?;
+        let field_deadlines = contents(instance).field_deadlines;
         let replication = &instance.replication;
         let point = replication.backlog.as_ref().map(|backlog| Point {
             id: replication.history.replid,
@@ -68,9 +75,12 @@ impl Image {
             point,
             is_aof_base: false,
             sizes,
+            field_deadlines,
+            functions: instance.functions.iter().map(|library| Arc::clone(&library.code)).collect(),
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
-            options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
+            compress: instance.config.rdbcompression,
+            checksum: instance.config.rdbchecksum,
             delay: KeyDelay::fixed(instance.config.rdb_key_save_delay),
             uses: instance.config.saves_uses().then(|| instance.keyspace.clock().clone()),
         })
@@ -81,22 +91,41 @@ impl Image {
         &self.delay
     }
 
-    /// An image of this point without any key.
-    pub fn empty(instance: &Instance, point: Point) -> Image {
+    /// An image of this point without any key, and without functions if these are not wanted.
+    pub fn without_keys(instance: &Instance, point: Point, with_functions: bool) -> Image {
+        let functions = instance.functions.iter().filter(|_| with_functions);
         Image {
             point: Some(point),
             is_aof_base: false,
             sizes: Vec::new(),
+            field_deadlines: false,
+            functions: functions.map(|library| Arc::clone(&library.code)).collect(),
             created_s: (instance.now_ms / 1000).max(0) as u64,
             used_memory_bytes: instance.keyspace.memory_bytes() as u64,
-            options: rdb::Options { compress: instance.config.rdbcompression, checksum: instance.config.rdbchecksum },
+            compress: instance.config.rdbcompression,
+            checksum: instance.config.rdbchecksum,
             delay: KeyDelay::fixed(0),
             uses: None,
         }
     }
 
-    /// An encoder that has written everything before the first key.
+    /// How many keys it will have.
+    pub fn keys(&self) -> u64 {
+        self.sizes.iter().map(|size| size.keys as u64).sum()
+    }
+
+    /// What not every version of the format has a place for.
+    pub fn contents(&self) -> rdb::Contents {
+        rdb::Contents { functions: !self.functions.is_empty(), field_deadlines: self.field_deadlines }
+    }
+
+    /// An encoder that has written everything before the first key, for readers like this server.
     pub fn encoder(&self) -> Encoder {
+        self.encoder_for(rdb::Reader::OWN)
+    }
+
+    /// The same for another reader.
+    pub fn encoder_for(&self, reader: rdb::Reader) -> Encoder {
         let header = rdb::Header {
             server_version: REDIS_VERSION,
             created_unix_s: self.created_s,
@@ -109,12 +138,23 @@ impl Image {
             aof_base: self.is_aof_base,
             ..rdb::Header::default()
         };
-        let mut encoder = Encoder::new(&header, self.options);
+        let options =
+            rdb::Options { compress: self.compress, checksum: self.checksum, format: reader.format(self.contents()) };
+        let mut encoder = Encoder::new(&header, options);
+        self.functions.iter().for_each(|code| encoder.function(code));
         encoder.keep_uses(self.uses.clone());
         for size in self.sizes.iter().filter(|size| size.keys > 0) {
             encoder.resize_db(size.db as u32, size.keys as u64, size.with_deadline as u64);
         }
         encoder
+    }
+}
+
+/// What there is just now that not every version of the format has a place for.
+pub fn contents(instance: &Instance) -> rdb::Contents {
+    rdb::Contents {
+        functions: !instance.functions.is_empty(),
+        field_deadlines: instance.keyspace.has_field_deadlines(),
     }
 }
 
@@ -261,6 +301,9 @@ pub enum LoadError {
     /// It is not what it should be.
     #[error("{0}")]
     Rdb(#[from] RdbError),
+    /// It has a library of functions that does not say what it is.
+    #[error("a library of functions in the image: {0}")]
+    Library(#[from] FunctionError),
     /// It has a database that this server is not configured to have.
     #[error("the image has a database {0}, and this server only {1}; raise the directive databases")]
     Database(u32, usize),
@@ -314,6 +357,7 @@ impl KeyDelay {
 pub struct Loader {
     decoder: Decoder,
     keyspace: Keyspace,
+    functions: Functions,
     db: usize,
     now_ms: i64,
     /// A master has no use for what has expired; a replica waits for its upstream to say so.
@@ -437,6 +481,8 @@ pub fn point_of(instance: &Instance, file: &mut File) -> io::Result<Option<Point
 pub struct Loaded {
     /// The data.
     pub keyspace: Keyspace,
+    /// The libraries of functions.
+    pub functions: Functions,
     /// Where in its history the image was taken, if it says so.
     pub point: Option<Point>,
     /// The database that the stream has selected where the image was taken.
@@ -500,6 +546,7 @@ impl Loader {
         Loader {
             decoder: Decoder::new(instance.config.small_forms()),
             keyspace,
+            functions: Functions::default(),
             db: 0,
             now_ms: instance.now_ms,
             drops_expired: instance.replication.is_master(),
@@ -528,6 +575,7 @@ impl Loader {
         while let Some(item) = self.decoder.next_item()? {
             match item {
                 Item::Aux(name, value) => self.facts.learn(name, value, self.now_ms),
+                Item::Library(code) => self.functions.keep(Library::parse(code)?),
                 Item::SelectDb(db) => {
                     self.batch.insert_into(&mut self.keyspace, self.db);
                     let databases = self.keyspace.databases();
@@ -609,6 +657,7 @@ impl Loader {
         words.push(format!("Done loading RDB, keys loaded: {loaded}, keys expired: {expired}."));
         Ok(Loaded {
             keyspace: self.keyspace,
+            functions: self.functions,
             point,
             stream_db,
             keys_loaded: self.loaded,

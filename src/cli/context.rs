@@ -1,11 +1,12 @@
 //! What subcommands that work on a group share: which group it is, its lock, its journal, the runtime.
 
 use std::future::Future;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use replctl::event::{Event, Recorder};
-use replctl::group::{Group, Journal, living};
-use replctl::process::{GroupDir, GroupLock, RunState, StateDir};
+use replctl::group::{Group, GroupError, Journal, Recovery, end_strays, living, recover};
+use replctl::process::{GroupDir, GroupLock, RunState, StateDir, servers};
 use tokio::sync::mpsc;
 
 use super::{ExitCode, Failure, GlobalArgs};
@@ -36,23 +37,25 @@ impl<'a> Context<'a> {
 
     /// The group that `-g` names; without it the only one that is up, or else the only one that there is.
     pub fn group(&self) -> anyhow::Result<Group> {
+        Ok(Group::open(self.group_dir()?)?)
+    }
+
+    /// The directory of that group, whether its state can be read or not.
+    pub fn group_dir(&self) -> anyhow::Result<GroupDir> {
         if let Some(name) = &self.global.group {
-            return Ok(Group::open(self.state()?.group(name)?)?);
+            return Ok(self.state()?.group(name)?);
         }
-        let groups: Vec<Group> = self.state()?.groups()?.into_iter().map(Group::open).collect::<Result<_, _>>()?;
-        let mut is_up = Vec::with_capacity(groups.len());
-        for group in &groups {
-            is_up.push(group.run.is_adopted() || !living(group)?.is_empty());
-        }
+        let dirs = self.state()?.groups()?;
+        let is_up = dirs.iter().map(is_up).collect::<Result<Vec<_>, _>>()?;
         let wants_up = is_up.contains(&true);
-        let mut choice: Vec<Group> =
-            groups.into_iter().zip(is_up).filter(|(_, is_up)| *is_up == wants_up).map(|(group, _)| group).collect();
+        let mut choice: Vec<GroupDir> =
+            dirs.into_iter().zip(is_up).filter(|(_, is_up)| *is_up == wants_up).map(|(dir, _)| dir).collect();
         match (choice.pop(), choice.is_empty()) {
             (Some(only), true) => Ok(only),
             (None, _) => Err(Failure::new(ExitCode::Failed, "no group is up").hint("replctl up").into()),
             (Some(last), false) => {
-                let mut names: Vec<String> = choice.into_iter().map(|group| group.run.group).collect();
-                names.push(last.run.group);
+                choice.push(last);
+                let names: Vec<String> = choice.iter().map(|dir| dir.name().to_owned()).collect();
                 let state = if wants_up { "are up" } else { "exist" };
                 let message = format!("{} {state}: which one is meant?", replctl::group::listed(&names));
                 Err(Failure::new(ExitCode::Usage, message).hint("name it with -g or REPLCTL_GROUP").into())
@@ -73,6 +76,32 @@ impl<'a> Context<'a> {
         let Group { dir, .. } = self.group()?;
         let lock = dir.lock(command)?;
         Ok((Group::open(dir)?, lock))
+    }
+
+    /// Ends the processes of a group that nobody has written down, before others are started beside them.
+    pub fn end_strays(&self, dir: &GroupDir, patience: Duration) -> anyhow::Result<()> {
+        for node in self.block_on(async { Ok(end_strays(dir, patience).await?) })? {
+            self.printer.note(format_args!("{node} was left over by a replctl that was interrupted, and was ended"));
+        }
+        Ok(())
+    }
+
+    /// Puts what is known in the place of a state that is damaged, and says so.
+    ///
+    /// # Errors
+    /// It is damaged, and nothing is known.
+    pub fn recover(&self, dir: &GroupDir, lock: &GroupLock) -> anyhow::Result<()> {
+        if let Some(Recovery { reason, adopted }) = recover(dir, lock)? {
+            let group = dir.name();
+            self.printer.warning(format_args!("run.json of {group} is damaged ({reason}): the one before is used"));
+            if !adopted.is_empty() {
+                self.printer.warning(format_args!("found alive: {}", replctl::group::listed(&adopted)));
+            }
+        }
+        match Group::open(dir.clone()) {
+            Err(damaged @ GroupError::Damaged { .. }) => Err(damaged.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Runs asynchronous work on this thread.
@@ -118,4 +147,12 @@ impl<'a> Context<'a> {
             _ => {}
         }
     }
+}
+
+/// Whether something of a group runs, as far as its state or the processes themselves tell.
+fn is_up(dir: &GroupDir) -> anyhow::Result<bool> {
+    Ok(match Group::open(dir.clone()) {
+        Ok(group) => group.run.is_adopted() || !living(&group)?.is_empty(),
+        Err(_) => !servers(dir)?.is_empty(),
+    })
 }

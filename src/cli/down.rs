@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use replctl::group;
+use replctl::group::{self, Group, GroupError};
+use replctl::process::{GroupDir, GroupLock};
 use serde_json::json;
 
 use super::ExitCode;
@@ -27,8 +28,18 @@ pub struct DownArgs {
 impl DownArgs {
     /// Ends every process of the group and waits until all are gone.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
-        let (group, lock) = context.locked_group("down")?;
         let printer = context.printer;
+        let dir = context.group_dir()?;
+        match Group::open(dir.clone()) {
+            Ok(_) => {}
+            Err(GroupError::Damaged { .. }) if !self.dry_run => {}
+            Err(error) => return Err(error.into()),
+        }
+        let lock = dir.lock("down")?;
+        if let Err(damaged) = context.recover(&dir, &lock) {
+            return self.end_unknown(context, &dir, &lock, damaged);
+        }
+        let group = Group::open(dir)?;
         if self.dry_run {
             let living = group::living(&group)?;
             if printer.is_json() {
@@ -69,6 +80,27 @@ impl DownArgs {
                 printer.data(format_args!("left alone as they are: {alone}"));
             }
         }
+        Ok(ExitCode::Done)
+    }
+
+    /// Ends what lives of a group of which nothing else is known.
+    fn end_unknown(
+        &self,
+        context: &Context<'_>,
+        dir: &GroupDir,
+        lock: &GroupLock,
+        damaged: anyhow::Error,
+    ) -> anyhow::Result<ExitCode> {
+        let ended = context.block_on(async { Ok(group::end_launched(dir, self.timeout).await?) })?;
+        for node in ended {
+            context.printer.note(format_args!("{node} has ended"));
+        }
+        if !self.wipe {
+            // What is wrong has been said with those that lived; now none does.
+            return Err(Group::open(dir.clone()).err().map_or(damaged, Into::into));
+        }
+        dir.wipe(lock)?;
+        context.printer.data(format_args!("{} is removed", dir.name()));
         Ok(ExitCode::Done)
     }
 }

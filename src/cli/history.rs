@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use replctl::group::{Episode, Outcome, episodes, read_end};
+use replctl::group::{Episode, Group, GroupError, Outcome, Reading, episodes, read};
 
 use super::ExitCode;
 use super::context::Context;
@@ -22,8 +22,18 @@ pub struct HistoryArgs {
 impl HistoryArgs {
     /// Shows one line for each thing that was done, oldest first.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
-        let group = context.group()?;
-        let all = episodes(&read_end(&group.dir.journal_file(), JOURNAL_BYTES_MAX)?);
+        let dir = context.group_dir()?;
+        match Group::open(dir.clone()) {
+            // What was done can be told all the same.
+            Ok(_) | Err(GroupError::Damaged { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let Reading { entries, damaged } = read(&dir.journal_file(), JOURNAL_BYTES_MAX)?;
+        for at in damaged {
+            let path = dir.journal_file();
+            context.printer.warning(format_args!("{}: the line at byte {at} is damaged, and skipped", path.display()));
+        }
+        let all = episodes(&entries);
         let shown = &all[all.len().saturating_sub(self.last.unwrap_or(usize::MAX))..];
         if context.printer.is_json() {
             shown.iter().for_each(|episode| context.printer.object(episode));

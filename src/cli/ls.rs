@@ -1,6 +1,7 @@
 //! `replctl ls`: the groups of this state directory.
 
-use replctl::group::{Group, living, unmanaged};
+use replctl::group::{Group, GroupError, living, unmanaged};
+use replctl::process::{GroupDir, servers};
 use serde::Serialize;
 
 use super::ExitCode;
@@ -21,6 +22,8 @@ struct Listed {
     /// Of those that replctl did not start nothing is known without asking them.
     nodes_unmanaged: usize,
     master: String,
+    /// Its state cannot be read; why.
+    damage: Option<String>,
 }
 
 impl LsArgs {
@@ -28,7 +31,13 @@ impl LsArgs {
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let mut listed = Vec::new();
         for dir in context.state()?.groups()? {
-            let group = Group::open(dir)?;
+            let group = match Group::open(dir.clone()) {
+                Ok(group) => group,
+                Err(error) => {
+                    listed.push(damaged(&dir, &error)?);
+                    continue;
+                }
+            };
             let nodes_alive = living(&group)?.len();
             listed.push(Listed {
                 is_up: group.run.is_adopted() || nodes_alive > 0,
@@ -37,6 +46,7 @@ impl LsArgs {
                 nodes_unmanaged: unmanaged(&group).len(),
                 master: group.run.master().name.clone(),
                 group: group.run.group,
+                damage: None,
             });
         }
         if context.printer.is_json() {
@@ -44,7 +54,11 @@ impl LsArgs {
             return Ok(ExitCode::Done);
         }
         let rows = listed.iter().map(|one| {
-            let state = if one.is_up { "up" } else { "down" };
+            let state = match (&one.damage, one.is_up) {
+                (Some(_), _) => "damaged",
+                (None, true) => "up",
+                (None, false) => "down",
+            };
             let managed = one.nodes - one.nodes_unmanaged;
             let alive = if managed == 0 { "-".to_owned() } else { format!("{} of {managed}", one.nodes_alive) };
             let unmanaged = if one.nodes_unmanaged == 0 { "-".to_owned() } else { one.nodes_unmanaged.to_string() };
@@ -53,4 +67,18 @@ impl LsArgs {
         context.printer.data(table::plain(&["group", "state", ">nodes alive", ">unmanaged", "master"], rows));
         Ok(ExitCode::Done)
     }
+}
+
+/// A group of which only its processes tell something.
+fn damaged(dir: &GroupDir, error: &GroupError) -> anyhow::Result<Listed> {
+    let nodes_alive = servers(dir)?.len();
+    Ok(Listed {
+        group: dir.name().to_owned(),
+        is_up: nodes_alive > 0,
+        nodes: nodes_alive,
+        nodes_alive,
+        nodes_unmanaged: 0,
+        master: String::new(),
+        damage: Some(error.to_string()),
+    })
 }

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod completions;
 mod context;
 pub mod down;
+pub mod drill;
 pub mod history;
 pub mod init;
 pub mod kill_master;
@@ -17,6 +18,7 @@ pub mod logs;
 pub mod ls;
 pub mod promote;
 pub mod repoint;
+pub mod restart;
 pub mod serve;
 pub mod signal;
 pub mod start;
@@ -112,7 +114,7 @@ enum Command {
     /// Start nodes that do not run, in the roles that they have now
     Start(start::StartArgs),
     /// End nodes and start them again, one at a time
-    Restart(start::RestartArgs),
+    Restart(restart::RestartArgs),
     /// Replace a lost master by its best replica and let the others follow
     Promote(promote::PromoteArgs),
     /// Let a master hand over to a replica without losing a write
@@ -121,6 +123,8 @@ enum Command {
     Repoint(repoint::RepointArgs),
     /// End every process of a group
     Down(down::DownArgs),
+    /// Rehearse a failure with a group of its own, and judge it
+    Drill(drill::DrillArgs),
     /// Show what was done to a group
     History(history::HistoryArgs),
     /// List the groups
@@ -166,6 +170,7 @@ impl Cli {
             Command::Switchover(args) => args.run(&context),
             Command::Repoint(args) => args.run(&context),
             Command::Down(args) => args.run(&context),
+            Command::Drill(args) => args.run(&context),
             Command::History(args) => args.run(&context),
             Command::Ls(args) => args.run(&context),
             Command::Logs(args) => args.run(&context),
@@ -268,6 +273,16 @@ impl Failure {
             GroupError::State(StateError::NoSuchGroup(_) | StateError::BadName(_)) => {
                 (ExitCode::Usage, Some("replctl ls lists the groups".to_owned()))
             }
+            GroupError::Damaged { group, is_recoverable: true, .. } => (
+                ExitCode::Failed,
+                Some(format!(
+                    "replctl -g {group} up goes on with the state before (run.json.old) and what lives, replctl -g {group} down ends all"
+                )),
+            ),
+            GroupError::Damaged { group, is_recoverable: false, .. } => (
+                ExitCode::Failed,
+                Some(format!("replctl -g {group} down ends what lives and keeps the data, --wipe removes all")),
+            ),
             GroupError::Engine { source, .. } => (ExitCode::Failed, source.hint().map(str::to_owned)),
             GroupError::Refused(refusal @ Refusal::NoSuchNode(_)) => (ExitCode::Usage, Some(refusal.hint())),
             GroupError::Refused(refusal) => (ExitCode::Refused, Some(refusal.hint())),

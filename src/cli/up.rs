@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use replctl::group::{self, Action, Group, LaunchPlan};
+use replctl::group::{Action, Group, LaunchPlan};
 use replctl::process::{GroupDir, Program};
 use replctl::topology::Topology;
 use serde_json::json;
@@ -49,13 +49,10 @@ impl UpArgs {
             show_plan(&plan, context);
             return Ok(ExitCode::Done);
         }
-        let _lock = dir.lock("up")?;
-        let plan = context.block_on(async {
-            for node in group::end_strays(&dir, self.timeout).await? {
-                context.printer.note(format_args!("{node} was left over by an interrupted up and was ended"));
-            }
-            Ok(LaunchPlan::new(&dir, &topology, self.force).await?)
-        })?;
+        let lock = dir.lock("up")?;
+        context.recover(&dir, &lock)?;
+        context.end_strays(&dir, self.timeout)?;
+        let plan = context.block_on(async { Ok(LaunchPlan::new(&dir, &topology, self.force).await?) })?;
         self.launch(context, &dir, plan)
     }
 
@@ -72,6 +69,11 @@ impl UpArgs {
     }
 
     fn launch(&self, context: &Context<'_>, dir: &GroupDir, plan: LaunchPlan) -> anyhow::Result<ExitCode> {
+        for (node, engine, wished) in plan.upgraded() {
+            context
+                .printer
+                .note(format_args!("{node} stays on {engine}: restart --engine put it in place of {wished}"));
+        }
         for node in &plan.absent {
             context.printer.warning(format_args!("{node} does not answer, and replctl does not start it"));
         }

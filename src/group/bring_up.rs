@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -37,7 +38,7 @@ use super::{Group, GroupError, GroupView, NodeView, endpoint, save_config};
 use crate::event::{Event, Recorder};
 use crate::process::{
     Condition, Durability, GroupDir, Listeners, LiveProcess, ManagedServer, Program, RunNode, RunProcess, RunState,
-    Server, Started, UnmanagedServer, free_ports, log_tail, spawn,
+    Server, Started, StateError, UnmanagedServer, free_ports, log_tail, spawn,
 };
 use crate::topology::{Address, Engine, EngineFamily, Login, NodeServer, Topology, UnmanagedNode};
 use crate::wire::{Endpoint, FormerHistory, NodeClient, WireError};
@@ -98,9 +99,10 @@ impl LaunchPlan {
     /// data by older.
     pub async fn new(dir: &GroupDir, topology: &Topology, force: bool) -> Result<Self, GroupError> {
         let wished = wished_state(dir.name(), topology)?;
-        let run = match dir.run_state()? {
-            None => wished,
-            Some(last) => resume(Group { dir: dir.clone(), run: last }, wished, force).await?,
+        let run = match Group::open(dir.clone()) {
+            Ok(last) => resume(last, wished, force).await?,
+            Err(GroupError::State(StateError::NoSuchGroup(_))) => wished,
+            Err(error) => return Err(error),
         };
         Self::of_all(dir, run, force).await
     }
@@ -114,6 +116,14 @@ impl LaunchPlan {
         let (view, _) = observe(&group).await?;
         refuse_if_unsafe(&view)?;
         Self::of_all(&group.dir, group.run, force).await
+    }
+
+    /// The nodes that a rolling upgrade gave another engine than their topology names, with both.
+    pub fn upgraded(&self) -> impl Iterator<Item = (&str, &Engine, &Engine)> {
+        self.run.nodes.iter().filter_map(|node| {
+            let server = node.managed()?;
+            Some((node.name.as_str(), &server.engine, &server.wished_engine.as_ref()?.0))
+        })
     }
 
     async fn of_all(dir: &GroupDir, run: RunState, force: bool) -> Result<Self, GroupError> {
@@ -186,6 +196,7 @@ fn wished_state(group: &str, topology: &Topology) -> Result<RunState, GroupError
                 wished_port: managed.port,
                 port: managed.port.unwrap_or(0),
                 engine: managed.engine.clone(),
+                wished_engine: None,
                 priority: managed.priority,
                 config: managed.config.clone(),
                 process: None,
@@ -251,7 +262,17 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
         let is_alive = view.node(&node.name).is_some_and(|seen| seen.is_alive());
         let wished = wished.nodes.iter().find(|wished| wished.name == node.name).map(|wished| &wished.server);
         match (&mut node.server, wished) {
-            (Server::Managed(server), _) => server.process = server.process.take().filter(|_| is_alive),
+            (Server::Managed(server), wished) => {
+                server.process = server.process.take().filter(|_| is_alive);
+                let wished = wished.and_then(|wished| match wished {
+                    Server::Managed(wished) => Some(&wished.engine),
+                    Server::Unmanaged(_) => None,
+                });
+                // The file has followed a rolling upgrade: it and the group agree again.
+                if wished == Some(&server.engine) {
+                    server.wished_engine = None;
+                }
+            }
             // A password may change without the topology's doing.
             (Server::Unmanaged(server), Some(Server::Unmanaged(wished))) => server.login = wished.login.clone(),
             (Server::Unmanaged(_), _) => {}
@@ -273,7 +294,7 @@ fn take_roles(run: &mut RunState, view: &GroupView) {
 fn is_same_wish(last: &RunState, wished: &RunState) -> bool {
     let same_server = |last: &Server, wished: &Server| match (last, wished) {
         (Server::Managed(last), Server::Managed(wished)) => {
-            last.engine == wished.engine
+            last.is_meant_by(&wished.engine)
                 && last.priority == wished.priority
                 && last.config == wished.config
                 && last.wished_port == wished.wished_port
@@ -304,7 +325,15 @@ fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result
     for node in &mut wished.nodes {
         let last = last.node(&node.name);
         match (&mut node.server, last.map(|last| &last.server)) {
-            (Server::Managed(server), Some(Server::Managed(last))) if server.port == 0 => server.port = last.port,
+            (Server::Managed(server), Some(Server::Managed(last))) => {
+                if server.port == 0 {
+                    server.port = last.port;
+                }
+                // What a rolling upgrade replaced might not read the data of what replaced it.
+                if last.engine != server.engine && last.is_meant_by(&server.engine) {
+                    server.change_engine(last.engine.clone());
+                }
+            }
             (Server::Unmanaged(server), Some(Server::Unmanaged(last))) if server.address == last.address => {
                 (server.run_id, server.unfenced) = (last.run_id.clone(), last.unfenced.clone());
             }
@@ -406,6 +435,8 @@ pub async fn up(
         tails: Mutex::default(),
         display: recorder.display(),
     });
+    // Should this be killed, the next command knows of the group, and finds what was started.
+    launch.dir.save_run_state(&launch.run(), Durability::PageCache)?;
     let result = tokio::select! {
         result = launch.run_all(names, limit) => result,
         () = interruption() => Err(GroupError::Interrupted),
@@ -438,16 +469,16 @@ fn find_programs<'a>(starts: impl Iterator<Item = &'a RunNode>) -> Result<Vec<(E
     Ok(programs)
 }
 
-async fn interruption() {
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => signal.recv().await,
-            Err(_) => std::future::pending().await,
-        }
+/// Returns when the user interrupts: by Ctrl-C, SIGTERM, or the end of the terminal.
+pub async fn interruption() {
+    let signalled = async |kind| match tokio::signal::unix::signal(kind) {
+        Ok(mut signal) => signal.recv().await,
+        Err(_) => std::future::pending().await,
     };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
-        _ = terminated => {}
+        _ = signalled(SignalKind::terminate()) => {}
+        _ = signalled(SignalKind::hangup()) => {}
     }
 }
 

@@ -92,8 +92,8 @@ pub enum HandOverEnd {
 /// What is to be done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandOverOrder {
-    /// Let the master hold back writes for so long.
-    Pause(Duration),
+    /// Let the master hold back writes until it is told otherwise, or there is nobody any more to tell it.
+    Pause,
     /// Ask the master for its state; again, a moment later.
     AskOld {
         /// It was just asked.
@@ -138,7 +138,7 @@ impl HandOver {
     /// What is to be done now; then [`HandOver::next`].
     pub fn order(&self) -> HandOverOrder {
         match &self.stage {
-            Stage::Pausing => HandOverOrder::Pause(self.patience + 2 * GRACE),
+            Stage::Pausing => HandOverOrder::Pause,
             Stage::Measuring => HandOverOrder::AskOld { is_again: false },
             Stage::CatchingUp { is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
             Stage::Ordering { known } => HandOverOrder::Exchange { to: known.clone() },

@@ -87,22 +87,51 @@ impl Journal {
     }
 }
 
+/// What a journal says.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// Oldest first.
+    pub entries: Vec<JournalEntry>,
+    /// Where lines begin that are no entries: in bytes from the start of the file.
+    pub damaged: Vec<u64>,
+}
+
 /// The entries in the last `bytes_max` bytes of a journal, oldest first; none if there is no journal. Lines that are no
 /// entries are skipped.
 ///
 /// # Errors
 /// The file exists and cannot be read.
 pub fn read_end(path: &Path, bytes_max: u64) -> io::Result<Vec<JournalEntry>> {
+    Ok(read(path, bytes_max)?.entries)
+}
+
+/// What the last `bytes_max` bytes of a journal say.
+///
+/// # Errors
+/// The file exists and cannot be read.
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Reading> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reading::default()),
         Err(error) => return Err(error),
     };
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(bytes_max)))?;
+    let mut begins = length.saturating_sub(bytes_max);
+    file.seek(SeekFrom::Start(begins))?;
     let mut bytes = Vec::new();
     file.take(bytes_max).read_to_end(&mut bytes)?;
-    Ok(bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    let mut reading = Reading::default();
+    for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+        let is_whole = line.ends_with(b"\n") && (index > 0 || begins == 0);
+        match serde_json::from_slice(line) {
+            Ok(entry) => reading.entries.push(entry),
+            // The first one may be cut by the window, the last one may just be written.
+            Err(_) if is_whole && line != b"\n" => reading.damaged.push(begins),
+            Err(_) => {}
+        }
+        begins += line.len() as u64;
+    }
+    Ok(reading)
 }
 
 fn ends_in_a_torn_line(file: &mut File) -> io::Result<bool> {
@@ -152,5 +181,9 @@ mod tests {
         let events: Vec<_> =
             read_end(&path, RECENT_BYTES).expect("it is readable").into_iter().map(|entry| entry.event).collect();
         assert_eq!(events, [began("up"), began("down")]);
+        let reading = read(&path, RECENT_BYTES).expect("it is readable");
+        assert_eq!(reading.damaged, [whole.len() as u64]);
+        let reading = read(&path, whole.len() as u64).expect("it is readable");
+        assert_eq!(reading.damaged, [0_u64; 0], "the first line is cut by the window");
     }
 }

@@ -20,8 +20,10 @@ mod hook;
 mod journal;
 mod kill;
 mod links;
+mod pause;
 mod plan;
 mod promotion;
+mod recover;
 mod repoint;
 mod restart;
 mod salvage;
@@ -29,6 +31,7 @@ mod signal;
 mod stop;
 mod tail;
 mod unmanaged;
+mod upgrade;
 mod view;
 
 use std::io;
@@ -40,24 +43,26 @@ use crate::topology::{Address, Login};
 use crate::wire::{Endpoint, FormerHistory, WireError, split_words};
 
 pub use adopt::{Adoption, Found, adopt, discover};
-pub use bring_up::{Action, LaunchPlan, read_password, refuse_if_unsafe, refuse_older_master, up};
+pub use bring_up::{Action, LaunchPlan, interruption, read_password, refuse_if_unsafe, refuse_older_master, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use failover::{Failover, Next, StepOutcome};
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
-pub use journal::{Journal, JournalEntry, RECENT_BYTES, read_end};
+pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end};
 pub use kill::{KillPlan, KillReport, kill_master};
 pub use plan::{
     DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
 };
-pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, switchover};
+pub use promotion::{FailoverReport, Resync, StepReport, promote, promoted_last, resync_by_log, switchover};
+pub use recover::{Recovery, recover};
 pub use repoint::{RepointPlan, RepointReport, repoint};
-pub use restart::{end_nodes, restart_order};
+pub use restart::{end_nodes, restart_order, settle};
 pub use salvage::{KeptStream, Salvaged};
 pub use signal::{NodeSignal, living_process, signal_node};
-pub use stop::{DownReport, down, end_strays, living, unmanaged};
+pub use stop::{DownReport, down, end_launched, end_strays, living, unmanaged};
 pub use tail::{Tail, TailError, TailFate, TailReport};
 pub use unmanaged::{Diverged, Untouchable, refuse_unmanaged};
+pub use upgrade::{Former, Upgrade, build_of, standing};
 pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};
 
 /// A group that was started once: its directory and what was launched.
@@ -75,6 +80,18 @@ pub enum GroupError {
     /// Its state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What was launched is not known for certain.
+    #[error("{source}{}", living_words(.living))]
+    Damaged {
+        /// The group.
+        group: String,
+        /// The file, and what is wrong with it.
+        source: StateError,
+        /// The group's processes that live: nodes and pids.
+        living: Vec<(String, u32)>,
+        /// Whether what it was before can be read.
+        is_recoverable: bool,
+    },
     /// `/proc`, a pidfd, the journal.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -125,7 +142,7 @@ pub enum GroupError {
         /// The time they had.
         limit_ms: u128,
     },
-    /// Ctrl-C or SIGTERM.
+    /// Ctrl-C, SIGTERM, or the terminal is gone.
     #[error("interrupted")]
     Interrupted,
     /// A node did not do what it was told.
@@ -186,6 +203,15 @@ pub enum GroupError {
     NoLivingMaster(Diagnosis),
 }
 
+fn living_words(living: &[(String, u32)]) -> String {
+    let words: Vec<String> = living.iter().map(|(node, pid)| format!("{node} (pid {pid})")).collect();
+    if words.is_empty() {
+        "; none of the group's processes lives".to_owned()
+    } else {
+        format!("; these live: {}", words.join(", "))
+    }
+}
+
 fn quoted_log(path: &std::path::Path, tail: &[String]) -> String {
     if tail.is_empty() {
         return format!("; its log {} is empty", path.display());
@@ -195,17 +221,6 @@ fn quoted_log(path: &std::path::Path, tail: &[String]) -> String {
 }
 
 impl Group {
-    /// A group as its last run left it.
-    ///
-    /// # Errors
-    /// It was never started, or its state cannot be read.
-    pub fn open(dir: GroupDir) -> Result<Self, GroupError> {
-        match dir.run_state()? {
-            Some(run) => Ok(Self { dir, run }),
-            None => Err(StateError::NoSuchGroup(dir.name().to_owned()).into()),
-        }
-    }
-
     /// What `kill-master` noted when it ended the process that the master still has.
     fn kill_note(&self) -> Result<Option<KillNote>, GroupError> {
         let master = self.run.master();

@@ -17,6 +17,7 @@ use super::failover::{Failover, Next, StepOutcome};
 use super::hand_over::{self, HandOver, HandOverEnd, HandOverOrder, Word};
 use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
+use super::pause::WritePause;
 use super::plan::{FailoverPlan, LossEstimate, LostRange, Policy, Step};
 use super::salvage::{self, Ghost, Salvaged};
 use super::stop::end_processes;
@@ -34,8 +35,6 @@ use crate::wire::{NodeClient, NodeReport, Replication, WireError};
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a promoted node may take to accept its first write.
 const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(5);
-/// For how long a master that is about to become a replica takes no writes, should this program end in between.
-const KEEP_PAUSE_MS: &str = "10000";
 /// Between two looks at a node that is about to be where it should.
 const POLL_EVERY: Duration = Duration::from_millis(1);
 /// A write that changes nothing: this key does not exist, and deleting it is refused by a replica and accepted by a master.
@@ -131,6 +130,31 @@ pub async fn promote(
     Promotion::new("promote", failover, group, (view, clients), limits, recorder).run().await
 }
 
+/// Whether a change of masters broke off when it had made the wished node the master already: then a promotion ends it.
+///
+/// # Errors
+/// The journal cannot be read.
+pub(super) fn is_half_done(group: &Group, view: &GroupView, wanted: Option<&str>) -> Result<bool, GroupError> {
+    Ok(match diagnose(view) {
+        Diagnosis::MasterMoved { to, .. } => {
+            let is_ours = group.run.promoting.as_ref().is_some_and(|promoting| promoting.node == to);
+            is_ours && wanted.is_none_or(|wanted| wanted == to)
+        }
+        Diagnosis::OrphanedReplicas { master, .. } => match wanted {
+            Some(wanted) => wanted == master,
+            None => has_broken_off(group)?,
+        },
+        _ => false,
+    })
+}
+
+/// Whether the last command that wrote down its beginning has not written down its end.
+fn has_broken_off(group: &Group) -> Result<bool, GroupError> {
+    let entries = read_end(&group.dir.journal_file(), RECENT_BYTES)?;
+    let last = entries.iter().rev().find(|entry| matches!(entry.event, Event::Began { .. } | Event::Finished { .. }));
+    Ok(last.is_some_and(|entry| matches!(entry.event, Event::Began { .. })))
+}
+
 /// Exchanges the roles of a master that works and a replica: observes, decides, executes, observes again. `patience` is how
 /// long the master may hold back its writes for the replica to catch up.
 ///
@@ -143,15 +167,18 @@ pub async fn switchover(
     (patience, limit): (Duration, Duration),
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
-    let (view, clients) = observe(group).await?;
-    let failover = Failover::switchover(&view, policy)?;
+    let (view, clients) = observe_calm(group).await?;
+    let failover = match is_half_done(group, &view, policy.wanted.as_deref())? {
+        true => Failover::promote(&view, policy)?,
+        false => Failover::switchover(&view, policy)?,
+    };
     let limits = Limits { began, patience, links: limit };
     Promotion::new("switchover", failover, group, (view, clients), limits, recorder).run().await
 }
 
 /// Looks at the group, and again as long as two of its nodes exchange their roles: a hand-over that broke off may still come
 /// to its end by itself.
-async fn observe_calm(group: &Group) -> Result<(GroupView, Clients), GroupError> {
+pub(super) async fn observe_calm(group: &Group) -> Result<(GroupView, Clients), GroupError> {
     let give_up = Instant::now() + hand_over::GRACE;
     loop {
         let (view, clients) = observe(group).await?;
@@ -199,6 +226,8 @@ struct Promotion<'a> {
     /// The replicas that were told to take the rest of the old master's stream from this ghost.
     haunted: Option<(Ghost, Vec<String>)>,
     tails: Vec<TailReport>,
+    /// Of a master that hands over, or of which something is kept before it is fenced.
+    pause: Option<WritePause>,
     diverged: Vec<Diverged>,
     first_write: Option<Duration>,
     /// Since when a master holds back its writes.
@@ -231,6 +260,7 @@ impl<'a> Promotion<'a> {
             salvaged: None,
             haunted: None,
             tails: Vec::new(),
+            pause: None,
             diverged: Vec::new(),
             first_write: None,
             handed_over: None,
@@ -302,6 +332,7 @@ impl<'a> Promotion<'a> {
         let process = self.view.node(node).and_then(|node| node.process().cloned());
         let Some(process) = process else { return Ok(()) };
         end_processes(vec![(node.to_owned(), process)], None).await?;
+        self.pause = None;
         self.recorder.show(Event::Ended { node: node.to_owned() });
         Ok(())
     }
@@ -408,9 +439,8 @@ impl<'a> Promotion<'a> {
     /// Writes down what a node alone has, before it follows another one and throws it away.
     async fn keep_tail(&mut self, step: &Step, node: &str) -> Result<(), GroupError> {
         let Some(client) = self.clients.get(node).cloned() else { return self.keep_dead_tail(node) };
-        // It takes no more writes from here until it is a replica.
-        let paused = client.command(&["CLIENT", "PAUSE", KEEP_PAUSE_MS, "WRITE"]).await;
-        paused.map_err(|error| failed(step, &error))?;
+        // It takes no more writes from here until it is fenced.
+        self.pause = Some(WritePause::begin(&client).await.map_err(|error| failed(step, &error))?);
         let own = client.replication().await.map_err(|error| failed(step, &error))?;
         let taken = self.caught_up(client.announced(), own.offset).await.map_err(|error| failed(step, &error))?;
         if own.replid == self.failover.loss().replid {
@@ -504,7 +534,7 @@ impl<'a> Promotion<'a> {
     }
 
     /// Nobody writes until the replica has everything; then master and replica exchange their roles by themselves. The pause
-    /// ends by itself should this program end before.
+    /// ends by itself soon, should this program end before.
     async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<StepOutcome, GroupError> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
         self.intend(true)?;
@@ -515,7 +545,7 @@ impl<'a> Promotion<'a> {
             match exchange.order() {
                 HandOverOrder::Over(end) => break end,
                 order => {
-                    let word = obey(&order, &old, &new, self.engine_of(from)).await;
+                    let word = obey(&order, &old, &new, self.engine_of(from), &mut self.pause).await;
                     exchange = exchange.next(word, began.elapsed());
                 }
             }
@@ -558,6 +588,7 @@ impl<'a> Promotion<'a> {
             let _ = client.command(&["FAILOVER", "ABORT"]).await;
         }
         // A hand-over that broke off has left its pause, and one on a master is nobody's wish.
+        self.pause = None;
         let commands: [&[&str]; 3] = [&["REPLICAOF", "NO", "ONE"], &["CLIENT", "UNPAUSE"], &PROBE];
         let answers = client.pipeline(&commands).await.map_err(|error| failed(step, &error))?;
         let mut answers = answers.into_iter();
@@ -850,28 +881,36 @@ fn failed(step: &Step, error: &WireError) -> GroupError {
 
 /// Gives the order to the node that it is for. A repld that is to hand over asks its replica for a word, and is not hurried:
 /// what it asks is a part of its stream, and a replica that lacks it could not go on where it is.
-async fn obey(order: &HandOverOrder, old: &NodeClient, new: &NodeClient, engine: Option<EngineFamily>) -> Word {
+async fn obey(
+    order: &HandOverOrder,
+    old: &NodeClient,
+    new: &NodeClient,
+    engine: Option<EngineFamily>,
+    pause: &mut Option<WritePause>,
+) -> Word {
     let answer = match order {
         HandOverOrder::AskOld { is_again } => return state(old, *is_again).await,
         HandOverOrder::AskNew { is_again } => return state(new, *is_again).await,
-        HandOverOrder::Pause(limit) => old.command(&["CLIENT", "PAUSE", &limit.as_millis().to_string(), "WRITE"]).await,
+        HandOverOrder::Pause => WritePause::begin(old).await.map(|begun| *pause = Some(begun)),
+        HandOverOrder::Exchange { .. } if !pause.as_ref().is_some_and(WritePause::is_held) => {
+            return Word::Failed("its master may have taken writes again".to_owned());
+        }
         HandOverOrder::Exchange { to } => {
             let (host, port) = to.clone().into_words();
             let wait_ms =
                 if engine == Some(EngineFamily::Repld) { (hand_over::GRACE / 2).as_millis() } else { 1 }.to_string();
-            old.command(&["FAILOVER", "TO", &host, &port, "FORCE", "TIMEOUT", &wait_ms]).await
+            old.command(&["FAILOVER", "TO", &host, &port, "FORCE", "TIMEOUT", &wait_ms]).await.map(drop)
         }
-        HandOverOrder::FollowNew => {
-            return old
-                .follow(new.announced())
-                .await
-                .map_or_else(|error| Word::Failed(error.to_string()), |()| Word::Done);
+        HandOverOrder::FollowNew => old.follow(new.announced()).await,
+        HandOverOrder::Unpause => {
+            if let Some(pause) = pause.take() {
+                pause.end().await;
+            }
+            Ok(())
         }
-        // A replica refuses writes at once; a pause would only hold them back.
-        HandOverOrder::Unpause => old.command(&["CLIENT", "UNPAUSE"]).await,
-        HandOverOrder::Over(_) => return Word::Done,
+        HandOverOrder::Over(_) => Ok(()),
     };
-    answer.map_or_else(|error| Word::Failed(error.to_string()), |_| Word::Done)
+    answer.map_or_else(|error| Word::Failed(error.to_string()), |()| Word::Done)
 }
 
 async fn state(node: &NodeClient, is_again: bool) -> Word {

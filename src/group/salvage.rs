@@ -210,6 +210,8 @@ impl Ghost {
         let log = std::fs::OpenOptions::new().append(true).create(true).open(&log_file)?;
         let mut command = Command::new(&program.path);
         command.args(program.leading_args).arg("--salvage").arg(group.dir.node_dir(&node.name)).arg("-");
+        // Where the node was: who ends the group's processes finds it, too.
+        command.current_dir(group.dir.node_dir(&node.name));
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         let parent = getpid();
         // SAFETY: between fork and exec only async-signal-safe calls are allowed; prctl(2) and getppid(2) are.

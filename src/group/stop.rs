@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Group, GroupError};
 use crate::event::{Event, Recorder};
+use crate::failpoint;
 use crate::process::{Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, RunNode, launched};
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
@@ -53,19 +54,40 @@ pub fn unmanaged(group: &Group) -> Vec<String> {
 }
 
 /// Ends the processes of a group that its run state does not know, if there are any: an `up` that was killed between
-/// starting a server and writing that down leaves such. Returns their nodes' names.
+/// starting a server and writing that down leaves such, and a promotion's ghost of a dead master may take a moment to end
+/// after it was killed. Returns their nodes' names.
 ///
 /// # Errors
 /// `/proc` or the run state cannot be read, or a process cannot be ended.
 pub async fn end_strays(dir: &GroupDir, patience: Duration) -> Result<Vec<String>, GroupError> {
     let run = dir.run_state()?;
-    let known = |identity: &ProcessIdentity| {
+    let recorded = |is: &dyn Fn(&ProcessIdentity) -> bool| {
         let mut processes = run.iter().flat_map(|run| &run.nodes).filter_map(RunNode::process);
-        processes.any(|process| process.identity == *identity)
+        processes.any(|process| is(&process.identity))
     };
-    let strays: Vec<_> = launched(dir)?.into_iter().filter(|(_, identity)| !known(identity)).collect();
+    let mut strays = Vec::new();
+    for (name, identity) in launched(dir)? {
+        let parent = identity.parent()?;
+        // A server forks to save its data: the child is a part of it while it lives.
+        let is_part =
+            recorded(&|known| Some(known.pid) == parent && known.condition().is_ok_and(|is| is != Condition::Dead));
+        if !is_part && !recorded(&|known| *known == identity) {
+            strays.push((name, identity));
+        }
+    }
     let names = strays.iter().map(|(name, _)| name.clone()).collect();
     end_processes(strays, Some(patience)).await?;
+    Ok(names)
+}
+
+/// Ends every process that was started as a node of a group, whatever is written down. Returns their nodes' names.
+///
+/// # Errors
+/// `/proc` cannot be read, or a process cannot be ended.
+pub async fn end_launched(dir: &GroupDir, patience: Duration) -> Result<Vec<String>, GroupError> {
+    let all = launched(dir)?;
+    let names = all.iter().map(|(name, _)| name.clone()).collect();
+    end_processes(all, Some(patience)).await?;
     Ok(names)
 }
 
@@ -91,6 +113,8 @@ pub async fn down(
     for wave in [masters, replicas] {
         end_processes(wave, patience).await?;
     }
+    // A server that was killed leaves the child that it was saving in.
+    end_strays(&group.dir, Duration::ZERO).await?;
     for name in &ended {
         recorder.show(Event::Ended { node: name.clone() });
     }
@@ -100,6 +124,7 @@ pub async fn down(
     group.dir.save_run_state(&group.run, Durability::Disk)?;
     recorder.record(Event::Finished { command: "down".to_owned(), error: None })?;
     let (left_alone, is_forgotten) = (unmanaged(&group), group.run.is_adopted());
+    failpoint::pass(|| "removing".to_owned());
     match (wipe, is_forgotten) {
         (true, _) => group.dir.wipe(lock)?,
         (false, true) => group.dir.forget(lock)?,
@@ -130,8 +155,10 @@ pub async fn end_processes(
 
 async fn end_process(identity: &ProcessIdentity, patience: Option<Duration>) -> Result<bool, GroupError> {
     let Some(process) = LiveProcess::open(identity)? else { return Ok(true) };
+    failpoint::pass(|| "signalling".to_owned());
     if let Some(patience) = patience {
         process.signal(Signal::TERM)?;
+        failpoint::pass(|| "terminated".to_owned());
         // A stopped process takes no signal but these two.
         process.signal(Signal::CONT)?;
         if process.dies_within(patience).await? {
@@ -139,5 +166,6 @@ async fn end_process(identity: &ProcessIdentity, patience: Option<Duration>) -> 
         }
     }
     process.signal(Signal::KILL)?;
+    failpoint::pass(|| "killed".to_owned());
     Ok(process.dies_within(KILL_LIMIT).await?)
 }

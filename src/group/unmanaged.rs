@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::pause::WritePause;
 use super::tail::{self, Tail, TailReport};
 use super::view::{Answer, GroupView, NodeView};
 use super::{Group, GroupError, Refusal};
@@ -28,8 +29,6 @@ use crate::wire::{Link, NodeClient, NodeReport, Replication, ReplicationId, Wire
 
 /// How long a replica may take to read what its master has, once that takes no more writes.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
-/// A pause that nobody ends ends by itself after this; the order to follow comes long before.
-const PAUSE: Duration = Duration::from_secs(10);
 /// Between two looks.
 const POLL_EVERY: Duration = Duration::from_millis(1);
 
@@ -319,11 +318,9 @@ pub(super) async fn demote(
     old: &NodeClient,
     new: &NodeClient,
 ) -> Result<(Diverged, Vec<TailReport>), WireError> {
-    let pause_ms = PAUSE.as_millis().to_string();
-    old.command(&["CLIENT", "PAUSE", &pause_ms, "WRITE"]).await?;
+    let pause = WritePause::begin(old).await?;
     let demoted = demote_paused(dir, node, unfenced, old, new).await;
-    // A replica refuses writes at once; a pause would only hold them back.
-    let _ = old.command(&["CLIENT", "UNPAUSE"]).await;
+    pause.end().await;
     demoted
 }
 

@@ -65,6 +65,51 @@ impl EngineError {
     }
 }
 
+/// Why an engine cannot be told by its name.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineNameError {
+    /// It is neither an engine's name nor a path.
+    #[error("there is no engine {0:?}")]
+    Unknown(String),
+    /// It is a program whose version does not say which engine it is.
+    #[error("{} is no server that replctl knows: its version is {version:?}", .path.display())]
+    Stranger {
+        /// The executable.
+        path: PathBuf,
+        /// What it says of itself.
+        version: String,
+    },
+    /// It cannot be run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// The engine that a command line names: as a topology does (`redis-server`), or by the path of its executable, which is asked
+/// what it is.
+///
+/// # Errors
+/// It is none.
+pub async fn engine_named(name: &str) -> Result<Engine, EngineNameError> {
+    if let Some(family) = EngineFamily::ALL.into_iter().find(|family| family.program() == name) {
+        return Ok(Engine { family, path: None });
+    }
+    if !name.contains('/') {
+        return Err(EngineNameError::Unknown(name.to_owned()));
+    }
+    if !is_executable(Path::new(name)) {
+        return Err(EngineError::NotExecutable(name.into()).into());
+    }
+    let program = Program::at(Path::new(name));
+    let text = program.version_text().await?;
+    let first_word = text.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+    let family = EngineFamily::ALL.into_iter().find(|family| family.name() == first_word);
+    let stranger = || EngineNameError::Stranger {
+        path: program.path.clone(),
+        version: text.lines().next().unwrap_or_default().chars().take(80).collect(),
+    };
+    Ok(Engine { family: family.ok_or_else(stranger)?, path: Some(program.path.clone()) })
+}
+
 impl Program {
     /// Finds the program of an engine: its path if it has one, else the family's usual name on `PATH`.
     ///
@@ -103,17 +148,26 @@ impl Program {
         if self.leading_args == ["serve"] {
             return Ok(env!("CARGO_PKG_VERSION").to_owned());
         }
-        let no_version = |reason: String| EngineError::NoVersion { program: self.path.clone(), reason };
+        let text = self.version_text().await?;
+        parse_version(&text).map(str::to_owned).ok_or_else(|| self.no_version(format!("{:?}", text.lines().next())))
+    }
+
+    /// What `--version` prints.
+    async fn version_text(&self) -> Result<String, EngineError> {
         let run = Command::new(&self.path).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
         let output = tokio::time::timeout(VERSION_LIMIT, run)
             .await
-            .map_err(|_| no_version(format!("no answer in {} s", VERSION_LIMIT.as_secs())))?
-            .map_err(|error| no_version(error.to_string()))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        parse_version(&text).map(str::to_owned).ok_or_else(|| {
-            let first_line = text.lines().next().unwrap_or_default();
-            no_version(format!("{}, {first_line:?}", output.status))
-        })
+            .map_err(|_| self.no_version(format!("no answer in {} s", VERSION_LIMIT.as_secs())))?
+            .map_err(|error| self.no_version(error.to_string()))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        match output.status.success() || !text.is_empty() {
+            true => Ok(text),
+            false => Err(self.no_version(output.status.to_string())),
+        }
+    }
+
+    fn no_version(&self, reason: String) -> EngineError {
+        EngineError::NoVersion { program: self.path.clone(), reason }
     }
 }
 

@@ -54,6 +54,15 @@ impl ProcessIdentity {
         Ok(Self { pid, start_ticks: stat.start_ticks, boot_id: boot_id()? })
     }
 
+    /// The pid of the process that has forked it, or of who has adopted it; `None` if it has ended.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn parent(&self) -> io::Result<Option<u32>> {
+        let stat = Stat::read(self.pid)?.filter(|stat| stat.start_ticks == self.start_ticks);
+        Ok(stat.map(|stat| stat.parent))
+    }
+
     /// What the process does at this moment.
     ///
     /// # Errors
@@ -146,9 +155,10 @@ impl LiveProcess {
     }
 }
 
-/// The two fields of `/proc/PID/stat` that matter here.
+/// The three fields of `/proc/PID/stat` that matter here.
 struct Stat {
     state: u8,
+    parent: u32,
     start_ticks: u64,
 }
 
@@ -170,8 +180,9 @@ impl Stat {
         let after_name = &text[text.iter().rposition(|&byte| byte == b')')? + 1..];
         let mut fields = after_name.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
         let state = *fields.next()?.first()?;
-        let start_ticks = std::str::from_utf8(fields.nth(18)?).ok()?.trim().parse().ok()?;
-        Some(Self { state, start_ticks })
+        let parent = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let start_ticks = std::str::from_utf8(fields.nth(17)?).ok()?.trim().parse().ok()?;
+        Some(Self { state, parent, start_ticks })
     }
 
     fn is_dead(&self) -> bool {
@@ -213,7 +224,7 @@ mod tests {
     fn a_command_name_with_parentheses_does_not_shift_the_fields() {
         let text = b"12 (a) S (b) ) T 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 19";
         let stat = Stat::parse(text).expect("a whole line");
-        assert_eq!((stat.state, stat.start_ticks), (b'T', 777));
+        assert_eq!((stat.state, stat.parent, stat.start_ticks), (b'T', 1, 777));
     }
 
     #[test]

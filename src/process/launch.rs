@@ -19,13 +19,18 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, getsid};
+
 use super::engine::Program;
 use super::identity::ProcessIdentity;
 use super::state::{GroupDir, ManagedServer, RunNode, RunState, Server};
+use crate::failpoint;
 use crate::topology::{Address, EngineFamily};
 
-/// The processes that were started as nodes of a group, recorded or not, by the node's name: each works in a node's
-/// directory and writes that node's log. (A person who looks around there does the one, but not the other.)
+/// The processes that were started as nodes of a group, recorded or not, by the node's name, with what they have forked.
+/// Each writes stdout and stderr to a file of that node's directory, and leads a session or works there. That stays so when a
+/// server rewrites its title (and with it its environment), changes its directory, or its log is rotated; a person who looks
+/// around there does one of it, but not all.
 ///
 /// # Errors
 /// `/proc` cannot be read.
@@ -34,17 +39,37 @@ pub fn launched(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
     let mut found = Vec::new();
     for pid in fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
         // Processes of other users, and those that end just now, do not say.
-        let Ok(directory) = fs::read_link(format!("/proc/{pid}/cwd")) else { continue };
-        let Some(name) = directory.strip_prefix(&nodes).ok().and_then(Path::to_str).filter(|name| !name.is_empty())
-        else {
+        let writes_to = |stream: u8| {
+            let file = fs::read_link(format!("/proc/{pid}/fd/{stream}")).ok()?;
+            Some(file.parent()?.strip_prefix(&nodes).ok()?.to_str()?.to_owned())
+        };
+        let Some(name) = writes_to(1).filter(|name| is_name(name) && writes_to(2).as_ref() == Some(name)) else {
             continue;
         };
-        let writes_log = fs::read_link(format!("/proc/{pid}/fd/1")).is_ok_and(|file| file == directory.join("log"));
-        if let (true, Some(identity)) = (writes_log, ProcessIdentity::of(pid)?) {
-            found.push((name.to_owned(), identity));
+        let works_there = || fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == nodes.join(&name));
+        if (leads_session(pid) || works_there())
+            && let Some(identity) = ProcessIdentity::of(pid)?
+        {
+            found.push((name, identity));
         }
     }
     Ok(found)
+}
+
+/// Those of [`launched`] that are servers, and no child of one.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn servers(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
+    Ok(launched(dir)?.into_iter().filter(|(_, identity)| leads_session(identity.pid)).collect())
+}
+
+fn leads_session(pid: u32) -> bool {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| getsid(Some(pid)) == Ok(pid))
+}
+
+fn is_name(path: &str) -> bool {
+    !path.is_empty() && !path.contains('/')
 }
 
 /// What the replication backlogs of a group may take together, in megabytes of disk (repld) or memory.
@@ -158,7 +183,9 @@ pub fn spawn(program: &Program, group: &GroupDir, node: &str) -> io::Result<Star
     unsafe {
         command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
     }
+    failpoint::pass(|| "spawning".to_owned());
     let child = command.spawn()?;
+    failpoint::pass(|| "spawned".to_owned());
     // Unreaped, the child keeps its pid even if it has died already, so this reads no stranger's entry.
     let identity = ProcessIdentity::of_child(child.id())?;
     Ok(Started { child, identity })
@@ -201,6 +228,7 @@ mod tests {
             wished_port: Some(port),
             port,
             engine: Engine { family: EngineFamily::Redis, path: None },
+            wished_engine: None,
             priority: 50,
             config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             process: None,

@@ -7,13 +7,15 @@ pub mod engine;
 pub mod identity;
 pub mod launch;
 pub mod port;
+pub mod rdb;
 pub mod state;
 
-pub use engine::{EngineError, Program};
+pub use engine::{EngineError, EngineNameError, Program, engine_named};
 pub use identity::{Condition, LiveProcess, ProcessIdentity};
-pub use launch::{Started, launched, log_tail, render_config, spawn};
+pub use launch::{Started, launched, log_tail, render_config, servers, spawn};
 pub use port::{Listeners, Stranger, free_ports};
+pub use rdb::{Build, Reading};
 pub use state::{
     Durability, GroupDir, GroupLock, ManagedServer, Promoting, RunNode, RunProcess, RunState, Server, StateDir,
-    StateError, Unfenced, UnmanagedServer,
+    StateError, Unfenced, UnmanagedServer, WishedEngine,
 };

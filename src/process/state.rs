@@ -4,8 +4,10 @@
 //! STATE/                       $XDG_STATE_HOME/replctl, or --state-dir
 //!   GROUP/                     0700
 //!     lock                     held (flock) by whoever changes the group; its text names the holder
-//!     run.json                 RunState: what was launched
+//!     run.json                 RunState: what was launched, with a checksum
+//!     run.json.old             what it was before
 //!     journal.jsonl            what was done to the group, step by step
+//!     aside/NAME/              a node's own files while another engine is tried on it
 //!     nodes/NAME/              0700, the node's working directory
 //!       node.conf  log         0600
 //!       dump.rdb …             the node's own files
@@ -21,8 +23,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::identity::ProcessIdentity;
+use crate::failpoint;
 use crate::topology::{Address, Engine, EngineFamily, Login};
 
 /// The version of `run.json` that this program writes and reads.
@@ -74,7 +78,15 @@ pub enum StateError {
         /// What the system said.
         source: io::Error,
     },
-    /// A file is not what this program writes.
+    /// Another version of this program has written it.
+    #[error("{}: schema {schema} is not the {SCHEMA} that this replctl knows", .path.display())]
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// What it says of itself.
+        schema: String,
+    },
+    /// A file is not what this program has written.
     #[error("{}: {reason}", .path.display())]
     Malformed {
         /// The file.
@@ -117,7 +129,7 @@ impl StateDir {
         let mut groups: Vec<GroupDir> = entries
             .flatten()
             .filter_map(|entry| self.group(entry.file_name().to_str()?).ok())
-            .filter(|group| group.run_file().exists())
+            .filter(|group| group.run_file().exists() || group.former_run_file().exists())
             .collect();
         groups.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(groups)
@@ -168,6 +180,10 @@ impl GroupDir {
         self.path.join("run.json")
     }
 
+    fn former_run_file(&self) -> PathBuf {
+        self.path.join("run.json.old")
+    }
+
     /// Makes the group's directory and takes the right to change the group. `command` names the holder to others.
     ///
     /// # Errors
@@ -213,6 +229,8 @@ impl GroupDir {
                 .and_then(|()| file.rewind())
                 .and_then(|()| file.write_all(text.as_bytes()))
                 .map_err(io_error)?;
+            self.remove_unfinished();
+            failpoint::pass(|| "locked".to_owned());
             return Ok(GroupLock { _file: file });
         }
     }
@@ -220,27 +238,33 @@ impl GroupDir {
     /// What was launched; `None` if the group was never started, or was wiped.
     ///
     /// # Errors
-    /// `run.json` cannot be read, or is of another version.
+    /// `run.json` cannot be read, is damaged, or is of another version.
     pub fn run_state(&self) -> Result<Option<RunState>, StateError> {
         let path = self.run_file();
-        let malformed = |reason: String| StateError::Malformed { path: path.clone(), reason };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StateError::Io { path, source }),
-        };
-        let mut text = String::new();
-        file.take(RUN_FILE_BYTES_MAX)
-            .read_to_string(&mut text)
-            .map_err(|source| StateError::Io { path: path.clone(), source })?;
-        let state: RunState = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
-        if !state.is_a_tree() {
-            return Err(malformed("its nodes are not one master with replicas below it".to_owned()));
+        match read_run_file(&path)? {
+            None if self.former_run_file().exists() => {
+                Err(StateError::Malformed { path, reason: "it is gone".to_owned() })
+            }
+            read => Ok(read),
         }
-        if state.schema != SCHEMA {
-            return Err(malformed(format!("schema {} is not the {SCHEMA} that this replctl knows", state.schema)));
+    }
+
+    /// What `run.json` was before it was replaced last; `None` if that cannot be read either.
+    pub fn former_run_state(&self) -> Option<RunState> {
+        read_run_file(&self.former_run_file()).ok().flatten()
+    }
+
+    /// Puts what is known in the place of a `run.json` that is damaged and is kept as `run.json.damaged`. Only for who holds
+    /// the lock.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn replace_damaged(&self, state: &RunState, _lock: &GroupLock) -> Result<(), StateError> {
+        let path = self.run_file();
+        match fs::rename(&path, self.path.join("run.json.damaged")) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Io { path, source }),
+            _ => self.save_run_state(state, Durability::Disk),
         }
-        Ok(Some(state))
     }
 
     /// Replaces `run.json`. It survives this process; with [`Durability::Disk`] the machine's end, too.
@@ -248,8 +272,22 @@ impl GroupDir {
     /// # Errors
     /// The directory cannot be written.
     pub fn save_run_state(&self, state: &RunState, durability: Durability) -> Result<(), StateError> {
-        let text = serde_json::to_vec_pretty(state).expect("a run state has only string keys");
+        let sealed = Sealed { checksum: checksum(&as_value(state)), state: state.clone() };
+        let text = serde_json::to_vec_pretty(&sealed).expect("a run state has only string keys");
+        self.keep_former()?;
         replace_file(&self.run_file(), &text, durability)
+    }
+
+    /// Lets the present `run.json` have a second name, under which it stays when it is replaced.
+    fn keep_former(&self) -> Result<(), StateError> {
+        let (path, former) = (self.run_file(), self.former_run_file());
+        let beside = self.path.join(format!("{UNFINISHED}former"));
+        let _ = fs::remove_file(&beside);
+        match fs::hard_link(&path, &beside).and_then(|()| fs::rename(&beside, &former)) {
+            // The first one has none before it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            kept => kept.map_err(|source| StateError::Io { path: former, source }),
+        }
     }
 
     /// Replaces a node's configuration file, making its directory if needed.
@@ -259,6 +297,67 @@ impl GroupDir {
     pub fn save_config(&self, node: &str, text: &str) -> Result<(), StateError> {
         create_private_dir(&self.node_dir(node))?;
         replace_file(&self.config_file(node), text.as_bytes(), Durability::PageCache)
+    }
+
+    /// Where a node's own files wait while another engine is tried on it.
+    fn aside(&self, node: &str) -> PathBuf {
+        self.path.join("aside").join(node)
+    }
+
+    /// Takes a node's own files out of its directory, all but its configuration, its log and `stay`, so that a server starts
+    /// there with nothing. What waits already stays: it is older, and what the node has since got is a copy of others'.
+    ///
+    /// # Errors
+    /// The directories cannot be written.
+    pub fn set_aside(&self, node: &str, stay: &[&str]) -> Result<(), StateError> {
+        create_private_dir(&self.node_dir(node))?;
+        let aside = self.aside(node);
+        create_private_dir(&aside)?;
+        for path in self.own_files(node, stay)? {
+            let target = aside.join(path.file_name().expect("entries have names"));
+            let is_older = target.symlink_metadata().is_ok();
+            let moved = if is_older { remove(&path) } else { fs::rename(&path, &target) };
+            moved.map_err(|source| StateError::Io { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// Gives a node back what was set aside, in place of what it has.
+    ///
+    /// # Errors
+    /// The directories cannot be written.
+    pub fn bring_back(&self, node: &str, stay: &[&str]) -> Result<(), StateError> {
+        let aside = self.aside(node);
+        if !aside.is_dir() {
+            return Ok(());
+        }
+        for path in self.own_files(node, stay)? {
+            remove(&path).map_err(|source| StateError::Io { path, source })?;
+        }
+        for path in entries(&aside)? {
+            let target = self.node_dir(node).join(path.file_name().expect("entries have names"));
+            fs::rename(&path, target).map_err(|source| StateError::Io { path, source })?;
+        }
+        self.drop_aside(node)
+    }
+
+    fn own_files(&self, node: &str, stay: &[&str]) -> Result<Vec<PathBuf>, StateError> {
+        let mut files = entries(&self.node_dir(node))?;
+        let stays = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| ["node.conf", "log"].contains(&name) || stay.contains(&name))
+        };
+        files.retain(|path| !stays(path));
+        Ok(files)
+    }
+
+    /// Removes what was set aside, if anything was.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn drop_aside(&self, node: &str) -> Result<(), StateError> {
+        let path = self.aside(node);
+        remove(&path).map_err(|source| StateError::Io { path, source })
     }
 
     /// Keeps what nobody has any more of a replication stream in `tails/NAME`, on disk before anything throws it away; tells
@@ -279,8 +378,10 @@ impl GroupDir {
     /// # Errors
     /// The directory cannot be written.
     pub fn forget(&self, _lock: &GroupLock) -> Result<(), StateError> {
-        let path = self.run_file();
-        fs::remove_file(&path).map_err(|source| StateError::Io { path, source })
+        for path in [self.former_run_file(), self.run_file()] {
+            remove_file(&path)?;
+        }
+        Ok(())
     }
 
     /// Removes the group's directory with all data in it. Only for who holds the lock.
@@ -288,9 +389,92 @@ impl GroupDir {
     /// # Errors
     /// Something in it cannot be removed.
     pub fn wipe(&self, _lock: &GroupLock) -> Result<(), StateError> {
-        fs::remove_dir_all(&self.path).map_err(|source| StateError::Io { path: self.path.clone(), source })
+        // What makes it a group goes last: a wipe that breaks off is done again.
+        for part in ["nodes", "tails"] {
+            remove_dir(&self.path.join(part))?;
+            failpoint::pass(|| format!("removed {part}"));
+        }
+        remove_file(&self.former_run_file())?;
+        remove_dir(&self.path)
+    }
+
+    /// Removes what was being written when a replctl was killed. Nobody else writes: the lock is ours.
+    fn remove_unfinished(&self) {
+        let nodes = fs::read_dir(self.path.join("nodes")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let dirs = nodes.chain([self.path.clone(), self.path.join("tails")]);
+        let files = dirs.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+        for file in files.filter(|file| file.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+            // It does no harm where it stays.
+            let _ = fs::remove_file(file.path());
+        }
     }
 }
+
+/// `run.json`, or what it was before; `None` if there is none.
+fn read_run_file(path: &Path) -> Result<Option<RunState>, StateError> {
+    let malformed = |reason: String| StateError::Malformed { path: path.to_owned(), reason };
+    let io_error = |source| StateError::Io { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_error(source)),
+    };
+    let mut text = Vec::new();
+    file.take(RUN_FILE_BYTES_MAX).read_to_end(&mut text).map_err(io_error)?;
+    let mut value: Value = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+    let sealed = value.as_object_mut().and_then(|object| object.remove("checksum"));
+    if sealed.is_none_or(|sealed| sealed != checksum(&value)) {
+        return Err(malformed("its checksum is not that of what it says".to_owned()));
+    }
+    if value["schema"] != SCHEMA {
+        return Err(StateError::OtherVersion { path: path.to_owned(), schema: value["schema"].to_string() });
+    }
+    let state: RunState = serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
+    if !state.is_a_tree() {
+        return Err(malformed("its nodes are not one master with replicas below it".to_owned()));
+    }
+    Ok(Some(state))
+}
+
+/// [`RunState`] as it stands in its file.
+#[derive(Serialize)]
+struct Sealed {
+    #[serde(flatten)]
+    state: RunState,
+    checksum: String,
+}
+
+fn as_value(state: &RunState) -> Value {
+    serde_json::to_value(state).expect("a run state has only string keys")
+}
+
+/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>) of an object's compact text, its names in order: one changed byte
+/// always changes it.
+fn checksum(value: &Value) -> String {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    format!("{:016x}", value.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+fn remove_file(path: &Path) -> Result<(), StateError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StateError::Io { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<(), StateError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StateError::Io { path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How the name of a file begins that is written beside the one that it is to replace.
+const UNFINISHED: &str = ".unfinished-";
 
 /// What a replaced file outlives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -365,6 +549,9 @@ pub struct ManagedServer {
     /// What serves it.
     #[serde(with = "EngineFields")]
     pub engine: Engine,
+    /// The engine that its topology gives it, where `restart --engine` has replaced that by another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wished_engine: Option<WishedEngine>,
     /// `replica-priority`
     pub priority: u32,
     /// The topology's directives for it. Passwords are among them: only the owner may read this file.
@@ -453,6 +640,25 @@ struct EngineFields {
     #[serde(with = "EngineFamilyName")]
     family: EngineFamily,
     path: Option<PathBuf>,
+}
+
+/// An engine that a topology names and that does not serve its node any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WishedEngine(#[serde(with = "EngineFields")] pub Engine);
+
+impl ManagedServer {
+    /// Gives it another engine, from its next start on, and remembers which one its topology names.
+    pub fn change_engine(&mut self, engine: Engine) {
+        let was = std::mem::replace(&mut self.engine, engine);
+        let wished = self.wished_engine.take().map_or(was, |wished| wished.0);
+        self.wished_engine = (wished != self.engine).then_some(WishedEngine(wished));
+    }
+
+    /// Whether a topology that names this engine means what it has, or had before its engine was changed.
+    pub fn is_meant_by(&self, engine: &Engine) -> bool {
+        self.engine == *engine || self.wished_engine.as_ref().is_some_and(|wished| wished.0 == *engine)
+    }
 }
 
 /// [`EngineFamily`] as `run.json` has it.
@@ -544,16 +750,39 @@ fn create_private_dir(path: &Path) -> Result<(), StateError> {
         .map_err(|source| StateError::Io { path: path.to_owned(), source })
 }
 
+/// The paths of what is in a directory.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, StateError> {
+    let read = || fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>();
+    read().map_err(|source| StateError::Io { path: dir.to_owned(), source })
+}
+
+/// Removes a file, or a directory with all that is in it, if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Writes a file beside `path` (mode 0600) and renames it over it.
 fn replace_file(path: &Path, contents: &[u8], durability: Durability) -> Result<(), StateError> {
     let dir = path.parent().expect("a file of the state directory has a parent");
+    let point = |when: &str| format!("{when} {}", path.file_name().unwrap_or_default().to_string_lossy());
     let write = || -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        failpoint::pass(|| point("saving"));
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
         file.write_all(contents)?;
         if durability == Durability::Disk {
             file.as_file().sync_all()?;
         }
+        failpoint::pass(|| point("replacing"));
         file.persist(path)?;
+        failpoint::pass(|| point("replaced"));
         if durability == Durability::Disk {
             File::open(dir)?.sync_all()?;
         }
@@ -577,6 +806,7 @@ mod tests {
             wished_port: None,
             port: 6379,
             engine: Engine { family: EngineFamily::Redis, path: Some("/opt/redis-server".into()) },
+            wished_engine: None,
             priority: 100,
             config: BTreeMap::from([("save".to_owned(), "900 1".to_owned())]),
             process: None,
@@ -646,11 +876,92 @@ mod tests {
         let _lock = group.lock("up").expect("nobody holds it");
         let mut of_tomorrow = RunState::new("trio", None, vec![node("n1", None)]);
         of_tomorrow.schema += 1;
-        let of_tomorrow = serde_json::to_string(&of_tomorrow).expect("it is plain data");
-        for text in ["", "{", "[]", &of_tomorrow] {
-            fs::write(group.run_file(), text).expect("the directory is ours");
-            assert!(matches!(group.run_state(), Err(StateError::Malformed { .. })), "{text}");
+        group.save_run_state(&of_tomorrow, Durability::PageCache).expect("the directory is ours");
+        assert!(matches!(group.run_state(), Err(StateError::OtherVersion { .. })));
+    }
+
+    #[test]
+    fn a_damaged_run_state_is_refused_or_read_as_it_was() {
+        let (_dir, group) = scratch();
+        let _lock = group.lock("up").expect("nobody holds it");
+        let identity = ProcessIdentity { pid: 7, start_ticks: 8, boot_id: "b".to_owned() };
+        let mut master = node("n1", None);
+        let process = RunProcess { identity, program: "/usr/bin/redis-server".into(), version: "7.0.15".to_owned() };
+        master.managed_mut().expect("it is managed").process = Some(process);
+        let state = RunState::new("trio", Some(5), vec![master, unmanaged("n2", Some("n1"))]);
+        group.save_run_state(&state, Durability::PageCache).expect("the directory is ours");
+        let whole = fs::read(group.run_file()).expect("it is there");
+        let is_harmless = |bytes: &[u8]| {
+            fs::write(group.run_file(), bytes).expect("the directory is ours");
+            match group.run_state() {
+                Ok(read) => read == Some(state.clone()),
+                Err(error) => matches!(error, StateError::Malformed { .. }),
+            }
+        };
+        assert!((0..whole.len()).all(|length| is_harmless(&whole[..length])), "cut off");
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            assert!(is_harmless(&flipped), "byte {at}: {}", String::from_utf8_lossy(&flipped));
         }
+        for garbage in [&b""[..], b"{", b"[]", b"null", b"\0\0\0\0", b"\xff\xfe", &whole.repeat(2)] {
+            assert!(is_harmless(garbage), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_run_state_was_before_is_kept() {
+        let (_dir, group) = scratch();
+        let lock = group.lock("up").expect("nobody holds it");
+        let states = ["n1", "n2", "n3"].map(|name| RunState::new("trio", None, vec![node(name, None)]));
+        for (index, state) in states.iter().enumerate() {
+            group.save_run_state(state, Durability::PageCache).expect("the directory is ours");
+            assert_eq!(group.former_run_state().as_ref(), index.checked_sub(1).map(|before| &states[before]));
+        }
+        fs::remove_file(group.run_file()).expect("it is there");
+        assert!(matches!(group.run_state(), Err(StateError::Malformed { .. })), "a group does not vanish with a file");
+        group.replace_damaged(&states[1], &lock).expect("the directory is ours");
+        assert_eq!(group.run_state().expect("it is readable").as_ref(), Some(&states[1]));
+    }
+
+    #[test]
+    fn files_set_aside_come_back_in_place_of_newer_ones() {
+        let (_dir, group) = scratch();
+        let file = |name: &str| group.node_dir("n1").join(name);
+        let read = |name: &str| fs::read_to_string(file(name)).unwrap_or_default();
+        group.save_config("n1", "port 1\n").expect("the directory is ours");
+        fs::create_dir(file("appendonlydir")).expect("the directory is ours");
+        fs::write(file("dump.rdb"), "old").expect("the directory is ours");
+        fs::write(file("users.acl"), "stays").expect("the directory is ours");
+        group.set_aside("n1", &["users.acl"]).expect("the directory is ours");
+        assert!(!file("dump.rdb").exists() && !file("appendonlydir").exists() && file("node.conf").exists());
+        fs::write(file("dump.rdb"), "new").expect("the directory is ours");
+        group.set_aside("n1", &["users.acl"]).expect("twice is as good as once");
+        assert_eq!(read("dump.rdb"), "");
+        fs::write(file("dump.rdb"), "newer").expect("the directory is ours");
+        fs::write(file("backlog.bin"), "of the other engine").expect("the directory is ours");
+        group.bring_back("n1", &["users.acl"]).expect("the directory is ours");
+        assert!(read("dump.rdb") == "old" && file("appendonlydir").is_dir());
+        assert!(!file("backlog.bin").exists() && read("users.acl") == "stays");
+        group.bring_back("n1", &["users.acl"]).expect("nothing is there, and nothing happens");
+        assert_eq!(read("dump.rdb"), "old");
+    }
+
+    #[test]
+    fn a_changed_engine_remembers_what_the_topology_names_until_it_is_that_again() {
+        let mut node = node("n1", None);
+        let server = node.managed_mut().expect("it is managed");
+        let (of_file, repld) = (server.engine.clone(), Engine::REPLD);
+        let valkey = Engine { family: EngineFamily::Valkey, path: None };
+        server.change_engine(repld.clone());
+        server.change_engine(valkey.clone());
+        assert_eq!(server.wished_engine, Some(WishedEngine(of_file.clone())));
+        assert!(server.is_meant_by(&of_file) && server.is_meant_by(&valkey) && !server.is_meant_by(&repld));
+        let text = serde_json::to_string(&node).expect("it is plain data");
+        assert_eq!(serde_json::from_str::<RunNode>(&text).expect("it is readable"), node);
+        let server = node.managed_mut().expect("it is managed");
+        server.change_engine(of_file);
+        assert_eq!(server.wished_engine, None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod address;
 mod diagnostic;
 mod directive;
+mod drill;
 mod preset;
 mod raw;
 mod resolve;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 pub use address::{Address, Login};
 pub use diagnostic::{Diagnostic, Position, TopologyError};
 pub use directive::is_secret;
+pub use drill::{Act, Drill, DrillStep, Expectations, Load, Target, WishedResync, Workload};
 pub use preset::{PRESETS, Preset};
 pub use raw::bytes_of;
 
@@ -39,6 +41,7 @@ pub struct Topology {
     nodes: Vec<Node>,
     max_loss_bytes: Option<u64>,
     after_promote: Vec<String>,
+    drills: Vec<Drill>,
 }
 
 /// One server of the group.
@@ -173,11 +176,12 @@ impl Topology {
         let directory = path.parent().unwrap_or(Path::new(""));
         let raw = raw::read(text, directory).map_err(at_fault)?;
         let nodes = resolve::resolve(&raw).map_err(at_fault)?;
+        let drills = drill::resolve(raw.drills, &nodes).map_err(at_fault)?;
         let name = match raw.name {
             Some(name) => name,
             None => name_from(path).map_err(at_fault)?,
         };
-        Ok(Self { name, nodes, max_loss_bytes: raw.max_loss_bytes, after_promote: raw.after_promote })
+        Ok(Self { name, nodes, max_loss_bytes: raw.max_loss_bytes, after_promote: raw.after_promote, drills })
     }
 
     /// Reads a topology from a file of at most 1 MiB.
@@ -247,6 +251,24 @@ impl Topology {
     /// none.
     pub fn after_promote(&self) -> &[String] {
         &self.after_promote
+    }
+
+    /// `[[drill]]`, in file order.
+    pub fn drills(&self) -> &[Drill] {
+        &self.drills
+    }
+
+    /// The same group to be started beside one that is up, to be broken: on free ports, and nobody is told of its masters
+    /// (`[hooks]`). With `engine` that one serves every node.
+    pub fn for_drill(mut self, engine: Option<&Engine>) -> Self {
+        self.after_promote.clear();
+        for node in &mut self.nodes {
+            if let NodeServer::Managed(managed) = &mut node.server {
+                managed.port = None;
+                managed.engine = engine.unwrap_or(&managed.engine).clone();
+            }
+        }
+        self
     }
 
     /// Takes out the optional nodes whose engine is missing, with everything that replicates from them, and returns

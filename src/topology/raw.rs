@@ -4,6 +4,8 @@
 //! It is read from the parsed TOML document ([TOML 1.0](https://toml.io/en/v1.0.0)) by hand and not through serde,
 //! because serde stops at the first error and a person wants to see them all.
 
+mod drill;
+
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -14,13 +16,15 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, nearest, quoted};
 use super::{Address, Engine, EngineFamily, NODES_MAX, UnmanagedNode, directive};
 
+pub(super) use drill::RawDrill;
+
 /// Longest name of a group or a node, in bytes: it is a directory's name and a word on the command line.
 const NAME_BYTES_MAX: usize = 64;
 
 /// `replica-priority` is a C int in the servers.
 const PRIORITY_MAX: i64 = i32::MAX as i64;
 
-const TOP_KEYS: [&str; 5] = ["name", "defaults", "node", "failover", "hooks"];
+const TOP_KEYS: [&str; 6] = ["name", "defaults", "node", "failover", "hooks", "drill"];
 const NODE_KEYS: [&str; 12] = [
     "name",
     "port",
@@ -53,6 +57,7 @@ pub(super) struct RawTopology {
     pub nodes: Vec<RawNode>,
     pub max_loss_bytes: Option<u64>,
     pub after_promote: Vec<String>,
+    pub drills: Vec<RawDrill>,
 }
 
 /// One `[[node]]`.
@@ -125,7 +130,8 @@ impl Reader<'_> {
                 "node" => topology.nodes = self.nodes(value),
                 "failover" => topology.max_loss_bytes = self.failover(key, value),
                 "hooks" => topology.after_promote = self.hooks(key, value),
-                "sentinel" | "drill" => self.not_supported_yet(key),
+                "drill" => topology.drills = self.drills(value),
+                "sentinel" => self.not_supported_yet(key),
                 _ => self.unknown_key(key, "a topology", &TOP_KEYS),
             }
         }

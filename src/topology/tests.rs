@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Topology, TopologyError> {
@@ -44,6 +46,51 @@ fn every_key_of_the_design_is_read() {
     assert_eq!((n2.engine.family, n2.port, n2.priority), (EngineFamily::Redis, None, 0));
     let config: Vec<String> = n2.config.iter().map(|(name, value)| format!("{name} {value}")).collect();
     assert_eq!(config, ["active-defrag 0.5", "appendonly yes", "maxclients 16", "maxmemory 1gb", "save 900 1"]);
+}
+
+#[test]
+fn a_drill_is_read_with_its_load_steps_and_expectations() {
+    let topology = valid(
+        r#"
+        [[node]]
+        name = "n1"
+        [[node]]
+        name = "n2"
+        replica-of = "n1"
+        [[drill]]
+        name = "all steps"
+        load = { writers = 2, workload = "append", rate = 100, value-size = 8, wait = 1 }
+        steps = [
+          { after = "1s", do = "kill-master" }, { do = "kill n2" }, { do = "pause  master" }, { do = "resume old-master" },
+          { do = "start n1" }, { do = "wipe n1" }, { do = "restart n2" }, { do = "restart --all" }, { do = "promote" },
+          { do = "promote n2" }, { do = "switchover" }, { do = "switchover n1" }, { do = "repoint n2 --to n1" },
+        ]
+        expect = { lost = 3, outage = "250ms", resync = "partial", master-count = 2, converged = false }
+        [[drill]]
+        name = "all defaults"
+        "#,
+    );
+    let [drill, defaults] = topology.drills() else { panic!("two drills") };
+    assert_eq!(drill.name, "all steps");
+    let load = Load { writers: 2, workload: Workload::Append, rate: Some(100), value_bytes: 8, wait: 1 };
+    let (outage, resync) = (Some(Duration::from_millis(250)), Some(WishedResync::Partial));
+    let expect = Expectations { lost: Some(3), outage, resync, master_count: 2, converged: false };
+    assert_eq!((drill.load, &drill.expect), (load, &expect));
+    assert_eq!(drill.steps[0], DrillStep { after: Duration::from_secs(1), act: Act::KillMaster });
+    let acts: Vec<String> = drill.steps.iter().map(|step| step.act.to_string()).collect();
+    assert_eq!(acts[1..4], ["kill n2", "pause master", "resume old-master"]);
+    assert_eq!(
+        acts[7..],
+        ["restart --all", "promote", "promote n2", "switchover", "switchover n1", "repoint n2 --to n1"]
+    );
+    assert_eq!((defaults.load, &defaults.expect), (Load::default(), &Expectations::default()));
+    assert!(defaults.steps.is_empty());
+}
+
+#[test]
+fn a_nodes_own_name_comes_before_the_word_for_the_master() {
+    let topology = valid("[[node]]\nname = 'master'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'pause master' }]\n");
+    assert_eq!(topology.drills()[0].steps[0].act, Act::Pause(Target::Node("master".to_owned())));
 }
 
 #[test]
@@ -163,7 +210,15 @@ fn errors_name_their_place_and_the_way_out() {
             "[[node]]\nname = 'a'\n[node.config]\nsave = \"1 1\\nport 1\"\n\"a\\nb\" = 1\nrequirepass = '\"open'\nx = ['a']\nsAVE = ''\n",
         ),
         ("sizes", "[failover]\nmax-loss = '64k'\nmaxloss = 1\n[[node]]\nname = 'a'\n"),
-        ("not yet", "[[node]]\nname = 'a'\n[sentinel]\ncount = 3\n[[drill]]\nname = 'x'\n"),
+        ("not yet", "[[node]]\nname = 'a'\n[sentinel]\ncount = 3\n"),
+        (
+            "drills",
+            "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nload = { writer = 8, workload = 'sets', rate = 'min', wait = -1 }\nsteps = [{ after = '1', do = 'kill-master' }, { after = '1s' }, 'promote']\nexpect = { lost = '0', resync = 'half' }\n[[drill]]\nsteps = []\n",
+        ),
+        (
+            "steps of drills",
+            "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill-mastr' }, { do = 'kill n2' }, { do = 'repoint n1' }, { do = 'pause' }]\n[[drill]]\nname = 'x'\n",
+        ),
         ("two masters", "[[node]]\nname = 'a'\n[[node]]\nname = 'b'\n"),
         ("several masters by count", "[[node]]\nname = 'a'\ncount = 3\n"),
         ("a replica of itself", "[[node]]\nname = 'a'\nreplica-of = 'a'\n"),

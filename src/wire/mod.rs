@@ -16,6 +16,7 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError, Value,
 };
 
+use crate::failpoint;
 use crate::topology::{Address, Login};
 
 pub use report::{
@@ -169,7 +170,9 @@ impl NodeClient {
         for word in words {
             command.arg(word.as_ref());
         }
+        pass_order("sending", words);
         let reply = self.connection.clone().send_packed_command(&command).await.map_err(|error| self.error(&error))?;
+        pass_order("sent", words);
         self.without_error(reply)
     }
 
@@ -185,6 +188,7 @@ impl NodeClient {
             for word in rest {
                 command.arg(*word);
             }
+            pass_order("sending", words);
         }
         let replies = self
             .connection
@@ -192,6 +196,7 @@ impl NodeClient {
             .send_packed_commands(&pipeline, 0, commands.len())
             .await
             .map_err(|error| self.error(&error))?;
+        commands.iter().for_each(|words| pass_order("sent", words));
         Ok(replies.into_iter().map(|reply| self.without_error(reply)).collect())
     }
 
@@ -238,5 +243,14 @@ impl NodeClient {
 
     fn error(&self, error: &RedisError) -> WireError {
         WireError::of(error, &self.endpoint, self.limit)
+    }
+}
+
+/// Lets a test kill this program before and after a command that changes a node.
+fn pass_order<A: AsRef<[u8]>>(when: &str, words: &[A]) {
+    const ORDERS: [&[u8]; 3] = [b"REPLICAOF", b"CLIENT", b"FAILOVER"];
+    if words.first().is_some_and(|name| ORDERS.contains(&name.as_ref())) {
+        let words = words.iter().take(2).map(|word| String::from_utf8_lossy(word.as_ref()));
+        failpoint::pass(|| words.fold(when.to_owned(), |point, word| format!("{point} {word}")));
     }
 }

@@ -1,14 +1,21 @@
 //! End-to-end tests of `replctl`: the real program, one module per behaviour.
 
 mod adopt;
+mod busy;
 mod by_hand;
 mod check;
 mod cli;
+#[cfg(feature = "failpoints")]
+mod crash;
+mod damage;
+mod drill;
 mod eligibility;
 mod empty_master;
+mod forks;
 mod live;
 mod nodes;
 mod promote;
+mod rolling;
 mod salvage;
 mod sentinel_disaster;
 mod servers;
@@ -16,6 +23,7 @@ mod status;
 mod switchover;
 mod tail;
 mod up;
+mod zombie;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,10 @@
 """A replctl group for a long test: in a state directory of its own, on ports known beforehand, ended whatever happens."""
-import json, os, signal, subprocess, threading, time
+import contextlib, json, os, shutil, signal, subprocess, sys, tempfile, threading, time
 
-from resp import Connection, Refused, ask, free_port
+from resp import Connection, Refused, ask, free_port, request, wait_until
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ENGINES = ["repld", "redis-server", "valkey-server"]
 
 
 class Group:
@@ -30,6 +33,32 @@ class Group:
         text = ask(self.ports[name], "INFO", section)
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
+    def pid(self, name):
+        nodes = json.loads(self.output("status"))["nodes"]
+        return next(node["process"]["pid"] for node in nodes if node["name"] == name)
+
+    def output(self, *arguments):
+        """What replctl prints as JSON, however it ends."""
+        argv = [self.replctl, "--state-dir", os.path.join(self.directory, "state"), "--json", *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=120).stdout
+
+    def node_dir(self, name):
+        return os.path.join(self.directory, "state", "long", "nodes", name)
+
+    def empty(self, name):
+        """Takes away what a node has on disk, but for its configuration."""
+        for entry in os.scandir(self.node_dir(name)):
+            if entry.name != "node.conf":
+                shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
+
+    def fill(self, name, keys):
+        """Writes as many keys to a node, and waits until all nodes have them."""
+        with Connection(self.ports[name], timeout_secs=60) as connection:
+            connection.socket.sendall(b"".join(request("SET", f"key:{number}", "x" * 32) for number in range(keys)))
+            for _ in range(keys):
+                connection.reply()
+        wait_until("every node has the keys", lambda: {ask(port, "DBSIZE") for port in self.ports.values()} == {keys})
+
     def down(self):
         """Ends the group; what the tool leaves is an error, and is ended by process id."""
         try:
@@ -39,6 +68,39 @@ class Group:
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
         assert not left, f"down left processes behind: {left}"
+
+
+@contextlib.contextmanager
+def group(replctl, script, engines, config=None):
+    """A group that is down when this ends. After an error its directory, with the logs, is kept and named."""
+    directory = tempfile.mkdtemp(prefix=f"long-{script}-")
+    made = Group(replctl, directory, engines, config)
+    try:
+        yield made
+    except BaseException as error:
+        if isinstance(error, Exception):  # not an interrupt; wiping takes the logs away, so they are kept
+            shutil.copytree(directory, directory + "-failed", ignore=shutil.ignore_patterns("*.sock", "backlog.bin"))
+            print(f"kept: {directory}-failed", file=sys.stderr)
+        with contextlib.suppress(Exception):  # what went wrong first is what counts
+            made.down()
+        raise
+    else:
+        made.down()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def installed(wished):
+    """Those of `wished` (all engines, if empty) that this machine has; the others are named."""
+    for engine in wished or ENGINES:
+        if engine == "repld" or shutil.which(engine):
+            yield engine
+        else:
+            print(f"{engine} is not installed: skipped")
+
+
+def load():
+    return "load of the machine " + " ".join(f"{average:.1f}" for average in os.getloadavg())
 
 
 def processes_in(directory):

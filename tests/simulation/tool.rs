@@ -538,7 +538,7 @@ impl Tool {
             HandOverOrder::AskNew { .. } => self.ask(world, new),
             HandOverOrder::AskOld { .. } => self.ask(world, old),
             _ if !self.reaches(world, old) => Word::Failed("no answer".to_owned()),
-            HandOverOrder::Pause(_) => {
+            HandOverOrder::Pause => {
                 world.nodes[old].is_paused = true;
                 Word::Done
             }

@@ -1,5 +1,7 @@
 //! A base that is requests and no image (`aof-use-rdb-preamble no`): a RESTORE for each key.
 
+use std::sync::Arc;
+
 use super::Note;
 use crate::keyspace::Chunk;
 use crate::rdb;
@@ -13,10 +15,12 @@ pub struct RequestBase {
 }
 
 impl RequestBase {
-    /// Its encoder, and what stands at its beginning: when it was made (seconds since the epoch), if that is to be noted.
-    pub fn begin(compress: bool, stamp_s: Option<i64>) -> (RequestBase, Vec<u8>) {
+    /// Its encoder, and what stands at its beginning: when it was made (seconds since the epoch), if that is to be noted, and
+    /// the libraries of functions.
+    pub fn begin(compress: bool, stamp_s: Option<i64>, functions: &[Arc<[u8]>]) -> (RequestBase, Vec<u8>) {
         let mut bytes = Vec::new();
         stamp_s.into_iter().for_each(|stamp_s| Note::Time(stamp_s).append_to(&mut bytes));
+        functions.iter().for_each(|code| append_request(&mut bytes, &[b"FUNCTION", b"LOAD", b"REPLACE", code]));
         (RequestBase { db: None, compress }, bytes)
     }
 

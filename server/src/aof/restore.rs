@@ -230,6 +230,7 @@ impl Restore {
         loaded.tell();
         self.restored.point = loaded.point;
         let loading = instance.loading;
+        instance.functions = loaded.functions;
         instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
         instance.loading = loading;
         file.seek(SeekFrom::Start(image_bytes)).map_err(|error| AofError::Io { name: name.clone(), error })?;

@@ -40,7 +40,7 @@ pub fn named(name: &[u8]) -> Option<Categories> {
 /// Those that a command belongs to.
 pub fn of(command: &Command) -> Categories {
     let flags = [
-        ("write", command.is_write()),
+        ("write", command.counts_as_write()),
         ("read", command.is_readonly() && about(command.name).group != Group::Scripting),
         ("admin", command.is(table::ADMIN)),
         ("dangerous", command.is(table::ADMIN)),

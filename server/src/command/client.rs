@@ -160,6 +160,9 @@ pub(super) fn kill(context: &mut ServerContext, args: Args) -> Result<Flow> {
     for client in doomed.iter().filter(|client| client.id != own) {
         client.kill();
     }
+    context.instance.has_killed = true;
+    // What a replica lacks that is among them is not kept for it any more.
+    context.instance.hold_for_slowest();
     match (by_address, doomed.len()) {
         (true, 0) => return Err(ErrorReply::new("ERR No such client")),
         (true, _) => context.reply().ok(),

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use super::key::database;
-use super::{Args, ErrorReply, Flow, Result, ServerContext, parse_integer};
+use super::key::{database, parse_database};
+use super::{Args, ErrorReply, Flow, Result, ServerContext};
 use crate::client::{ClientKind, ReplyMode, Subscriptions};
 use crate::instance::REDIS_VERSION;
 use crate::resp::{Protocol, Reply};
@@ -37,7 +37,7 @@ pub(super) fn quit(context: &mut ServerContext, _args: Args) -> Result<Flow> {
 }
 
 pub(super) fn select(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let index = database(&context.instance.keyspace, parse_integer(args.get(1))?)?;
+    let index = database(&context.instance.keyspace, parse_database(args.get(1))?)?;
     context.session.client.db.set(index);
     context.ok()
 }

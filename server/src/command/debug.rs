@@ -29,6 +29,10 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
             context.instance.active_expiry = parse_integer(args.get(2))? != 0;
             context.ok()
         }
+        (b"set-skip-checksum-validation", 3) => {
+            context.instance.ignores_checksums = parse_integer(args.get(2))? != 0;
+            context.ok()
+        }
         (b"change-repl-id", 2) => {
             log!(Notice, "Changing replication IDs after receiving change-repl-id");
             let history = History { replid: context.instance.random_id(), previous: None };
@@ -180,6 +184,7 @@ fn reload(instance: &mut Instance, args: Args) -> Result<()> {
     let loaded = load(instance).map_err(|error| {
         ErrorReply::owned(format!("ERR Error trying to load the RDB dump, check server logs: {error}"))
     })?;
+    instance.functions = loaded.functions;
     instance.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
     log!(Warning, "DB reloaded by DEBUG RELOAD");
     Ok(())

@@ -17,6 +17,9 @@ use crate::number::parse_i64;
 use crate::resp::{Protocol, Reply, Request, Span, append_request};
 use crate::tracking::Wish;
 
+/// What a command is called that nobody knows.
+const UNKNOWN: &str = "<unknown>";
+
 /// What the connection does after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
@@ -138,6 +141,7 @@ impl Instance {
         let flow = match planned.command {
             None => {
                 let error = table::resolve(args).err().expect("nobody knew the command when it was planned");
+                session.client.last_command.set(UNKNOWN);
                 self.refuse(session, None, &error, out);
                 Flow::Continue
             }
@@ -163,13 +167,13 @@ impl Instance {
         if flow != Flow::Postpone {
             self.stats.total_commands_processed += 1;
         }
-        if session.feed.is_some() && flow != Flow::Feed {
-            // A reply would get into the stream.
-            out.truncate(start);
-        }
         suppress_reply(session, start, planned.command, out);
         if self.waiters.any_ready() {
             self.serve_ready();
+        }
+        if session.feed.is_some() && flow != Flow::Feed && out.len() > start {
+            out.truncate(start);
+            return self.refuse_reply(session, planned.command);
         }
         if self.tracking.is_on() {
             self.tell_trackers();
@@ -180,6 +184,17 @@ impl Instance {
             session.client.collect(out);
         }
         flow
+    }
+
+    /// A replica has asked for something that has a reply, which it would take for a part of the stream.
+    fn refuse_reply(&self, session: &Session, command: Option<&'static Command>) -> Flow {
+        log!(
+            Warning,
+            "Replica generated a reply to command '{}', disconnecting it: {}",
+            command.map_or(UNKNOWN, |command| command.name),
+            session.client.describe(self.now_ms)
+        );
+        Flow::Close
     }
 
     /// Tells those who track keys of what has changed.
@@ -208,7 +223,7 @@ impl Instance {
         let serves = self.replication.is_master() || self.config.replica_serve_stale_data;
         Admission {
             reads: unhindered && serves && self.has_room(),
-            writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write(session).is_ok(),
+            writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write().is_ok(),
         }
     }
 
@@ -236,9 +251,14 @@ impl Instance {
 
     pub(super) fn reply_error(&mut self, session: &Session, text: &[u8], out: &mut Vec<u8>) {
         self.count_error(text);
-        if session.is_upstream() {
-            let text = String::from_utf8_lossy(text);
-            log!(Warning, "== CRITICAL == This replica is sending an error to its master: '{text}'");
+        if session.is_upstream() || session.feed.is_some() {
+            let (from, to) = if session.is_upstream() { ("replica", "master") } else { ("master", "replica") };
+            log!(
+                Warning,
+                "== CRITICAL == This {from} is sending an error to its {to}: '{}' after processing the command '{}'",
+                String::from_utf8_lossy(text),
+                session.client.last_command.get()
+            );
         }
         Reply::new(out, session.protocol).error(text);
     }
@@ -249,10 +269,10 @@ impl Instance {
             self.refuse(session, Some(call), &ErrorReply::arity(command.name), out);
             return Flow::Continue;
         }
+        session.client.last_command.set(command.name);
         if session.is_upstream() {
             return self.queue_or_call(session, call, out);
         }
-        session.client.last_command.set(command.name);
         let gate = self.gate(session, call);
         if self.tracking.is_on() {
             // Who was to make room has been evicted before the answer.
@@ -287,6 +307,9 @@ impl Instance {
         if is_restricted {
             self.check_permission(session, command, call.args).map_err(|denied| denied.reply(command, call.args))?;
         }
+        if session.feed.is_some() && !matches!(command.handler, Handler::Server(_)) {
+            return Err(ErrorReply::new("ERR Replica can't interact with the keyspace"));
+        }
         if self.replication.is_ghost() && !runs_on_a_ghost(command) {
             return Err(ErrorReply::owned(format!(
                 "ERR '{}' is refused: this serves a dead server's backlog to its replicas and has no data",
@@ -294,7 +317,7 @@ impl Instance {
             )));
         }
         if command.is_write() || command.name == "exec" && self.may_write(session, command) {
-            self.gate_write(session)?;
+            self.gate_write()?;
         }
         if self.config.maxmemory > 0 && !self.make_room() && self.needs_memory(session, command) {
             return Err(ErrorReply::new("OOM command not allowed when used memory > 'maxmemory'."));
@@ -335,10 +358,8 @@ impl Instance {
         command.is(table::DENY_OOM) || is_queued || command.name == "exec" && queued()
     }
 
-    fn gate_write(&self, session: &Session) -> Result<(), ErrorReply> {
-        if session.feed.is_some() {
-            return Err(ErrorReply::new("ERR Replica can't interact with the keyspace"));
-        }
+    /// Whether clients may change anything now.
+    pub(super) fn gate_write(&self) -> Result<(), ErrorReply> {
         if self.config.stop_writes_on_bgsave_error
             && self.persistence.failed
             && !self.config.save.is_empty()
@@ -540,6 +561,7 @@ impl Instance {
             random: &mut self.dice,
             stats: &self.stats,
             config: &self.config,
+            ignores_checksums: self.ignores_checksums,
             owns_data: caller.is_upstream || self.replication.is_master(),
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),
@@ -665,9 +687,11 @@ impl Instance {
         db < self.keyspace.databases() && self.keyspace.peek(db, self.keyspace.key(name)).is_some_and(live)
     }
 
-    /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does.
+    /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does, and a
+    /// writable replica where a client writes.
     fn expire_keys_of(&mut self, caller: Caller, call: &Call) {
-        if caller.is_upstream || !self.replication.is_master() || self.is_paused(true) {
+        let is_own = self.replication.is_master() || call.command.is_write();
+        if caller.is_upstream || !is_own || self.is_paused(true) {
             return;
         }
         if let Some((db, name)) = elsewhere(call) {
@@ -676,6 +700,28 @@ impl Instance {
         if self.keyspace.with_deadline(caller.db) > 0 {
             call.command.keys.of(call.args).for_each(|name| self.expire_key(caller.db, name));
         }
+        if self.keyspace.may_have_field_deadlines(caller.db) {
+            call.command.keys.of(call.args).for_each(|name| while self.expire_fields(caller.db, name) {});
+        }
+    }
+
+    /// Removes fields of a hash whose time is over, some at a time, and says so in the stream; false if there was none.
+    pub(crate) fn expire_fields(&mut self, db: usize, name: &[u8]) -> bool {
+        /// As many as go well into one request.
+        const FIELDS_AT_ONCE: usize = 512;
+        let gone = self.keyspace.expire_fields(db, self.keyspace.key(name), self.now_ms, FIELDS_AT_ONCE);
+        if gone.is_empty() {
+            return false;
+        }
+        self.stats.expired_subkeys += gone.len() as u64;
+        self.touch(db, name);
+        self.notify(Classes::HASH, "hexpired", db, name);
+        if !self.exists(db, name) {
+            self.notify(Classes::GENERIC, "del", db, name);
+        }
+        let request: Vec<&[u8]> = [b"HDEL", name].into_iter().chain(gone.iter().map(Vec::as_slice)).collect();
+        self.propagate_request(db, &request);
+        true
     }
 
     /// Deletes a key whose time has come, if that is this server's decision.

@@ -7,17 +7,24 @@ use crate::long_double::LongDouble;
 use crate::notify::Classes;
 use crate::number::parse_i64;
 use crate::resp::{Protocol, append_request};
-use crate::value::{Field, Hash, SmallForm};
+use crate::value::{Field, Hash, Live, SmallForm};
 
-fn small(context: &WriteContext) -> SmallForm {
+pub(super) fn small(context: &WriteContext) -> SmallForm {
     SmallForm {
         len_max: context.config.hash_max_listpack_entries,
         string_bytes_max: context.config.hash_max_listpack_value as usize,
     }
 }
 
-fn read<'a>(context: &ReadContext<'a>, args: Args) -> Result<Option<&'a Hash>> {
-    context.value(args.first_key())
+/// The hash as clients see it: without the fields whose time is over.
+fn read<'a>(context: &ReadContext<'a>, args: Args) -> Result<Option<Live<'a>>> {
+    Ok(context.value::<Hash>(args.first_key())?.map(|hash| hash.live(context.expiry_ms)))
+}
+
+/// The value of the field `args[2]`.
+fn value_of<'a>(context: &'a WriteContext, args: Args) -> Result<Option<&'a [u8]>> {
+    let hash = context.value::<Hash>(args.first_key())?;
+    Ok(hash.and_then(|hash| hash.live(context.expiry_ms).get(args.get(2))))
 }
 
 /// Sets the fields and values from `args[2]` on; returns how many fields are new.
@@ -47,7 +54,7 @@ pub(super) fn hmset(context: &mut WriteContext, args: Args) -> Result<Effect> {
 }
 
 pub(super) fn hsetnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let present = context.value::<Hash>(args.first_key())?.is_some_and(|hash| hash.get(args.get(2)).is_some());
+    let present = value_of(context, args)?.is_some();
     if !present {
         set_field(context, args, args.get(3), "hset")?;
     }
@@ -55,12 +62,15 @@ pub(super) fn hsetnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
     Ok(if present { Effect::None } else { Effect::Verbatim })
 }
 
-/// Sets the field `args[2]`.
-fn set_field(context: &mut WriteContext, args: Args, value: &[u8], event: &'static str) -> Result<()> {
-    let small = small(context);
-    context.edit(args.first_key(), Absent::Create, |hash: &mut Hash| hash.insert(args.get(2), value, small))?;
+/// Sets the field `args[2]`, which keeps its deadline if it has one. Whether it has.
+fn set_field(context: &mut WriteContext, args: Args, value: &[u8], event: &'static str) -> Result<bool> {
+    let (small, field) = (small(context), args.get(2));
+    let has_deadline = context.edit(args.first_key(), Absent::Create, |hash: &mut Hash| {
+        hash.update(field, value, small);
+        hash.deadline_ms(field).is_some()
+    })?;
     context.notify(Classes::HASH, event, args.get(1));
-    Ok(())
+    Ok(has_deadline.unwrap_or_default())
 }
 
 pub(super) fn hget(context: &mut ReadContext, args: Args) -> Result<()> {
@@ -78,8 +88,8 @@ pub(super) fn hmget(context: &mut ReadContext, args: Args) -> Result<()> {
 
 pub(super) fn hgetall(context: &mut ReadContext, args: Args) -> Result<()> {
     let hash = read(context, args)?;
-    context.reply.map(hash.map_or(0, Hash::len));
-    hash.into_iter().flat_map(Hash::iter).for_each(|(field, value)| {
+    context.reply.map(hash.map_or(0, Live::len));
+    hash.into_iter().flat_map(Live::iter).for_each(|(field, value)| {
         context.reply.bulk(field);
         context.reply.bulk(value);
     });
@@ -96,8 +106,8 @@ pub(super) fn hvals(context: &mut ReadContext, args: Args) -> Result<()> {
 
 fn each<'a>(context: &mut ReadContext<'a>, args: Args, part: impl Fn(Field<'a>) -> &'a [u8]) -> Result<()> {
     let hash = read(context, args)?;
-    context.reply.array(hash.map_or(0, Hash::len));
-    hash.into_iter().flat_map(Hash::iter).for_each(|field| context.reply.bulk(part(field)));
+    context.reply.array(hash.map_or(0, Live::len));
+    hash.into_iter().flat_map(Live::iter).for_each(|field| context.reply.bulk(part(field)));
     Ok(())
 }
 
@@ -121,7 +131,8 @@ pub(super) fn hexists(context: &mut ReadContext, args: Args) -> Result<()> {
 }
 
 pub(super) fn hlen(context: &mut ReadContext, args: Args) -> Result<()> {
-    let len = read(context, args)?.map_or(0, Hash::len);
+    // As everywhere else, what is over and was not removed yet is counted.
+    let len = context.value(args.first_key())?.map_or(0, Hash::len);
     context.reply.integer(len as i64);
     Ok(())
 }
@@ -134,7 +145,7 @@ pub(super) fn hstrlen(context: &mut ReadContext, args: Args) -> Result<()> {
 
 pub(super) fn hincrby(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let delta = parse_integer(args.get(3))?;
-    let old = match context.value::<Hash>(args.first_key())?.and_then(|hash| hash.get(args.get(2))) {
+    let old = match value_of(context, args)? {
         Some(text) => parse_i64(text).ok_or(ErrorReply::new("ERR hash value is not an integer"))?,
         None => 0,
     };
@@ -151,15 +162,20 @@ pub(super) fn hincrbyfloat(context: &mut WriteContext, args: Args) -> Result<Eff
     if !delta.is_finite() {
         return Err(ErrorReply::new("ERR value is NaN or Infinity"));
     }
-    let old = match context.value::<Hash>(args.first_key())?.and_then(|hash| hash.get(args.get(2))) {
+    let old = match value_of(context, args)? {
         Some(text) => LongDouble::parse(text).ok_or(ErrorReply::new("ERR hash value is not a float"))?,
         None => LongDouble::from(0),
     };
     let sum = old.checked_add(delta).ok_or(ErrorReply::new("ERR increment would produce NaN or Infinity"))?;
     let text = sum.to_string();
-    set_field(context, args, text.as_bytes(), "hincrbyfloat")?;
+    let has_deadline = set_field(context, args, text.as_bytes(), "hincrbyfloat")?;
     context.reply.bulk(text.as_bytes());
-    append_request(context.effect, &[b"HSET", args.get(1), args.get(2), text.as_bytes()]);
+    let (key, field) = (args.get(1), args.get(2));
+    if has_deadline {
+        append_request(context.effect, &[b"HSETEX", key, b"KEEPTTL", b"FIELDS", b"1", field, text.as_bytes()]);
+    } else {
+        append_request(context.effect, &[b"HSET", key, field, text.as_bytes()]);
+    }
     Ok(Effect::Rewritten)
 }
 

@@ -71,7 +71,8 @@ pub(super) fn pfadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
     Ok(Effect::Verbatim)
 }
 
-/// Of one key, the count is noted in its value, and the replicas are told to do so too; they do not without being told.
+/// Of one key, the count is noted in its value, and the replicas are told to do so too. A replica that is asked by its own
+/// clients notes it as well, in silence.
 pub(super) fn pfcount(context: &mut WriteContext, args: Args) -> Result<Effect> {
     if args.len() > 2 {
         let count = merged(context, args, 1)?.registers.count();
@@ -90,14 +91,11 @@ pub(super) fn pfcount(context: &mut WriteContext, args: Args) -> Result<Effect> 
     }
     let count = value.registers()?.count();
     context.reply.integer(count as i64);
-    if !context.owns_data {
-        return Ok(Effect::None);
-    }
     edit(context, key, |value| {
         value.cache(count);
         Ok(())
     })?;
-    Ok(Effect::Verbatim)
+    Ok(if context.owns_data { Effect::Verbatim } else { Effect::None })
 }
 
 /// Several values taken together.

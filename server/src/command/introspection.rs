@@ -133,7 +133,8 @@ fn keys_of<'a>(args: Args<'a>) -> Result<(Args<'a>, Vec<(usize, keyspec::Access)
         return Err(ErrorReply::new("ERR Invalid number of arguments specified for command"));
     }
     let keys = keyspec::keys(command, inner);
-    if keys.is_empty() && about(command.name).group != super::about::Group::Scripting {
+    let are_found = about(command.name).specs.iter().all(|spec| spec.is_met_by(inner));
+    if (keys.is_empty() || !are_found) && about(command.name).group != super::about::Group::Scripting {
         return Err(ErrorReply::new("ERR Invalid arguments specified for command"));
     }
     Ok((inner, keys))

@@ -59,9 +59,15 @@ fn is_due(entry: &EntryRef, expiry_ms: i64) -> bool {
     entry.deadline_ms().is_some_and(|deadline| deadline <= expiry_ms)
 }
 
-/// Where a scan goes on.
+/// Where a scan goes on. As with C's `strtoul`, nothing is 0, and what is negative wraps around.
 pub(super) fn parse_cursor(text: &[u8]) -> Result<u64> {
-    let cursor = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    let (is_negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        _ => (false, text),
+    };
+    let magnitude =
+        if text.is_empty() { Some(0) } else { std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()) };
+    let cursor = magnitude.map(|cursor: u64| if is_negative { cursor.wrapping_neg() } else { cursor });
     cursor.ok_or(ErrorReply::new("ERR invalid cursor"))
 }
 
@@ -186,10 +192,19 @@ pub(super) fn database(keyspace: &Keyspace, index: i64) -> Result<usize> {
     index.ok_or(ErrorReply::DB_OUT_OF_RANGE)
 }
 
+/// The index of a database, whether there is such a one or not.
+pub(super) fn parse_database(text: &[u8]) -> Result<i64> {
+    let index = parse_integer(text)?;
+    match i32::try_from(index) {
+        Ok(_) => Ok(index),
+        Err(_) => Err(ErrorReply::new("ERR value is out of range, value must between -2147483648 and 2147483647")),
+    }
+}
+
 /// Moves a key to another database, unless it is there already.
 pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let (key, source) = (args.first_key(), context.db);
-    let target = database(context.keyspace, parse_integer(args.get(2))?)?;
+    let target = database(context.keyspace, parse_database(args.get(2))?)?;
     if target == source {
         return Err(ErrorReply::SAME_OBJECT);
     }

@@ -110,6 +110,18 @@ impl KeySpec {
         matches!((self.begin, self.find), (Begin::At(_), Find::Range { .. }))
     }
 
+    /// Whether the keys are where they must be, and as many as is said.
+    pub(super) fn is_met_by(&self, args: Args) -> bool {
+        match (self.begin, self.find, self.first(args)) {
+            (_, Find::Counted, Some(first)) => {
+                let room = args.len().saturating_sub(first + 1);
+                args.maybe(first).and_then(parse_i64).is_some_and(|count| (1..=room as i64).contains(&count))
+            }
+            (Begin::At(_), Find::Range { .. }, Some(first)) => first < args.len(),
+            _ => true,
+        }
+    }
+
     /// The keys among `args`, by their places.
     fn find(&self, args: Args) -> Vec<usize> {
         let len = args.len();

@@ -12,6 +12,8 @@ mod client;
 mod connection;
 mod debug;
 mod execute;
+mod field_deadline;
+mod function;
 mod geo;
 mod hash;
 mod hyperloglog;
@@ -303,6 +305,8 @@ pub struct WriteContext<'a> {
     random: &'a mut Dice,
     stats: &'a Stats,
     config: &'a Config,
+    /// See [`Instance::ignores_checksums`].
+    ignores_checksums: bool,
     /// What is changed here is changed for all that have these data: this is the master, or its word.
     owns_data: bool,
     reply: Reply<'a>,

@@ -1,9 +1,10 @@
 //! Values as they are stored: OBJECT, MEMORY USAGE, COPY, and DUMP and RESTORE, which move them between servers.
 
-use super::key::database;
+use super::key::{database, parse_database};
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::config::{MemoryPolicy, Order};
 use crate::keyspace::Use;
+use crate::log::log;
 use crate::notify::Classes;
 use crate::number::parse_i64;
 use crate::rdb;
@@ -101,8 +102,7 @@ impl CopyOptions {
             match args.maybe(index + 1) {
                 _ if args.is(index, "replace") => options.replace = true,
                 Some(db) if args.is(index, "db") => {
-                    let db = i32::try_from(parse_integer(db)?).map_err(|_| ErrorReply::NOT_AN_INTEGER)?;
-                    options.db = database(context.keyspace, db.into())?;
+                    options.db = database(context.keyspace, parse_database(db)?)?;
                     index += 1;
                 }
                 _ => return Err(ErrorReply::SYNTAX),
@@ -190,8 +190,13 @@ pub(super) fn restore(context: &mut WriteContext, args: Args) -> Result<Effect> 
     if ttl_ms < 0 {
         return Err(ErrorReply::new("ERR Invalid TTL value, must be >= 0"));
     }
-    let value = rdb::restore(payload, context.config.small_forms())
-        .map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
+    let checksum = if context.ignores_checksums { rdb::Checksum::Ignored } else { rdb::Checksum::Verified };
+    let value = rdb::restore(payload, context.config.small_forms(), checksum).map_err(|error| {
+        if let rdb::DumpError::Content(Some(reason)) = &error {
+            log!(Warning, "RESTORE: integrity check failed: {reason}");
+        }
+        ErrorReply::owned(format!("ERR {error}"))
+    })?;
     let base_ms = if options.is_absolute { 0 } else { context.now_ms };
     let deadline_ms = (ttl_ms > 0).then(|| ttl_ms.saturating_add(base_ms));
     context.reply.ok();

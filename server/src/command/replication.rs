@@ -7,6 +7,7 @@ use crate::config::Upstream;
 use crate::instance::{Action, Awaited, Instance, TimeLimit};
 use crate::log::log;
 use crate::number::parse_i64;
+use crate::rdb::Reader;
 use crate::replication::{Feed, FeedState, History, Link, ReplicationId, Role, SyncAnswer};
 use crate::snapshot::{Image, Point};
 
@@ -167,7 +168,10 @@ pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> 
             // The link answers it: only the link knows how much has been applied.
             b"getack" => return Ok(Flow::Continue),
             b"rdb-only" => identity.rdb_only = parse_integer(value)? == 1,
-            b"rdb-filter-only" => identity.without_keys = parse_filter(value)?,
+            b"rdb-filter-only" => {
+                (identity.without_keys, identity.without_functions) = (true, !wants_functions(value)?);
+            }
+            b"version" => identity.reader = std::str::from_utf8(value).ok().and_then(Reader::of_version),
             b"repld-run-id" => return answer_with_ancestry(context, value),
             _ => {
                 let option = String::from_utf8_lossy(args.get(index));
@@ -178,15 +182,17 @@ pub(super) fn replconf(context: &mut ServerContext, args: Args) -> Result<Flow> 
     context.ok()
 }
 
-/// Which parts an image is to have; there are only keys here, and no functions. Whether it has none of them.
-fn parse_filter(value: &[u8]) -> Result<bool> {
+/// Which parts an image is to have: functions, or nothing. Keys it has not.
+fn wants_functions(value: &[u8]) -> Result<bool> {
+    let mut wanted = false;
     for part in value.split(|byte| *byte == b' ').filter(|part| !part.is_empty()) {
         if !part.eq_ignore_ascii_case(b"functions") {
             let text = format!("ERR Unsupported rdb-filter-only option: {}", String::from_utf8_lossy(part));
             return Err(ErrorReply::owned(text));
         }
+        wanted = true;
     }
-    Ok(true)
+    Ok(wanted)
 }
 
 /// A replica that is a repld says which run of a server it is, and is told whom it would follow. Others never ask.
@@ -224,7 +230,10 @@ fn acknowledge(context: &mut ServerContext, value: &[u8], synced: Option<&[u8]>)
 }
 
 pub(super) fn psync(context: &mut ServerContext, args: Args) -> Result<Flow> {
-    let (id, next) = (args.get(1), parse_integer(args.get(2))?);
+    let id = args.get(1);
+    let next = parse_integer(args.get(2)).inspect_err(|_| {
+        log!(Warning, "Replica {} asks for synchronization but with a wrong offset", feed_name(context));
+    })?;
     // The wire names the next byte wanted; what a replica has ends one before.
     let request = next.checked_sub(1).and_then(|offset| u64::try_from(offset).ok());
     let request = request.filter(|_| id != b"?").map(|offset| (id, offset));
@@ -287,13 +296,13 @@ fn begin_feed(context: &mut ServerContext, request: Option<(&[u8], u64)>) -> Res
         let line = if context.session.identity.psync2 { format!("CONTINUE {replid}") } else { "CONTINUE".into() };
         context.reply().simple(&line);
     } else if context.session.identity.without_keys {
-        return send_empty_image(context);
+        return send_image_without_keys(context);
     }
     Ok(Flow::Feed)
 }
 
 /// An image without keys needs no walk over them.
-fn send_empty_image(context: &mut ServerContext) -> Result<Flow> {
+fn send_image_without_keys(context: &mut ServerContext) -> Result<Flow> {
     let Some(feed) = context.session.feed.clone() else { return Ok(Flow::Close) };
     let point = Point {
         id: context.instance.replication.history.replid,
@@ -301,7 +310,8 @@ fn send_empty_image(context: &mut ServerContext) -> Result<Flow> {
         db: context.instance.replication.stream_db,
     };
     context.instance.promise_image(&[Rc::clone(&feed)], point, FeedState::ReceivesSnapshot { is_marked: false });
-    let image = Image::empty(context.instance, point).encoder().finish();
+    let with_functions = !context.session.identity.without_functions;
+    let image = Image::without_keys(context.instance, point, with_functions).encoder_for(feed.reader).finish();
     feed.client.send(|mailbox| {
         mailbox.extend_from_slice(format!("${}\r\n", image.len()).as_bytes());
         mailbox.extend_from_slice(&image);

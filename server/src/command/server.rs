@@ -187,8 +187,3 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
         }
     }
 }
-
-/// There are no scripts; Sentinel wants to hear that none runs.
-pub(super) fn script_kill(_context: &mut ServerContext, _args: Args) -> Result<Flow> {
-    Err(ErrorReply::new("NOTBUSY No scripts in execution right now."))
-}

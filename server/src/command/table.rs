@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::{
-    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, client, connection, debug, geo, hash,
-    hyperloglog, introspection, key, lcs, list, memory, monitor, object, pubsub, quotable, replication, server, set,
-    slowlog, sort, sorted_set, stream, string, tracking, transaction,
+    Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, client, connection, debug, field_deadline,
+    function, geo, hash, hyperloglog, introspection, key, lcs, list, memory, monitor, object, pubsub, quotable,
+    replication, server, set, slowlog, sort, sorted_set, stream, string, tracking, transaction,
 };
 use crate::number::parse_i64;
 
@@ -43,7 +43,9 @@ pub const SKIP_MONITOR: Flags = 1 << 12;
 /// Is not kept by `SLOWLOG`: it may be slow for other reasons.
 pub const SKIP_SLOWLOG: Flags = 1 << 13;
 
-/// May wait or note something, but changes nothing.
+/// Changes something that is no key.
+pub const CHANGES: Flags = 1 << 29;
+/// May wait or note something, or does no more than read, but changes nothing.
 pub const READS: Flags = 1 << 30;
 /// Takes about as long each time, though it is not called fast.
 pub const QUICK: Flags = 1 << 29;
@@ -93,6 +95,8 @@ impl Keys {
     const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, ..Keys::NONE };
     /// So many as the first argument says.
     const COUNTED: Keys = Keys { count: 1, ..Keys::NONE };
+    /// So many as the second argument says.
+    const SCRIPTED: Keys = Keys { count: 2, ..Keys::NONE };
     /// One, and so many as the second argument says.
     const ONE_AND_COUNTED: Keys = Keys { count: 2, ..Keys::ONE };
 
@@ -229,13 +233,18 @@ impl Command {
         match self.handler {
             Handler::Read(_) => true,
             Handler::Write(_) | Handler::Blocking(_) => self.is(READS),
-            Handler::Server(_) => false,
+            Handler::Server(_) => self.is(READS),
         }
+    }
+
+    /// Whether it changes keys, or what is replicated like them.
+    pub fn counts_as_write(&self) -> bool {
+        self.is_write() || self.is(CHANGES)
     }
 
     /// The names of its flags.
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
-        let kind = if self.is_write() { Some("write") } else { self.is_readonly().then_some("readonly") };
+        let kind = if self.counts_as_write() { Some("write") } else { self.is_readonly().then_some("readonly") };
         let blocking = matches!(self.handler, Handler::Blocking(_)).then_some("blocking");
         let own = NAMES.iter().filter(|(flag, _)| self.is(*flag)).map(|(_, name)| *name);
         let movable = about(self.name).specs.iter().any(|spec| !spec.is_range()).then_some("movablekeys");
@@ -263,6 +272,8 @@ const CONNECTION: Flags = LOADING | STALE | NO_SCRIPT | FAST;
 const OPERATOR: Flags = LOADING | STALE | NO_SCRIPT | ADMIN;
 const IN_MULTI: Flags = CONNECTION | RUNS_IN_MULTI;
 const PERSONAL: Flags = LOADING | STALE | NO_SCRIPT;
+const LIBRARY: Flags = NO_SCRIPT | MAY_REPLICATE | CHANGES;
+const SCRIPT: Flags = NO_SCRIPT | STALE | SKIP_MONITOR;
 const LISTENING: Flags = LOADING | STALE | NO_SCRIPT | PUBSUB | WHILE_SUBSCRIBED;
 
 /// All commands, by group.
@@ -306,6 +317,18 @@ pub static COMMANDS: &[Command] = &[
     command("pfmerge", -2, DENY_OOM, Keys::ALL, Write(hyperloglog::pfmerge)),
     command("pfselftest", 1, ADMIN, Keys::NONE, Server(hyperloglog::pfselftest)),
     // Hashes.
+    command("hexpire", -6, FAST, Keys::ONE, Write(field_deadline::hexpire)),
+    command("hexpireat", -6, FAST, Keys::ONE, Write(field_deadline::hexpireat)),
+    command("hexpiretime", -5, FAST, Keys::ONE, Read(field_deadline::hexpiretime)),
+    command("hgetdel", -5, FAST, Keys::ONE, Write(field_deadline::hgetdel)),
+    command("hgetex", -5, FAST, Keys::ONE, Write(field_deadline::hgetex)),
+    command("hpersist", -5, FAST, Keys::ONE, Write(field_deadline::hpersist)),
+    command("hpexpire", -6, FAST, Keys::ONE, Write(field_deadline::hpexpire)),
+    command("hpexpireat", -6, FAST, Keys::ONE, Write(field_deadline::hpexpireat)),
+    command("hpexpiretime", -5, FAST, Keys::ONE, Read(field_deadline::hpexpiretime)),
+    command("hpttl", -5, FAST, Keys::ONE, Read(field_deadline::hpttl)),
+    command("hsetex", -6, FAST | DENY_OOM, Keys::ONE, Write(field_deadline::hsetex)),
+    command("httl", -5, FAST, Keys::ONE, Read(field_deadline::httl)),
     command("hdel", -3, FAST, Keys::ONE, Write(hash::hdel)),
     command("hexists", 3, FAST, Keys::ONE, Read(hash::hexists)),
     command("hget", 3, FAST, Keys::ONE, Read(hash::hget)),
@@ -582,9 +605,30 @@ pub static COMMANDS: &[Command] = &[
     command("monitor", 1, OPERATOR, Keys::NONE, Server(monitor::monitor)),
     command("lastsave", 1, LOADING | STALE | FAST, Keys::NONE, Server(server::lastsave)),
     command("save", 1, NO_SCRIPT | ADMIN | NO_MULTI, Keys::NONE, Server(server::save)),
+    // Scripts and functions.
+    command("eval", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
+    command("eval_ro", -3, SCRIPT | READS, Keys::SCRIPTED, Server(function::eval)),
+    command("evalsha", -3, SCRIPT, Keys::SCRIPTED, Server(function::eval)),
+    command("evalsha_ro", -3, SCRIPT | READS, Keys::SCRIPTED, Server(function::eval)),
+    command("fcall", -3, SCRIPT, Keys::SCRIPTED, Server(function::fcall)),
+    command("fcall_ro", -3, SCRIPT | READS, Keys::SCRIPTED, Server(function::fcall)),
+    container("function", &[
+        help("function|help"),
+        command("function|delete", 3, LIBRARY, Keys::NONE, Server(function::delete)),
+        command("function|dump", 2, NO_SCRIPT, Keys::NONE, Server(function::dump)),
+        command("function|flush", -2, LIBRARY, Keys::NONE, Server(function::flush)),
+        command("function|kill", 2, NO_SCRIPT, Keys::NONE, Server(function::kill)),
+        command("function|list", -2, NO_SCRIPT, Keys::NONE, Server(function::list)),
+        command("function|load", -3, LIBRARY | DENY_OOM, Keys::NONE, Server(function::load)),
+        command("function|restore", -3, LIBRARY | DENY_OOM, Keys::NONE, Server(function::restore)),
+        command("function|stats", 2, NO_SCRIPT, Keys::NONE, Server(function::stats)),
+    ]),
     container("script", &[
         help("script|help"),
-        command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(server::script_kill)),
+        command("script|exists", -3, NO_SCRIPT, Keys::NONE, Server(function::script_exists)),
+        command("script|flush", -2, NO_SCRIPT, Keys::NONE, Server(function::script_flush)),
+        command("script|kill", 2, NO_SCRIPT, Keys::NONE, Server(function::kill)),
+        command("script|load", 3, NO_SCRIPT | STALE, Keys::NONE, Server(function::script_load)),
     ]),
     command("shutdown", -1, OPERATOR | NO_MULTI, Keys::NONE, Server(server::shutdown)),
     container("slowlog", &[

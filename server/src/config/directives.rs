@@ -231,6 +231,8 @@ directives! {
     stop_writes_on_bgsave_error: bool = true, ["stop-writes-on-bgsave-error"], YesNo, Live;
     /// Compress strings in snapshots.
     rdbcompression: bool = true, ["rdbcompression"], YesNo, Live;
+    /// The newest version of images that a replica reads which does not tell its own.
+    rdb_version: u32 = 12, ["rdb-version"], Integer(9, 12), Live;
     /// Write and verify a snapshot's checksum.
     rdbchecksum: bool = true, ["rdbchecksum"], YesNo, AtStart;
     /// Pause after each key of a snapshot, in microseconds; below zero, one microsecond every so many keys. For tests.
@@ -394,6 +396,7 @@ static KEPT: &[Directive] = &[
     kept(&["proc-title-template"], Check::Text, "{title} {listen-addr} {server-mode}", Live),
     kept(&["crash-log-enabled"], Check::YesNo, "yes", Live),
     kept(&["crash-memcheck-enabled"], Check::YesNo, "yes", Live),
+    kept(&["use-exit-on-panic"], Check::YesNo, "no", Live),
     kept(&["disable-thp"], Check::YesNo, "yes", AtStart),
     kept(&["dynamic-hz"], Check::YesNo, "yes", Live),
     kept(&["activerehashing"], Check::YesNo, "yes", Live),

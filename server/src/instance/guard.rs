@@ -104,12 +104,18 @@ impl Instance {
         }
     }
 
-    /// The upstream has said whom it follows itself.
-    pub(super) fn learn_ancestry(&mut self, ancestry: Ancestry) {
+    /// The upstream has named its histories.
+    pub(super) fn learn_lineage(&mut self, lineage: Vec<ReplicationId>) {
+        if let Some(following) = self.replication.following_mut() {
+            following.ancestry.lineage = lineage;
+        }
+    }
+
+    /// The upstream is followed from now on, and those above it with it.
+    pub(super) fn adopt_chain(&mut self, chain: Vec<ReplicationId>) {
         let Some(following) = self.replication.following_mut() else { return };
-        let new_chain = following.ancestry.chain != ancestry.chain;
-        following.ancestry = ancestry;
-        if new_chain {
+        if following.ancestry.chain != chain {
+            following.ancestry.chain = chain;
             // Those below learn it by coming back.
             self.cut_feeds();
         }

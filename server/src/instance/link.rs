@@ -65,6 +65,8 @@ pub struct Follower {
     acknowledge_at_ms: i64,
     /// Since when the stream flows, in milliseconds since the epoch.
     up_since_ms: Option<i64>,
+    /// The upstream and those above it, if it is a repld and has named them.
+    chain: Vec<ReplicationId>,
     out: Vec<u8>,
 }
 
@@ -88,6 +90,7 @@ impl Follower {
             heard_ms: instance.now_ms,
             acknowledge_at_ms: i64::MAX,
             up_since_ms: None,
+            chain: Vec::new(),
             out,
         }
     }
@@ -152,7 +155,8 @@ impl Follower {
         if let Handshake::AwaitReplconf(_) = state
             && let Some(ancestry) = Ancestry::parse(line)
         {
-            instance.learn_ancestry(ancestry);
+            self.chain = ancestry.chain;
+            instance.learn_lineage(ancestry.lineage);
         }
         if state == Handshake::AwaitIdentity
             && let (Step::Send(..), Some(following)) = (&step, instance.replication.following_mut())
@@ -193,6 +197,7 @@ impl Follower {
 
     /// Goes on with the stream: what was asked for is in the data.
     pub fn stream(&mut self, instance: &mut Instance) {
+        instance.adopt_chain(std::mem::take(&mut self.chain));
         let (peer, local) = self.addresses.clone();
         let client = instance.connect(peer, local, ClientKind::Master);
         client.db.set(if planted!(SelectForgotten) { 0 } else { instance.replication.stream_db });
@@ -455,6 +460,7 @@ impl Instance {
     /// The stream that follows can't be kept; why.
     pub fn install_image(&mut self, loaded: Loaded, id: ReplicationId, offset: u64) -> Result<Keyspace, String> {
         self.cut_feeds();
+        self.functions = loaded.functions;
         let old = self.install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
         self.replication.history = History { replid: id, previous: None };
         self.replication.offset = offset;
@@ -493,7 +499,7 @@ mod tests {
         let mut instance = Instance::new(config, 1_000_000, Random::new([1, 2]));
         instance.follow(Upstream { host: "127.0.0.1".into(), port: 1 });
         let mut follower = Follower::new(&mut instance, "127.0.0.1:1".into(), "127.0.0.1:2".into());
-        let mut answers = format!("+PONG\r\n+OK\r\n+OK\r\n+OK\r\n+CONTINUE {ID}\r\n").into_bytes();
+        let mut answers = format!("+PONG\r\n+OK\r\n+OK\r\n+OK\r\n+OK\r\n+CONTINUE {ID}\r\n").into_bytes();
         assert_eq!(follower.take(&mut instance, &mut answers), Ok(Demand::Bytes));
         assert!(instance.replication.is_linked());
         (directory, instance, follower)

@@ -42,6 +42,7 @@ use crate::client::{Client, ClientKind, Session};
 use crate::command::{Command, Met, Users};
 use crate::config::{Config, Secret, ShutdownOptions};
 use crate::delays::Delays;
+use crate::functions::Functions;
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::notify::Event;
@@ -65,7 +66,7 @@ pub enum Action {
     Relink,
     /// Save in the background.
     Save,
-    /// A replica waits for a snapshot.
+    /// A replica waits for a snapshot, or does so no longer.
     Sync,
     /// Rewrite the append-only file in the background.
     RewriteAof,
@@ -114,8 +115,12 @@ pub struct Persistence {
     pub dirty_at_start: u64,
     /// A snapshot is made since then, in milliseconds since the epoch, for the dump file or for replicas.
     pub snapshot_since_ms: Option<i64>,
+    /// Keys that it will have, and those that the walk has met so far.
+    pub snapshot_keys: (u64, u64),
     /// It goes into the dump file.
     pub is_saving: bool,
+    /// How often all keys had been removed at once when it was begun.
+    pub flushes_at_start: u64,
     /// When the last save was finished, in seconds since the epoch.
     pub last_save_s: i64,
     /// When the last one was begun, in milliseconds since the epoch.
@@ -147,6 +152,7 @@ pub struct Stats {
     pub sync_partial_ok: u64,
     pub sync_partial_err: u64,
     pub expired_keys: u64,
+    pub expired_subkeys: u64,
     pub evicted_keys: u64,
     pub lazyfreed_before: u64,
     pub keyspace_hits: Cell<u64>,
@@ -241,7 +247,9 @@ pub struct Instance {
     pub config: Config,
     /// The data.
     pub keyspace: Keyspace,
-    /// Their history.
+    /// What scripts could call, if scripts could be run here.
+    pub functions: Functions,
+    /// The history of both.
     pub replication: Replication,
     /// Who listens to what.
     pub pubsub: PubSub,
@@ -277,6 +285,10 @@ pub struct Instance {
     pub active_expiry: bool,
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
+    /// The checksum of what is restored is not looked at, for tests: what is behind it is.
+    pub ignores_checksums: bool,
+    /// A client has killed others in this turn.
+    pub has_killed: bool,
     /// Who may come in, and do what.
     pub users: Users,
     pauses: [Option<Pause>; 3],
@@ -317,6 +329,7 @@ impl Instance {
         keyspace.set_access_time(now_ms);
         Instance {
             keyspace,
+            functions: Functions::default(),
             replication: Replication::new(random.id()),
             pubsub: PubSub::default(),
             tracking: Tracking::default(),
@@ -335,6 +348,8 @@ impl Instance {
             active_expiry: true,
             shutdown: None,
             failover: None,
+            ignores_checksums: false,
+            has_killed: false,
             users: Users::new(config.requirepass.as_ref().map(Secret::expose)),
             pauses: [None; 3],
             troubled: HashMap::new(),
@@ -462,6 +477,8 @@ impl Instance {
     fn detach(&mut self, feed: &Rc<Feed>) {
         log!(Warning, "Connection with replica {}:{} lost.", feed.ip, feed.port);
         self.replication.feeds.retain(|other| other.client.id != feed.client.id);
+        // A snapshot may have been for this one alone.
+        self.act(Action::Sync);
         self.replication.unfed_since_ms = self.now_ms;
         self.hold_for_slowest();
         self.shrink_backlog();

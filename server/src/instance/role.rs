@@ -3,17 +3,23 @@
 use super::{Action, Instance};
 use crate::client::ClientKind;
 use crate::config::Upstream;
+use crate::functions::Functions;
 use crate::keyspace::Keyspace;
 use crate::log::{self, log};
-use crate::replication::{Following, History, Remains, Role};
+use crate::replication::{Ancestry, Following, History, Remains, Role};
 
 impl Instance {
     /// Follows `upstream` from now on, keeping the data until it has sent its own.
     pub fn follow(&mut self, upstream: Upstream) {
         let was_master = self.replication.is_master();
-        let synced = self.replication.following().is_some_and(|following| following.synced);
+        let following = self.replication.following();
+        let synced = following.is_some_and(|following| following.synced);
+        // What those below were told of those above holds until another upstream says otherwise; so they stay, and may go on
+        // if the data do.
+        let chain = following.map_or_else(Vec::new, |following| following.ancestry.chain.clone());
         self.replication.role = Role::Replica(Following {
             synced: synced && self.replication.resumable,
+            ancestry: Ancestry { chain, lineage: Vec::new() },
             ..Following::new(upstream.clone(), self.now_ms)
         });
         self.announce_role();
@@ -32,7 +38,6 @@ impl Instance {
             }
             self.dismiss_waiters();
         }
-        self.cut_feeds();
         self.config.replicaof = Some(upstream);
         self.act(Action::Relink);
     }
@@ -60,6 +65,7 @@ impl Instance {
     pub fn discard_data(&mut self) -> Keyspace {
         let empty = Keyspace::new(self.keyspace.databases(), self.keyspace.seed());
         let old = std::mem::replace(&mut self.keyspace, empty);
+        self.functions = Functions::default();
         self.touch_database(None);
         self.cut_feeds();
         self.remove_backlog();

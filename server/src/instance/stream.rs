@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::{Action, BACKLOG_FILE, Instance, TransactionStream};
 use crate::client::{ClientKind, Session};
 use crate::log::log;
+use crate::rdb::Reader;
 use crate::replication::{Appended, Backlog, Feed, FeedState, History, SyncAnswer, backlog};
 use crate::resp::append_request;
 
@@ -242,11 +243,15 @@ impl Instance {
             SyncAnswer::Continue(from) => (FeedState::Online, from),
             SyncAnswer::Full(_) => (FeedState::WaitsForSnapshot, self.replication.offset),
         };
+        // A repld, whatever its version, reads what this one writes.
+        let own = session.identity.told_chain.as_ref().map(|_| Reader::OWN);
+        let reader = own.or(session.identity.reader).unwrap_or(Reader::Redis(self.config.rdb_version));
         let feed = Rc::new(Feed {
             client: Rc::clone(&session.client),
             ip,
             port,
             eof: session.identity.eof,
+            reader,
             rdb_only: session.identity.rdb_only,
             old_sync: session.old_sync,
             state: state.into(),

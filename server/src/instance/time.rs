@@ -12,6 +12,9 @@ use crate::resp::append_request;
 /// Expiry looks at so many segments of a database at a time.
 const EXPIRE_SEGMENTS: usize = 512;
 
+/// And at so many hashes with fields that are due, of each some.
+const EXPIRE_HASHES: usize = 128;
+
 impl Instance {
     /// When [`Instance::tick`] is due before its usual time, in milliseconds since the epoch.
     pub fn next_deadline_ms(&self) -> Option<i64> {
@@ -28,11 +31,16 @@ impl Instance {
         self.enforce_output_limits();
         let begun_us = self.end_run();
         self.expire_due_keys();
+        self.expire_due_fields();
         let took_us = self.end_run() - begun_us;
         self.note_delay("expire-cycle", took_us / 1000);
         self.expire_own_keys();
         self.cut_stalled_feeds();
         self.save_if_due();
+        if self.is_save_outdated() {
+            // It may be given up.
+            self.act(Action::Sync);
+        }
         self.rewrite_if_due();
         self.shed_unwritten();
         self.measure_clients();
@@ -105,6 +113,24 @@ impl Instance {
                 self.propagate(db, &requests, count);
             }
         }
+    }
+
+    /// The same for fields of hashes.
+    fn expire_due_fields(&mut self) {
+        if !self.active_expiry || !self.replication.is_master() || self.loading.is_some() || self.is_paused(true) {
+            return;
+        }
+        for db in 0..self.keyspace.databases() {
+            for _ in 0..EXPIRE_HASHES {
+                let Some(name) = self.keyspace.key_with_due_field(db, self.now_ms) else { break };
+                self.expire_fields(db, &name);
+            }
+        }
+    }
+
+    /// Whether everything that a running save contains was removed meanwhile.
+    pub fn is_save_outdated(&self) -> bool {
+        self.persistence.is_saving && self.persistence.flushes_at_start != self.keyspace.flushes()
     }
 
     fn save_if_due(&mut self) {

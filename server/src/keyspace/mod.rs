@@ -14,8 +14,9 @@
 //! Keys come from clients, and a client that can make keys collide makes the server slow, so the hash is keyed:
 //! SipHash-1-3 (Aumasson and Bernstein, 2012) with a seed that its creator draws at random and clients never see. It costs
 //! about 9 ns for a short key, a tenth of the cache misses that follow; faster hashes disclaim resistance to an attacker
-//! who watches response times. All databases share the seed, so SWAPDB and MOVE need no new hash, and a replica that
-//! takes its master's seed receives a full sync in its own table's order.
+//! who watches response times. All databases share the seed, so SWAPDB and MOVE need no new hash. Servers do not: a replica
+//! that took its master's would be synced in its own table's order, but where keys are loaded in batches that saves little,
+//! and the seed would go over the wire.
 //!
 //! # Pipelines and loads
 //! Random reads cost cache misses, not instructions. Whoever has several keys at hand hashes them all, calls
@@ -31,6 +32,7 @@
 
 mod access;
 mod entry;
+mod fields;
 mod garbage;
 mod segment;
 mod slab;
@@ -50,7 +52,7 @@ use std::collections::HashSet;
 use table::Table;
 use walk::Walk;
 
-use crate::value::{Aggregate, Value};
+use crate::value::{Aggregate, Hash, Value, ValueRef};
 
 /// A key with its hash, computed once by [`Keyspace::key`] and carried from the prefetch to the last use.
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +122,8 @@ pub struct Keyspace {
     /// The number of the last walk; segments made since then carry it.
     version: u64,
     walk: Option<Walk>,
+    /// How often it was emptied.
+    flushes: u64,
     saw_expired: Cell<bool>,
     /// Databases and hashes of the keys that are being written, while somebody wants to know.
     written: Option<HashSet<(usize, u64)>>,
@@ -139,7 +143,7 @@ impl Keyspace {
         let tables = (0..databases).map(|_| None).collect();
         let clock = AccessClock::new(seed[0]);
         let saw_expired = Cell::new(false);
-        Keyspace { seed, tables, version: 0, walk: None, saw_expired, written: None, created: None, clock }
+        Keyspace { seed, tables, version: 0, walk: None, flushes: 0, saw_expired, written: None, created: None, clock }
     }
 
     /// The key of the hash function.
@@ -369,6 +373,45 @@ impl Keyspace {
         self.tables[db].as_ref().map_or(0, Table::with_deadline)
     }
 
+    /// Whether `db` may have hashes with fields that have deadlines.
+    #[inline]
+    pub fn may_have_field_deadlines(&self, db: usize) -> bool {
+        self.tables[db].as_ref().is_some_and(|table| !table.fields.is_empty())
+    }
+
+    /// Whether any database has such a hash.
+    pub fn has_field_deadlines(&self) -> bool {
+        let has_deadlines = |db: usize, name: &[u8]| {
+            let entry = self.peek(db, self.key(name));
+            entry.is_some_and(|entry| matches!(entry.value(), ValueRef::Hash(hash) if hash.has_deadlines()))
+        };
+        let tables = self.tables.iter().enumerate().filter_map(|(db, table)| Some((db, table.as_ref()?)));
+        tables.into_iter().any(|(db, table)| table.fields.keys().any(|name| has_deadlines(db, name)))
+    }
+
+    /// A key of `db` that has, or had, a field with a deadline before `now_ms`; the one whose deadline is earliest.
+    pub fn key_with_due_field(&self, db: usize, now_ms: i64) -> Option<Box<[u8]>> {
+        let (deadline_ms, name) = self.tables[db].as_ref()?.fields.first()?;
+        (deadline_ms < now_ms).then(|| name.into())
+    }
+
+    /// Removes up to `most` fields of a key whose deadlines are before `now_ms`, and the key with its last field. Returns
+    /// their names.
+    pub fn expire_fields(&mut self, db: usize, key: Key<'_>, now_ms: i64, most: usize) -> Vec<Vec<u8>> {
+        let Some(table) = &mut self.tables[db] else { return Vec::new() };
+        let next_ms = table.find(key).and_then(|entry| match entry.value() {
+            ValueRef::Hash(hash) => hash.next_deadline_ms(),
+            _ => None,
+        });
+        if next_ms.is_none_or(|next_ms| next_ms >= now_ms) {
+            // What was noted may be of a value that is gone.
+            table.fields.note(key.bytes, next_ms);
+            return Vec::new();
+        }
+        let taken = self.edit(db, key, i64::MIN, Absent::Skip, |hash: &mut Hash| hash.take_expired(now_ms, most));
+        taken.ok().flatten().unwrap_or_default()
+    }
+
     /// Mean time to live, in milliseconds, of the keys in `db` that have a deadline; 0 if none has.
     pub fn avg_ttl_ms(&self, db: usize, now_ms: i64) -> i64 {
         self.tables[db].as_ref().map_or(0, |table| table.avg_ttl_ms(now_ms))
@@ -430,7 +473,13 @@ impl Keyspace {
 
     /// Empties every database; returns how many keys they held.
     pub fn flush_all(&mut self) -> usize {
+        self.flushes += 1;
         (0..self.tables.len()).map(|db| self.flush(db)).sum()
+    }
+
+    /// How often [`Keyspace::flush_all`] was called.
+    pub fn flushes(&self) -> u64 {
+        self.flushes
     }
 
     /// Swaps two databases (SWAPDB).

@@ -14,6 +14,7 @@
 
 use super::access::AccessClock;
 use super::entry::{Content, Entry, EntryRef, INLINE_MAX};
+use super::fields::FieldDeadlines;
 use super::garbage::drop_aside;
 use super::segment::{CAPACITY, Place, Segment};
 use super::slab::Slab;
@@ -42,6 +43,8 @@ pub(super) struct Table {
     deadline_sum_ms: i128,
     boxed: usize,
     boxed_bytes: usize,
+    /// Hashes with fields that have deadlines.
+    pub(super) fields: FieldDeadlines,
     /// Where active expiry goes on, in hash order.
     expiry_position: u64,
 }
@@ -67,6 +70,7 @@ impl Table {
             deadline_sum_ms: 0,
             boxed: 0,
             boxed_bytes: 0,
+            fields: FieldDeadlines::default(),
             expiry_position: 0,
         }
     }
@@ -85,7 +89,8 @@ impl Table {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.slab.used_bytes() + self.boxed_bytes + self.directory.capacity() * size_of::<NonNull<Segment>>()
+        let directory = self.directory.capacity() * size_of::<NonNull<Segment>>();
+        self.slab.used_bytes() + self.boxed_bytes + directory + self.fields.memory_bytes()
     }
 
     /// What the directory and its segments take, in bytes; of a directory that points to some more than once, more.
@@ -148,6 +153,7 @@ impl Table {
     }
 
     pub(super) fn insert(&mut self, key: Key<'_>, value: Value, deadline_ms: Option<i64>, clock: &AccessClock) -> bool {
+        self.note_fields(key, value.next_field_deadline_ms());
         let content = match &value {
             Value::Str(bytes) if bytes.len() <= INLINE_MAX => Content::Inline(bytes),
             _ => Content::Boxed(Box::new(value)),
@@ -168,6 +174,7 @@ impl Table {
 
     pub(super) fn take(&mut self, key: Key<'_>) -> Option<(Value, Option<i64>)> {
         let (place, entry, deadline_ms) = self.locate(key)?;
+        self.note_fields(key, None);
         self.segment_mut(key.hash).remove(place);
         // SAFETY: the entry has left its segment; it is freed below.
         let value = match unsafe { self.unpack(entry) } {
@@ -182,6 +189,7 @@ impl Table {
 
     pub(super) fn remove(&mut self, key: Key<'_>) -> bool {
         let Some((place, entry, deadline_ms)) = self.locate(key) else { return false };
+        self.note_fields(key, None);
         self.segment_mut(key.hash).remove(place);
         // SAFETY: the entry has left its segment.
         unsafe { self.destroy(entry) };
@@ -244,10 +252,20 @@ impl Table {
         let result = edit(aggregate);
         let is_empty = aggregate.is_empty();
         self.boxed_bytes = self.boxed_bytes - before + value.heap_bytes();
+        let field_deadline_ms = value.next_field_deadline_ms();
+        self.note_fields(key, field_deadline_ms);
         if is_empty {
             self.remove(key);
         }
         Ok(Some(result))
+    }
+
+    /// Notes when the first field of a hash expires, if one does.
+    #[inline]
+    fn note_fields(&mut self, key: Key<'_>, deadline_ms: Option<i64>) {
+        if deadline_ms.is_some() || !self.fields.is_empty() {
+            self.fields.note(key.bytes, deadline_ms);
+        }
     }
 
     /// Stores what an edit makes of an empty value, if that is not still empty.

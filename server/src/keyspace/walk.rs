@@ -49,6 +49,7 @@ type Spares = Arc<Mutex<Vec<Vec<u8>>>>;
 #[derive(Debug, Default)]
 pub struct Chunk {
     frames: Vec<u8>,
+    len: usize,
     spares: Spares,
     clones: Vec<Value>,
     /// What the clones take that they do not share.
@@ -77,6 +78,11 @@ impl Chunk {
         std::iter::from_fn(move || (!rest.is_empty()).then(|| pop_frame(&mut rest, &self.clones)))
     }
 
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether it has no entry.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
@@ -90,7 +96,7 @@ impl Chunk {
     fn new(spares: &Spares) -> Chunk {
         let spare = spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let frames = spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
-        Chunk { frames, spares: Arc::clone(spares), clones: Vec::new(), clone_bytes: 0 }
+        Chunk { frames, len: 0, spares: Arc::clone(spares), clones: Vec::new(), clone_bytes: 0 }
     }
 
     fn push(&mut self, db: usize, entry: EntryRef<'_>) {
@@ -112,6 +118,7 @@ impl Chunk {
         header[12] = kind | if deadline_ms.is_some() { HAS_DEADLINE } else { 0 };
         header[13..16].copy_from_slice(&entry.access().to_le_bytes()[..3]);
         header[16..24].copy_from_slice(&deadline_ms.unwrap_or(0).to_le_bytes());
+        self.len += 1;
         self.frames.reserve(FRAME_HEADER + key.len() + value.len());
         self.frames.extend_from_slice(&header);
         self.frames.extend_from_slice(key);

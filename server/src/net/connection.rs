@@ -45,6 +45,8 @@ pub(super) struct Connection {
     out: Vec<u8>,
     sent: usize,
     closing: bool,
+    /// Others were killed: their connections close before this one's replies go out.
+    yields: bool,
 }
 
 /// What has arrived and not been run.
@@ -64,8 +66,15 @@ struct Requests {
 
 /// Serves one client until it goes.
 pub(super) async fn serve(server: Rc<Server>, stream: Stream, session: Session) {
-    let mut connection =
-        Connection { stream, session, requests: Requests::default(), out: Vec::new(), sent: 0, closing: false };
+    let mut connection = Connection {
+        stream,
+        session,
+        requests: Requests::default(),
+        out: Vec::new(),
+        sent: 0,
+        closing: false,
+        yields: false,
+    };
     let end = poll_fn(|context| connection.poll_turn(context, &server)).await;
     if let End::Feed = end {
         feed::serve(&server, &mut connection).await;
@@ -92,6 +101,10 @@ impl Connection {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
+        }
+        if std::mem::take(&mut self.yields) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         if self.session.client.is_killed() {
             // Too much would wait for it: it gets nothing of that.
@@ -159,6 +172,7 @@ impl Connection {
             self.session.client.query_bytes.set((input.len(), input.capacity() - input.len()));
             self.session.client.last_active_ms.set(instance.now_ms);
             let flow = self.requests.run(&mut instance, &mut self.session, &mut self.out);
+            self.yields = std::mem::take(&mut instance.has_killed);
             instance.end_turn();
             instance.stats.total_net_input_bytes += self.requests.forget_run() as u64;
             let pending_bytes = (self.out.len() - self.sent) as u64;

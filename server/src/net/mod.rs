@@ -7,6 +7,7 @@
 mod aof;
 mod connection;
 mod feed;
+mod image;
 mod link;
 mod loading;
 mod persist;
@@ -381,7 +382,7 @@ impl Server {
     async fn wait_for_lagging(&self) -> bool {
         let (target, replicas, deadline_ms) = {
             let mut instance = self.instance.borrow_mut();
-            let replicas = instance.replication.feeds.len();
+            let replicas = instance.replication.synced_feeds();
             let Some(deadline_ms) = instance.shutdown.as_ref().map(|shutdown| shutdown.deadline_ms) else {
                 return false;
             };
@@ -399,7 +400,7 @@ impl Server {
             {
                 let instance = self.instance.borrow();
                 let there = instance.replication.feeds_at(target);
-                let connected = instance.replication.feeds.len().min(replicas);
+                let connected = instance.replication.synced_feeds().min(replicas);
                 if instance.shutdown.is_none() {
                     return false;
                 }

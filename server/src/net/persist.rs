@@ -4,35 +4,40 @@
 //! slices between requests; a thread of its own encodes the chunks and writes them where they go, and a full queue between
 //! the two makes the walk wait. Who comes later joins a walk whose image goes into a file, and otherwise has the next one.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, yield_now};
 
-use super::aof::{self, BaseFile, Rewriting};
+use super::aof::{self, Rewriting};
+use super::image::{Files, Made, Target, broadcast, encode};
 use super::loading::{self, Load, Source};
-use super::{Payload, Server, now_ms, recover, step_back};
+use super::{Payload, Server, now_ms, recover};
+use crate::client::Client;
 use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
-use crate::replication::{Feed, FeedState, Remains, ReplicationId};
-use crate::snapshot::{self, DumpFile, Image, LoadError, Loaded, Loader, Point, SLICE_BYTES};
+use crate::rdb::{Contents, Reader};
+use crate::replication::{Feed, FeedState, Remains};
+use crate::snapshot::{self, Image, LoadError, Loaded, Loader, Point, SLICE_BYTES};
 
 /// Chunks that wait to be encoded before the walk waits.
 const CHUNKS_QUEUED: usize = 4;
-
-/// What the thread that encodes is sent: chunks, then the end. A queue that ends without it was given up.
-type Chunks = mpsc::Receiver<Option<Chunk>>;
 
 /// What one walk is made for.
 struct Round {
     /// The dump file is to be written.
     saves: bool,
+    /// That was asked for by somebody else than replicas.
+    is_save_wanted: bool,
     /// A base of the append-only file is to be made.
     rewrites: bool,
     /// Replicas that are sent the image as it is made.
@@ -44,6 +49,7 @@ struct Round {
 /// A save that runs: replicas that come before it ends may have its file.
 pub(super) struct Saving {
     point: Point,
+    contents: Contents,
     filed: Vec<Rc<Feed>>,
 }
 
@@ -78,11 +84,19 @@ async fn next_round(server: &Server) -> Option<Round> {
     if instance.loading.is_some() {
         return None;
     }
-    let diskless = instance.config.repl_diskless_sync;
-    let (streamed, filed): (Vec<_>, Vec<_>) = waiting(&instance).into_iter().partition(|feed| diskless && feed.eof);
-    let saves = server.save_wanted.take() || !filed.is_empty();
+    let (diskless, contents) = (instance.config.repl_diskless_sync, snapshot::contents(&instance));
+    let is_streamed = |feed: &Rc<Feed>| feed.eof && (diskless || !reads_file(feed, contents));
+    let (streamed, filed): (Vec<_>, Vec<_>) = waiting(&instance).into_iter().partition(is_streamed);
+    let is_save_wanted = server.save_wanted.take();
+    let saves = is_save_wanted || !filed.is_empty();
     let rewrites = server.rewrite_wanted.take();
-    (saves || rewrites || !streamed.is_empty()).then_some(Round { saves, rewrites, streamed, filed })
+    let round = Round { saves, is_save_wanted, rewrites, streamed, filed };
+    (saves || rewrites || !round.streamed.is_empty()).then_some(round)
+}
+
+/// Whether a replica reads the dump file of data that contain this.
+fn reads_file(feed: &Feed, contents: Contents) -> bool {
+    feed.reader.format(contents) == Reader::OWN.format(contents)
 }
 
 /// How long to wait for more replicas, if all that is wanted is a snapshot for some that can wait.
@@ -103,17 +117,49 @@ fn delay_for_company(server: &Server) -> Option<Duration> {
 /// Makes one snapshot for everyone who wants it now.
 async fn make(server: &Rc<Server>, round: Round) {
     let Some((image, rewriting)) = begin(server, &round) else { return };
-    let senders = take_senders(server, &round.streamed);
+    let targets = take_targets(server, &round.streamed);
     let (chunks, received) = mpsc::channel(CHUNKS_QUEUED);
     let target = round.saves.then(|| snapshot::dump_path(&server.instance.borrow()));
     // As long as a replication id, and as unlikely to be met in the data.
     let mark = server.instance.borrow_mut().random_id();
     let rewriting = rewriting.map(Arc::new);
     let base = rewriting.clone();
-    let encoding = spawn_blocking(move || encode(&image, received, target, base.as_deref(), senders, mark));
-    walk(server, chunks).await;
-    let made = encoding.await.unwrap_or_else(|error| Made::failed(&error.to_string()));
+    let use_of_it = Arc::new(());
+    let asked = Arc::downgrade(&use_of_it);
+    let encoding = spawn_blocking(move || {
+        let files = Files { dump: target, base: base.as_deref() };
+        encode(&image, received, files, targets, mark, &asked)
+    });
+    let making = async {
+        walk(server, chunks).await;
+        encoding.await.unwrap_or_else(|error| Made::failed(&error.to_string()))
+    };
+    let (mut making, mut end_of_use) = (pin!(making), pin!(end_of_use(server, &round)));
+    let made = poll_fn(|context| match making.as_mut().poll(context) {
+        Poll::Ready(made) => Poll::Ready(Some(made)),
+        Poll::Pending => end_of_use.as_mut().poll(context).map(|()| None),
+    })
+    .await;
     finish(server, &round, rewriting.and_then(Arc::into_inner), made);
+}
+
+/// Waits until nobody has a use for a file any more: the replicas that it was made for have gone, and nobody else wants it, or
+/// there are no replicas, and all that is in it was removed.
+async fn end_of_use(server: &Server, round: &Round) {
+    loop {
+        server.snapshot.notified().await;
+        let (instance, saving) = (server.instance.borrow(), server.saving.borrow());
+        let waits = |feed: &Rc<Feed>| !feed.client.is_killed() && instance.clients.contains_key(&feed.client.id);
+        let is_for_replicas = !round.is_save_wanted && round.streamed.is_empty() && instance.config.save.is_empty();
+        if round.rewrites {
+            continue;
+        }
+        let has_replicas =
+            !round.streamed.is_empty() || saving.as_ref().is_some_and(|saving| saving.filed.iter().any(waits));
+        if !has_replicas && (is_for_replicas || instance.is_save_outdated()) {
+            return;
+        }
+    }
 }
 
 /// Fixes the image's moment, and lets those who get it know.
@@ -137,8 +183,11 @@ fn begin(server: &Server, round: &Round) -> Option<(Image, Option<Rewriting>)> {
         aof::begin(server, &mut instance, rewriting, &image, is_alone);
     }
     let now_ms = instance.now_ms;
+    let (keys, flushes) = (image.keys(), instance.keyspace.flushes());
     let persistence = &mut instance.persistence;
     persistence.snapshot_since_ms = Some(now_ms);
+    persistence.snapshot_keys = (keys, 0);
+    persistence.flushes_at_start = flushes;
     persistence.last_preimage_bytes = 0;
     if round.saves {
         persistence.is_saving = true;
@@ -149,18 +198,37 @@ fn begin(server: &Server, round: &Round) -> Option<(Image, Option<Rewriting>)> {
     if !round.streamed.is_empty() {
         log!(Notice, "Background RDB transfer started by pid {}", std::process::id());
     }
+    round.streamed.iter().for_each(|feed| warn_of_loss(feed, image.contents()));
     if let Some(point) = image.point {
         instance.promise_image(&round.streamed, point, FeedState::ReceivesSnapshot { is_marked: true });
         instance.promise_image(&round.filed, point, FeedState::WaitsForFile);
-        *server.saving.borrow_mut() = round.saves.then(|| Saving { point, filed: round.filed.clone() });
+        *server.saving.borrow_mut() =
+            round.saves.then(|| Saving { point, contents: image.contents(), filed: round.filed.clone() });
     }
     Some((image, rewriting))
+}
+
+/// Says what a replica is not sent since it could not load it.
+fn warn_of_loss(feed: &Feed, contents: Contents) {
+    let format = feed.reader.format(contents);
+    let lost = [
+        (contents.functions && !format.has_functions(), "libraries of functions"),
+        (contents.field_deadlines && !format.has_field_deadlines(), "deadlines of hash fields"),
+    ];
+    for (_, what) in lost.iter().filter(|(is_lost, _)| *is_lost) {
+        log!(
+            Warning,
+            "Replica {}:{} is of a version that does not load {what}: it is sent none (rdb-version)",
+            feed.ip,
+            feed.port
+        );
+    }
 }
 
 /// Lets replicas that have just come have the file that is being written, if the stream since its moment is still there.
 pub(super) fn join(server: &Server) {
     let mut saving = server.saving.borrow_mut();
-    let Some(Saving { point, filed }) = saving.as_mut() else { return };
+    let Some(Saving { point, contents, filed }) = saving.as_mut() else { return };
     let mut instance = server.instance.borrow_mut();
     let replication = &instance.replication;
     let reaches = replication.backlog.as_ref().is_some_and(|backlog| backlog.slices(point.offset).is_some());
@@ -168,7 +236,8 @@ pub(super) fn join(server: &Server) {
         return;
     }
     // A `SYNC` of old says nothing of the database that the stream has selected.
-    let joining: Vec<_> = waiting(&instance).into_iter().filter(|feed| !feed.old_sync).collect();
+    let can_join = |feed: &Rc<Feed>| !feed.old_sync && (!feed.eof || reads_file(feed, *contents));
+    let joining: Vec<_> = waiting(&instance).into_iter().filter(can_join).collect();
     if !joining.is_empty() {
         log!(Notice, "Waiting for end of BGSAVE for SYNC");
         instance.promise_image(&joining, *point, FeedState::WaitsForFile);
@@ -176,10 +245,10 @@ pub(super) fn join(server: &Server) {
     }
 }
 
-/// The queues of these replicas' connections.
-fn take_senders(server: &Server, feeds: &[Rc<Feed>]) -> Vec<mpsc::Sender<Payload>> {
+/// The queues of these replicas' connections, with what they read.
+fn take_targets(server: &Server, feeds: &[Rc<Feed>]) -> Vec<Target> {
     let mut payloads = server.payloads.borrow_mut();
-    feeds.iter().filter_map(|feed| payloads.remove(&feed.client.id)).collect()
+    feeds.iter().filter_map(|feed| Some((feed.reader, payloads.remove(&feed.client.id)?))).collect()
 }
 
 /// Lets the walk go on between requests until it is over, or nobody takes its chunks, or the data are others.
@@ -191,7 +260,9 @@ async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>) {
                 break;
             }
             instance.persistence.last_preimage_bytes = instance.keyspace.walk_preimage_bytes();
-            instance.keyspace.walk_slice(SLICE_BYTES)
+            let chunk = instance.keyspace.walk_slice(SLICE_BYTES);
+            instance.persistence.snapshot_keys.1 += chunk.as_ref().map_or(0, Chunk::len) as u64;
+            chunk
         };
         let last = chunk.is_none();
         if chunks.send(chunk).await.is_err() || last {
@@ -202,112 +273,8 @@ async fn walk(server: &Server, chunks: mpsc::Sender<Option<Chunk>>) {
     server.instance.borrow_mut().keyspace.abort_walk();
 }
 
-/// What has become of a snapshot.
-struct Made {
-    /// The image was encoded to its end.
-    image: io::Result<()>,
-    /// The dump file, if one was to be written.
-    file: Option<io::Result<File>>,
-    /// The append-only file's base, if one was to be made.
-    base: Option<io::Result<()>>,
-}
-
-impl Made {
-    fn failed(reason: &str) -> Made {
-        let error = || io::Error::other(reason.to_owned());
-        Made { image: Err(error()), file: Some(Err(error())), base: Some(Err(error())) }
-    }
-}
-
-/// Where an image goes as it is encoded.
-struct Outputs {
-    file: Option<io::Result<DumpFile>>,
-    base: Option<io::Result<BaseFile>>,
-    replicas: Vec<mpsc::Sender<Payload>>,
-}
-
-impl Outputs {
-    /// Hands a slice to all. An empty one only asks whether anybody is there.
-    fn write(&mut self, slice: Vec<u8>) -> io::Result<()> {
-        if let Some(Ok(file)) = &mut self.file
-            && let Err(error) = file.write(&slice)
-        {
-            self.file = Some(Err(error));
-        }
-        self.write_base(|base| base.write_image(&slice));
-        if slice.is_empty() {
-            self.replicas.retain(|replica| !replica.is_closed());
-        } else {
-            broadcast(&mut self.replicas, slice);
-        }
-        if self.replicas.is_empty() && !matches!(self.file, Some(Ok(_))) && !matches!(self.base, Some(Ok(_))) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
-    }
-
-    /// Whether anybody has a use for the image itself.
-    fn want_image(&self) -> bool {
-        self.file.is_some() || !self.replicas.is_empty() || self.base.iter().flatten().any(BaseFile::is_image)
-    }
-
-    fn write_base(&mut self, write: impl FnOnce(&mut BaseFile) -> io::Result<()>) {
-        if let Some(Ok(base)) = &mut self.base
-            && let Err(error) = write(base)
-        {
-            self.base = Some(Err(error));
-        }
-    }
-}
-
-/// Encodes what comes, into a file at `target` if there is one, and to the replicas, for whom `mark` follows the end.
-fn encode(
-    image: &Image,
-    chunks: Chunks,
-    target: Option<PathBuf>,
-    rewriting: Option<&Rewriting>,
-    replicas: Vec<mpsc::Sender<Payload>>,
-    mark: ReplicationId,
-) -> Made {
-    step_back();
-    let file = target.map(|target| DumpFile::create(&target));
-    let base = rewriting.map(BaseFile::create);
-    let mut outputs = Outputs { file, base, replicas };
-    broadcast(&mut outputs.replicas, format!("$EOF:{mark}\r\n").into_bytes());
-    let encoded = encode_chunks(image, chunks, &mut outputs);
-    if encoded.is_ok() {
-        broadcast(&mut outputs.replicas, mark.as_str().as_bytes().to_vec());
-    }
-    // That nothing follows tells them that it is over; they need not wait for the disk.
-    outputs.replicas.clear();
-    let file = outputs.file.map(|file| match &encoded {
-        Ok(()) => file.and_then(DumpFile::commit),
-        // What the disk said comes before what followed from it.
-        Err(error) => file.and_then(|_| Err(io::Error::new(error.kind(), error.to_string()))),
-    });
-    let base = outputs.base.map(|base| match &encoded {
-        Ok(()) => base.and_then(BaseFile::commit),
-        Err(error) => base.and_then(|_| Err(io::Error::new(error.kind(), error.to_string()))),
-    });
-    Made { image: encoded, file, base }
-}
-
-fn encode_chunks(image: &Image, mut chunks: Chunks, outputs: &mut Outputs) -> io::Result<()> {
-    let mut encoder = image.encoder();
-    while let Some(message) = chunks.blocking_recv() {
-        let Some(chunk) = message else { return outputs.write(encoder.finish()) };
-        outputs.write_base(|base| base.write_chunk(&chunk));
-        if !outputs.want_image() {
-            (1..).zip(chunk.iter()).for_each(|(number, _)| image.delay().pause(number));
-            outputs.write(Vec::new())?;
-            continue;
-        }
-        snapshot::encode(&mut encoder, &chunk, image.delay(), |slice| outputs.write(slice))?;
-    }
-    Err(io::Error::other("it was given up"))
-}
-
-fn finish(server: &Server, round: &Round, rewriting: Option<Rewriting>, made: Made) {
+/// Lets everyone know what has become of a snapshot; nothing, if nobody had a use for it any more.
+fn finish(server: &Server, round: &Round, rewriting: Option<Rewriting>, made: Option<Made>) {
     let saving = server.saving.take();
     let mut instance = server.instance.borrow_mut();
     instance.set_now(now_ms());
@@ -315,16 +282,21 @@ fn finish(server: &Server, round: &Round, rewriting: Option<Rewriting>, made: Ma
     let persistence = &mut instance.persistence;
     let started_ms = persistence.snapshot_since_ms.take().unwrap_or(now_ms);
     persistence.is_saving = false;
+    persistence.snapshot_keys = (0, 0);
     if round.saves || !round.streamed.is_empty() {
         persistence.last_duration_s = Some((now_ms - started_ms) / 1000);
     }
     log!(Notice, "Writes have made the snapshot copy {} bytes before their turn", persistence.last_preimage_bytes);
+    let Some(made) = made else {
+        instance.keyspace.abort_walk();
+        return log!(Notice, "Background saving given up: nobody has a use for it any more");
+    };
     if let Some(rewriting) = rewriting {
         let base = made.base.unwrap_or_else(|| Err(io::Error::other("it was not made")));
         aof::finish(server, &mut instance, rewriting, base);
     }
     if !round.streamed.is_empty() {
-        finish_streams(&round.streamed, &made.image);
+        finish_streams(&instance.clients, &round.streamed, &made.image);
     }
     if !round.saves {
         return;
@@ -333,14 +305,19 @@ fn finish(server: &Server, round: &Round, rewriting: Option<Rewriting>, made: Ma
     let file = made.file.unwrap_or_else(|| Err(io::Error::other("it was not written")));
     finish_save(&mut instance, &file);
     match file {
-        Ok(file) => send_file(file, &filed, take_senders(server, &filed)),
+        Ok(file) => send_file(file, &filed, take_targets(server, &filed)),
         Err(_) => filed.iter().for_each(|feed| feed.client.kill()),
     }
 }
 
-fn finish_streams(feeds: &[Rc<Feed>], result: &io::Result<()>) {
+fn finish_streams(clients: &BTreeMap<u64, Rc<Client>>, feeds: &[Rc<Feed>], result: &io::Result<()>) {
     match result {
-        Ok(()) => log!(Notice, "Background RDB transfer terminated with success"),
+        Ok(()) => {
+            let up =
+                feeds.iter().filter(|feed| !feed.client.is_killed() && clients.contains_key(&feed.client.id)).count();
+            log!(Notice, "Diskless rdb transfer, done reading from pipe, {up} replicas still up.");
+            log!(Notice, "Background RDB transfer terminated with success");
+        }
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             log!(Warning, "Background RDB transfer ended: all its replicas have gone");
         }
@@ -369,10 +346,11 @@ fn finish_save(instance: &mut Instance, result: &io::Result<File>) {
 }
 
 /// Sends the dump file, its length before it.
-fn send_file(mut file: File, feeds: &[Rc<Feed>], mut senders: Vec<mpsc::Sender<Payload>>) {
-    if senders.is_empty() {
+fn send_file(mut file: File, feeds: &[Rc<Feed>], targets: Vec<Target>) {
+    if targets.is_empty() {
         return;
     }
+    let mut senders: Vec<_> = targets.into_iter().map(|(_, sender)| sender).collect();
     feeds.iter().for_each(|feed| feed.state.set(FeedState::ReceivesSnapshot { is_marked: false }));
     spawn_blocking(move || {
         let mut send = |senders: &mut Vec<mpsc::Sender<Payload>>| -> io::Result<()> {
@@ -393,12 +371,6 @@ fn send_file(mut file: File, feeds: &[Rc<Feed>], mut senders: Vec<mpsc::Sender<P
             log!(Warning, "Can't read the dump file for SYNC: {error}");
         }
     });
-}
-
-/// Sends a piece to everyone who still takes it. Who takes nothing makes the others wait until it is cut.
-fn broadcast(replicas: &mut Vec<mpsc::Sender<Payload>>, bytes: Vec<u8>) {
-    let piece: Payload = Arc::from(bytes);
-    replicas.retain(|replica| replica.blocking_send(Arc::clone(&piece)).is_ok());
 }
 
 /// Loads what the directory holds: the append-only file, if one is wanted and there is one; otherwise the dump file, and an
@@ -446,6 +418,7 @@ async fn load_dump(server: &Rc<Server>, remains: Option<Remains>) -> Result<(), 
     }
     let loaded = load_file(server, loader, file, total_bytes).await;
     let loaded = loaded.map_err(|error| format!("{}: {error}", path.display()))?;
+    server.instance.borrow_mut().functions = loaded.functions;
     server.instance.borrow_mut().install(loaded.keyspace, loaded.keys_loaded, loaded.keys_expired);
     let is_recovered = match remains {
         Some(remains) => recover::recover(server, remains, loaded.point).await?,

@@ -36,14 +36,14 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// Replaces the data by the upstream's, which it has promised.
 pub(super) async fn full_resync(server: &Rc<Server>, wire: &mut Wire, promise: Promise) -> Result<(), LinkError> {
     let Promise { id, offset, payload } = promise;
-    let (mode, has_data) = {
+    let (mode, has_data, is_same_history) = {
         let instance = server.instance.borrow();
         let keyspace = &instance.keyspace;
         let has_data = (0..keyspace.databases()).any(|db| !keyspace.is_empty(db));
-        (instance.config.repl_diskless_load, has_data)
+        (instance.config.repl_diskless_load, has_data, instance.replication.history.replid == id)
     };
     let loaded = match mode {
-        DisklessLoad::SwapDb => load_from_wire(server, wire, payload, has_data).await?,
+        DisklessLoad::SwapDb => load_from_wire(server, wire, payload, has_data && is_same_history).await?,
         DisklessLoad::OnEmptyDb if !has_data => load_from_wire(server, wire, payload, false).await?,
         DisklessLoad::OnEmptyDb | DisklessLoad::Disabled => load_through_file(server, wire, promise, has_data).await?,
     };
@@ -88,8 +88,11 @@ async fn load_from_wire(
     loading::announce(server, payload.total_bytes().unwrap_or(0), serves_old_data);
     let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
     let load = Load::spawn(Loader::new(&server.instance.borrow()), Source::Pieces(pieces));
-    receive(server, wire, &payload, sender).await?;
-    finish(server, wire, load).await
+    let loading = async {
+        receive(server, wire, &payload, sender).await?;
+        finish(server, wire, load).await
+    };
+    loading.await.inspect_err(|error| log!(Warning, "Internal error in RDB from the master, which is dropped: {error}"))
 }
 
 /// Receives the image into a file, which becomes the dump file.

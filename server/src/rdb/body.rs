@@ -2,7 +2,7 @@
 
 use super::cursor::{Cursor, Stop, Text, parse_score};
 use super::packed::{Element, Malformed, Pack};
-use super::{RdbError, kind, stream};
+use super::{RdbError, VERSION_VALKEY, kind, stream};
 use crate::value::{Hash, List, Set, SmallForms, SortedSet, Stream, Value};
 
 /// The beginning of a value.
@@ -32,6 +32,10 @@ enum Part {
     Pack(Pack),
     /// A length that says whether one element follows or many, packed.
     Node,
+    /// A deadline, so many milliseconds after this one, a field and its value.
+    DeadlineAndField(u64),
+    /// A field, its value and its deadline.
+    FieldAndDeadline,
     /// A block of a stream of this kind; the last is what follows them.
     Stream(u8),
 }
@@ -55,11 +59,11 @@ impl<'a> Body<'a> {
 
     /// Begins to read a value of a kind that exists.
     #[inline]
-    pub fn read(kind: u8, cursor: &mut Cursor<'a>, forms: SmallForms) -> Result<Self, Stop> {
-        if kind == kind::STRING { Ok(Body::Str(cursor.text()?)) } else { Body::begin(kind, cursor, forms) }
+    pub fn read(kind: u8, version: u32, cursor: &mut Cursor<'a>, forms: SmallForms) -> Result<Self, Stop> {
+        if kind == kind::STRING { Ok(Body::Str(cursor.text()?)) } else { Body::begin(kind, version, cursor, forms) }
     }
 
-    fn begin(kind: u8, cursor: &mut Cursor<'a>, forms: SmallForms) -> Result<Self, Stop> {
+    fn begin(kind: u8, version: u32, cursor: &mut Cursor<'a>, forms: SmallForms) -> Result<Self, Stop> {
         let list = || Value::List(List::new());
         let hash = || Value::Hash(Hash::new());
         let set = || Value::Set(Set::new());
@@ -84,7 +88,19 @@ impl<'a> Body<'a> {
             kind::STREAM | kind::STREAM_2 | kind::STREAM_3 => {
                 (Part::Stream(kind), cursor.length()?.saturating_add(1), Value::Stream(Stream::new()))
             }
-            _ => return Ok(Body::Unsupported("hash with field deadlines")),
+            kind::HASH_VALKEY if version == VERSION_VALKEY => (Part::FieldAndDeadline, cursor.length()?, hash()),
+            _ if version == VERSION_VALKEY => return Ok(Body::Unsupported("that only Redis has")),
+            kind::HASH_METADATA_PRE_GA => (Part::DeadlineAndField(1), cursor.length()?, hash()),
+            kind::HASH_METADATA => {
+                let earliest_ms = u64::from_le_bytes(cursor.array()?);
+                (Part::DeadlineAndField(earliest_ms), cursor.length()?, hash())
+            }
+            kind::HASH_LISTPACK_EX_PRE_GA => (Part::Pack(Pack::ListpackWithDeadlines), 1, hash()),
+            kind::HASH_LISTPACK_EX => {
+                let _earliest_ms = cursor.array::<8>()?;
+                (Part::Pack(Pack::ListpackWithDeadlines), 1, hash())
+            }
+            _ => unreachable!("there is no such kind"),
         };
         Ok(Body::Aggregate(Parts { part, left, value, forms }))
     }
@@ -137,6 +153,15 @@ impl Parts {
                     _ => stream::read_block(stream, cursor, &mut rooms.value),
                 }
             }
+            Part::DeadlineAndField(base_ms) => {
+                let behind_ms = cursor.length()?;
+                let deadline_ms = base_ms.wrapping_add(behind_ms).wrapping_sub(1) as i64;
+                self.field(cursor, rooms, |_| Ok((behind_ms > 0).then_some(deadline_ms)))
+            }
+            Part::FieldAndDeadline => self.field(cursor, rooms, |cursor| {
+                let deadline_ms = i64::from_le_bytes(cursor.array()?);
+                Ok((deadline_ms != -1).then_some(deadline_ms))
+            }),
             Part::Node => match cursor.length()? {
                 NODE_PLAIN => self.element(cursor, rooms),
                 NODE_PACKED => self.pack(Pack::Listpack, cursor, rooms),
@@ -167,6 +192,23 @@ impl Parts {
         if is_new { Ok(()) } else { Err(self.duplicate(offset)) }
     }
 
+    /// A field with its value, and a deadline that is known or comes behind it.
+    fn field(
+        &mut self,
+        cursor: &mut Cursor,
+        rooms: &mut Rooms,
+        deadline_ms: impl FnOnce(&mut Cursor) -> Result<Option<i64>, Stop>,
+    ) -> Result<(), Stop> {
+        let offset = cursor.place();
+        let (field, value) = (cursor.text()?, cursor.text()?);
+        let deadline_ms = deadline_ms(cursor)?;
+        let Value::Hash(hash) = &mut self.value else { unreachable!("only hashes have fields") };
+        let field = field.plain(&mut rooms.key)?;
+        let is_new = hash.insert(field, value.plain(&mut rooms.value)?, self.forms.hash);
+        hash.set_deadline(field, deadline_ms);
+        if is_new { Ok(()) } else { Err(self.duplicate(offset)) }
+    }
+
     fn add_scored(&mut self, member: &[u8], score: f64, offset: u64) -> Result<(), Stop> {
         let Value::SortedSet(set) = &mut self.value else { unreachable!("only sorted sets have scores") };
         if set.insert(member, score, self.forms.sorted_set) { Ok(()) } else { Err(self.duplicate(offset)) }
@@ -189,7 +231,14 @@ fn unpack<'a>(pack: Pack, bytes: &'a [u8], value: &mut Value, forms: SmallForms)
     let (mut room, mut value_room) = (itoa::Buffer::new(), itoa::Buffer::new());
     // The field or member that waits for its value or score.
     let mut first: Option<Element<'a>> = None;
+    // The field that has its value and waits for its deadline.
+    let mut dated: Option<Element<'a>> = None;
     pack.visit(bytes, |element| {
+        if let (Some(field), Value::Hash(hash)) = (dated.take(), &mut *value) {
+            let Element::Integer(deadline_ms) = element else { return Err("a deadline is not a number") };
+            hash.set_deadline(field.text(&mut room), (deadline_ms != 0).then_some(deadline_ms));
+            return Ok(());
+        }
         let is_new = match (&mut *value, first.take()) {
             (Value::Str(_) | Value::Stream(_), _) => unreachable!("it has no elements"),
             (Value::List(list), _) => {
@@ -202,6 +251,7 @@ fn unpack<'a>(pack: Pack, bytes: &'a [u8], value: &mut Value, forms: SmallForms)
                 true
             }
             (Value::Hash(hash), Some(field)) => {
+                dated = (pack == Pack::ListpackWithDeadlines).then_some(field);
                 hash.insert(field.text(&mut room), element.text(&mut value_room), forms.hash)
             }
             (Value::SortedSet(set), Some(member)) => {
@@ -211,7 +261,7 @@ fn unpack<'a>(pack: Pack, bytes: &'a [u8], value: &mut Value, forms: SmallForms)
         };
         if is_new { Ok(()) } else { Err("an element is there twice") }
     })?;
-    match first {
+    match first.or(dated) {
         None => Ok(()),
         Some(_) => Err(Malformed { problem: "the last element lacks its counterpart", at: bytes.len() }),
     }

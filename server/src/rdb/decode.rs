@@ -17,6 +17,8 @@ pub enum Item<'a> {
     SelectDb(u32),
     /// A hint: the numbers of keys, and of keys with a deadline, in the selected database.
     ResizeDb(u64, u64),
+    /// The source of a library of functions.
+    Library(&'a [u8]),
     /// One key of the selected database (0 before the first [`Item::SelectDb`]).
     Entry {
         /// Its name.
@@ -182,6 +184,15 @@ impl Decoder {
             Found::SelectDb(db) => Item::SelectDb(db),
             Found::ResizeDb(keys, deadlines) => Item::ResizeDb(keys, deadlines),
             Found::Aux(key, value) => Item::Aux(key.plain(&mut self.rooms.key)?, value.plain(&mut self.rooms.value)?),
+            Found::Library(code) => Item::Library(code.plain(&mut self.rooms.value)?),
+            Found::OldLibrary { name, engine, code } => {
+                let name = name.plain(&mut self.rooms.key)?.to_vec();
+                let engine = engine.plain(&mut self.rooms.key)?.to_vec();
+                let code = code.plain(&mut self.rooms.key)?;
+                // By now the first line of the source says the rest.
+                self.rooms.value = [b"#!", &engine[..], b" name=", &name, b"\n", code].concat();
+                Item::Library(&self.rooms.value)
+            }
             Found::Str(key, value) => Item::Entry {
                 key: key.plain(&mut self.rooms.key)?,
                 value: Value::Str(value.plain(&mut self.rooms.value)?),
@@ -260,6 +271,12 @@ enum Found<'a> {
     SelectDb(u32),
     ResizeDb(u64, u64),
     Aux(Text<'a>, Text<'a>),
+    Library(Text<'a>),
+    OldLibrary {
+        name: Text<'a>,
+        engine: Text<'a>,
+        code: Text<'a>,
+    },
     Str(Text<'a>, Text<'a>),
     Aggregate(value::Value),
     Unsupported {
@@ -308,23 +325,24 @@ impl<'a> Cursor<'a> {
             opcode::AUX => Found::Aux(self.text()?, self.text()?),
             opcode::IDLE => return self.length().map(|seconds| Step::LastUse(Use::IdleSeconds(seconds))),
             opcode::FREQ => return self.byte().map(|frequency| Step::LastUse(Use::Frequency(frequency))),
-            opcode::FUNCTION2 => return self.text().map(|_library| Step::Skipped),
+            opcode::FUNCTION2 => Found::Library(self.text()?),
+            opcode::FUNCTION_PRE_GA => self.old_library()?,
             opcode::SLOT_INFO => return self.slot_info(),
             opcode::MODULE_AUX => return self.module_aux(),
             opcode::EOF if version < CHECKSUM_VERSION_MIN => Found::Eof { stored: 0 },
             opcode::EOF => Found::Eof { stored: u64::from_le_bytes(self.array()?) },
-            kind => return self.entry(kind, offset, forms),
+            kind => return self.entry(kind, offset, version, forms),
         };
         Ok(Step::Found(found))
     }
 
     #[inline]
-    fn entry(&mut self, kind: u8, offset: u64, forms: SmallForms) -> Result<Step<'a>, Stop> {
+    fn entry(&mut self, kind: u8, offset: u64, version: u32, forms: SmallForms) -> Result<Step<'a>, Stop> {
         if !Body::exists(kind) {
             return Err(RdbError::UnknownType { byte: kind, offset }.into());
         }
         let key = self.text()?;
-        Ok(match Body::read(kind, self, forms)? {
+        Ok(match Body::read(kind, version, self, forms)? {
             Body::Str(value) => Step::Found(Found::Str(key, value)),
             Body::Aggregate(parts) => Step::Begun(key, parts),
             Body::Unsupported(type_name) => Step::Found(Found::Unsupported { type_name, key, offset }),
@@ -345,6 +363,14 @@ impl<'a> Cursor<'a> {
                 kind => return Err(RdbError::ModuleData { kind, offset }.into()),
             }
         }
+    }
+
+    fn old_library(&mut self) -> Result<Found<'a>, Stop> {
+        let (name, engine) = (self.text()?, self.text()?);
+        if self.length()? != 0 {
+            let _description = self.text()?;
+        }
+        Ok(Found::OldLibrary { name, engine, code: self.text()? })
     }
 
     fn slot_info(&mut self) -> Result<Step<'a>, Stop> {

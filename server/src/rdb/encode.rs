@@ -4,10 +4,10 @@ use std::io;
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::{MAGIC, VERSION_WRITTEN, kind, lzf::Compressor, opcode, stream, string};
+use super::{Contents, Format, Reader, kind, lzf::Compressor, opcode, stream, string};
 use crate::keyspace::{AccessClock, Use};
 use crate::value::stream::{Group, Id};
-use crate::value::{Stream, ValueRef};
+use crate::value::{Hash, Stream, ValueRef};
 
 /// What an image says about itself before its first entry, in AUX fields.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +44,8 @@ pub struct Options {
     pub compress: bool,
     /// End with a checksum instead of zeros (`rdbchecksum`).
     pub checksum: bool,
+    /// What the image may contain. What it has no place for is left out.
+    pub format: Format,
 }
 
 /// Encoded bytes are handed on when there are this many.
@@ -52,11 +54,12 @@ pub const SLICE_BYTES: usize = 32 << 10;
 /// Writes one image and hands it on slice by slice as it grows, in the middle of a big value too.
 ///
 /// ```
-/// use repld::rdb::{Encoder, Header, Options};
+/// use repld::rdb::{Encoder, Format, Header, Options};
 /// use repld::value::ValueRef;
 ///
 /// let mut image = Vec::new();
-/// let mut encoder = Encoder::new(&Header::default(), Options { compress: true, checksum: true });
+/// let options = Options { compress: true, checksum: true, format: Format::PLAIN };
+/// let mut encoder = Encoder::new(&Header::default(), options);
 /// encoder.resize_db(0, 1, 0);
 /// encoder.entry(0, b"foo", ValueRef::Str(b"bar"), None, |slice| Ok(image.extend(slice)))?;
 /// image.extend(encoder.finish());
@@ -71,6 +74,7 @@ pub struct Encoder {
     /// Present when strings are to be compressed.
     compressor: Option<Compressor>,
     selected: Option<u32>,
+    format: Format,
     /// Makes something of the notes about the use of keys, if these are written.
     uses: Option<AccessClock>,
     /// What was said of the next key's.
@@ -91,25 +95,40 @@ impl Encoder {
             crc: options.checksum.then(|| Digest::new(CrcAlgorithm::Crc64Redis)),
             compressor: options.compress.then(Compressor::new),
             selected: None,
+            format: options.format,
             uses: None,
             last_use: None,
         };
-        encoder.pending.extend_from_slice(MAGIC);
-        encoder.pending.extend_from_slice(format!("{VERSION_WRITTEN:04}").as_bytes());
+        encoder.pending.extend_from_slice(options.format.preamble().as_bytes());
         encoder.header(header);
         encoder
     }
 
-    /// A value with its type before it, and nothing around it.
-    pub(super) fn value_alone(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
-        let mut encoder = Self {
-            pending: vec![kind_of(value)],
+    /// An encoder of parts that have no image around them.
+    fn alone(compress: bool) -> Self {
+        let compressor = compress.then(Compressor::new);
+        Self {
+            pending: Vec::new(),
             crc: None,
-            compressor: compress.then(Compressor::new),
+            compressor,
             selected: None,
+            format: Reader::OWN.format(Contents::ALL),
             uses: None,
             last_use: None,
-        };
+        }
+    }
+
+    /// A library of functions with its opcode before it, and nothing around it.
+    pub(super) fn function_alone(code: &[u8]) -> Vec<u8> {
+        let mut encoder = Self::alone(true);
+        encoder.function(code);
+        encoder.pending
+    }
+
+    /// A value with its type before it, and nothing around it.
+    pub(super) fn value_alone(value: ValueRef<'_>, compress: bool) -> Vec<u8> {
+        let mut encoder = Self::alone(compress);
+        encoder.pending.push(encoder.kind_of(value));
         let mut bytes = Vec::new();
         let gathered = encoder.value(value, &mut |slice| {
             bytes.extend(slice);
@@ -144,6 +163,14 @@ impl Encoder {
         self.pending.push(opcode::AUX);
         self.string(key.as_bytes());
         self.string(value);
+    }
+
+    /// Adds the source of a library of functions, if the format has a place for it.
+    pub fn function(&mut self, code: &[u8]) {
+        if self.format.has_functions() {
+            self.pending.push(opcode::FUNCTION2);
+            self.string(code);
+        }
     }
 
     /// Tells readers how many keys `db` will have, and how many of them a deadline, so that they can size their tables.
@@ -191,7 +218,7 @@ impl Encoder {
             Some(Use::Frequency(frequency)) => self.pending.extend([opcode::FREQ, frequency]),
             None => {}
         }
-        self.pending.push(kind_of(value));
+        self.pending.push(self.kind_of(value));
         self.string(key);
         self.value(value, &mut emit)
     }
@@ -205,6 +232,9 @@ impl Encoder {
             }
             ValueRef::List(list) => self.elements(list.len(), list.iter(), emit, Self::string),
             ValueRef::Set(set) => self.elements(set.len(), set.iter(), emit, |encoder, member| encoder.string(&member)),
+            ValueRef::Hash(hash) if hash.has_deadlines() && self.format.has_field_deadlines() => {
+                self.expiring_hash(hash, emit)
+            }
             ValueRef::Hash(hash) => self.elements(hash.len(), hash.iter(), emit, |encoder, (field, value)| {
                 encoder.string(field);
                 encoder.string(value);
@@ -214,6 +244,42 @@ impl Encoder {
                 encoder.pending.extend_from_slice(&entry.score.to_le_bytes());
             }),
             ValueRef::Stream(stream) => self.stream(stream, emit),
+        }
+    }
+
+    fn expiring_hash(&mut self, hash: &Hash, emit: &mut impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        if self.format == Format::Valkey {
+            return self.elements(hash.len(), hash.iter(), emit, |encoder, (field, value)| {
+                encoder.string(field);
+                encoder.string(value);
+                encoder.pending.extend_from_slice(&hash.deadline_ms(field).unwrap_or(-1).to_le_bytes());
+            });
+        }
+        // What is before the epoch is over, and so is its first millisecond.
+        let earliest_ms = hash.next_deadline_ms().unwrap_or(0).max(0);
+        self.pending.extend_from_slice(&earliest_ms.to_le_bytes());
+        self.elements(hash.len(), hash.iter(), emit, |encoder, (field, value)| {
+            let behind_ms = hash.deadline_ms(field).map_or(0, |deadline_ms| (deadline_ms - earliest_ms).max(0) + 1);
+            push_length(&mut encoder.pending, behind_ms as u64);
+            encoder.string(field);
+            encoder.string(value);
+        })
+    }
+
+    /// The type byte of the encoding that is written: the plain ones, which everyone reads and which have no limits, but for
+    /// what they have no place for.
+    fn kind_of(&self, value: ValueRef<'_>) -> u8 {
+        match (value, self.format) {
+            (ValueRef::Str(_), _) => kind::STRING,
+            (ValueRef::List(_), _) => kind::LIST,
+            (ValueRef::Set(_), _) => kind::SET,
+            (ValueRef::Hash(hash), Format::Valkey) if hash.has_deadlines() => kind::HASH_VALKEY,
+            (ValueRef::Hash(hash), format) if hash.has_deadlines() && format.has_field_deadlines() => {
+                kind::HASH_METADATA
+            }
+            (ValueRef::Hash(_), _) => kind::HASH,
+            (ValueRef::SortedSet(_), _) => kind::SORTED_SET_2,
+            (ValueRef::Stream(value), _) => stream::kind_of(value),
         }
     }
 
@@ -348,18 +414,6 @@ impl Encoder {
     }
 }
 
-/// The type byte of the encoding that is written: the plain ones, which everyone reads and which have no limits.
-fn kind_of(value: ValueRef<'_>) -> u8 {
-    match value {
-        ValueRef::Str(_) => kind::STRING,
-        ValueRef::List(_) => kind::LIST,
-        ValueRef::Set(_) => kind::SET,
-        ValueRef::Hash(_) => kind::HASH,
-        ValueRef::SortedSet(_) => kind::SORTED_SET_2,
-        ValueRef::Stream(value) => stream::kind_of(value),
-    }
-}
-
 fn push_length(out: &mut Vec<u8>, length: u64) {
     match length {
         0..0x40 => out.push(length as u8),
@@ -395,7 +449,7 @@ fn canonical_i32(bytes: &[u8]) -> Option<i32> {
 mod tests {
     use super::*;
 
-    const PLAIN: Options = Options { compress: false, checksum: false };
+    const PLAIN: Options = Options { compress: false, checksum: false, format: Format::PLAIN };
 
     fn body(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
         let mut encoder = Encoder::new(&Header::default(), PLAIN);

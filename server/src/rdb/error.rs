@@ -19,7 +19,7 @@ pub enum RdbError {
         offset: u64,
     },
     /// Its bytes are not those that were written.
-    #[error("Wrong RDB checksum expected: ({stored:x}) but got ({computed:x}). Aborting now.")]
+    #[error("RDB CRC error: the checksum should be {stored:x} and is {computed:x}")]
     Checksum {
         /// The checksum at its end.
         stored: u64,

@@ -25,13 +25,12 @@
 //! every server loads them, they need no second look at a value before the first of its bytes can go out, and they have no
 //! limits. A big value is handed on while it is being encoded, and taken apart as it arrives.
 //!
-//! Written is version 9, that of Redis 5.0 to 6.2. Later versions added encodings of collections and the FUNCTION2 opcode and
-//! changed nothing about what is written here, and every server refuses a version above its own: 9 is what all of 5.0 to 7.x
-//! and Valkey load. Read are versions 1 to 12, and Valkey's 80.
+//! Written is version 9, that of Redis 5.0 to 6.2, unless there is something that it has no place for (`format`): later
+//! versions changed nothing about the rest, and every server refuses a version above its own. Read are versions 1 to 12, and
+//! Valkey's 80.
 //!
-//! Refused, each with a named [`RdbError`] and its offset: values of modules, hashes whose fields have deadlines,
-//! strings beyond [`STRING_BYTES_MAX`], malformed packs, elements that are there twice, unknown opcodes, a wrong checksum, a
-//! stream that ends early. Passed over: functions, data of modules that belong to no key, and keys whose value is empty.
+//! Refused, each with a named [`RdbError`] and its offset: values of modules, strings beyond [`STRING_BYTES_MAX`], malformed packs, elements that are there twice, unknown opcodes, a wrong checksum, a
+//! stream that ends early. Passed over: data of modules that belong to no key, and keys whose value is empty.
 //!
 //! Source: the RDB file format as described at <https://rdb.fnordig.de/file_format.html>, checked against files of
 //! redis-server 7.0.
@@ -42,20 +41,19 @@ mod decode;
 mod dump;
 mod encode;
 mod error;
+mod format;
 mod lzf;
 mod packed;
 mod stream;
 
 pub use decode::{Decoder, Item, Value};
-pub use dump::{DumpError, dump, restore, serialized_len};
+pub use dump::{Checksum, DumpError, dump, dump_functions, restore, restore_functions, serialized_len};
 pub use encode::{Encoder, Header, Options, ReplicationPoint, SLICE_BYTES};
 pub use error::RdbError;
+pub use format::{Contents, Format, Reader};
 
 /// The longest string that is read, in bytes: the `proto-max-bulk-len` that servers ship with.
 pub const STRING_BYTES_MAX: u64 = 512 << 20;
-
-/// The format version that [`Encoder`] writes.
-pub const VERSION_WRITTEN: u32 = 9;
 
 /// The newest format version that [`Decoder`] reads.
 pub const VERSION_READ_MAX: u32 = 12;
@@ -75,6 +73,8 @@ mod opcode {
     pub const SLOT_INFO: u8 = 244;
     /// A function library's source, one string.
     pub const FUNCTION2: u8 = 245;
+    /// The same from a release candidate of Redis 7.0: name, engine, whether a description follows, that, and the source.
+    pub const FUNCTION_PRE_GA: u8 = 246;
     /// Data of a module outside the key space.
     pub const MODULE_AUX: u8 = 247;
     /// Idle time of the next entry in seconds, a length.
@@ -126,6 +126,16 @@ mod kind {
     /// A count and as many nodes, each a length that says what it is, and a string: an element, or a listpack of many.
     pub const LIST_QUICKLIST_2: u8 = 18;
     pub const SET_LISTPACK: u8 = 20;
+    // Hashes whose fields may have deadlines. Redis: a length that is the deadline, or 0, before each field and its value.
+    pub const HASH_METADATA_PRE_GA: u8 = 22;
+    /// Packed: fields, values and deadlines, 0 for none.
+    pub const HASH_LISTPACK_EX_PRE_GA: u8 = 23;
+    /// The earliest deadline comes first, 64 bits little endian, and the others say how far behind it they are, and 1 more.
+    pub const HASH_METADATA: u8 = 24;
+    /// The earliest deadline comes first.
+    pub const HASH_LISTPACK_EX: u8 = 25;
+    /// Valkey: a deadline of 64 bits little endian behind each field and its value, -1 for none.
+    pub const HASH_VALKEY: u8 = 22;
 }
 
 /// The lengths that say what follows in the data of a module.

@@ -23,6 +23,8 @@
 pub enum Pack {
     Ziplist,
     Listpack,
+    /// Fields, values and deadlines, in turns.
+    ListpackWithDeadlines,
     Intset,
     Zipmap,
 }
@@ -31,7 +33,7 @@ impl Pack {
     pub fn name(self) -> &'static str {
         match self {
             Pack::Ziplist => "ziplist",
-            Pack::Listpack => "listpack",
+            Pack::Listpack | Pack::ListpackWithDeadlines => "listpack",
             Pack::Intset => "intset",
             Pack::Zipmap => "zipmap",
         }
@@ -42,7 +44,7 @@ impl Pack {
         let reader = Reader { bytes, at: 0 };
         match self {
             Pack::Ziplist => ziplist(reader, visit),
-            Pack::Listpack => listpack(reader, visit),
+            Pack::Listpack | Pack::ListpackWithDeadlines => listpack(reader, visit),
             Pack::Intset => intset(reader, visit),
             Pack::Zipmap => zipmap(reader, visit),
         }

@@ -50,10 +50,10 @@ fn sorted_set<T: AsRef<[u8]>>(members: impl IntoIterator<Item = (T, f64)>) -> Va
 }
 
 const OPTIONS: [Options; 4] = [
-    Options { compress: true, checksum: true },
-    Options { compress: true, checksum: false },
-    Options { compress: false, checksum: true },
-    Options { compress: false, checksum: false },
+    Options { compress: true, checksum: true, format: Format::PLAIN },
+    Options { compress: true, checksum: false, format: Format::PLAIN },
+    Options { compress: false, checksum: true, format: Format::PLAIN },
+    Options { compress: false, checksum: false, format: Format::PLAIN },
 ];
 
 fn encoded(keys: &Keys, options: Options) -> Vec<u8> {
@@ -67,7 +67,7 @@ fn encoded(keys: &Keys, options: Options) -> Vec<u8> {
             offset: 1 << 40,
         }),
         aof_base: false,
-        extra: &[("repld-seed", b"\x00\xFF")],
+        extra: &[("repld-note", b"\x00\xFF")],
     };
     let mut encoder = Encoder::new(&header, options);
     encoder.resize_db(0, 10, 0);
@@ -88,6 +88,7 @@ fn encoded(keys: &Keys, options: Options) -> Vec<u8> {
 struct Content {
     fields: BTreeMap<Vec<u8>, Vec<u8>>,
     keys: Keys,
+    libraries: Vec<Vec<u8>>,
 }
 
 /// Feeds `image` in pieces that end where `pieces` says and collects what comes out.
@@ -102,6 +103,7 @@ fn decoded<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Content, Rd
                 Item::Aux(key, value) => drop(content.fields.insert(key.into(), value.into())),
                 Item::SelectDb(selected) => db = selected,
                 Item::ResizeDb(..) | Item::Eof => {}
+                Item::Library(code) => content.libraries.push(code.into()),
                 Item::Entry { key, value, deadline_ms, .. } => {
                     let value = match value {
                         super::Value::Str(bytes) => string(bytes),
@@ -276,7 +278,90 @@ fn old_images_have_deadlines_in_seconds_and_no_checksum() {
 }
 
 #[test]
-fn hints_functions_and_data_of_modules_are_skipped() {
+fn libraries_of_functions_are_handed_on_and_those_of_the_release_candidates_get_their_first_line() {
+    let image = b"REDIS0010\xF5\x0D#!lua name=a\n\xF6\x03lib\x03LUA\x01\x04what\x06code()\xF6\x01b\x03LUA\x00\x01c\xFF\0\0\0\0\0\0\0\0";
+    let expected: [&[u8]; 3] = [b"#!lua name=a\n", b"#!LUA name=lib\ncode()", b"#!LUA name=b\nc"];
+    for size in 1..image.len() {
+        assert_eq!(decoded(image.chunks(size)).expect("an image").libraries, expected);
+    }
+    let dump = dump_functions(expected.into_iter());
+    assert_eq!(restore_functions(&dump), Ok(expected.map(<[u8]>::to_vec).to_vec()));
+    assert_eq!(restore_functions(&dump[1..]), Err(DumpError::Envelope));
+    assert!(matches!(
+        restore_functions(&super::dump(crate::value::ValueRef::Str(b"v"), true)),
+        Err(DumpError::Content(_))
+    ));
+}
+
+/// A listpack of strings of less than 64 bytes and, where they are numbers, of integers of 64 bits.
+fn listpack(elements: &[&str]) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for element in elements {
+        match element.parse::<i64>() {
+            Ok(number) => {
+                entries.push(0xF4);
+                entries.extend(number.to_le_bytes());
+                entries.push(9);
+            }
+            Err(_) => {
+                entries.push(0x80 | element.len() as u8);
+                entries.extend(element.as_bytes());
+                entries.push(1 + element.len() as u8);
+            }
+        }
+    }
+    let (bytes, count) = (7 + entries.len() as u32, elements.len() as u16);
+    [&bytes.to_le_bytes()[..], &count.to_le_bytes(), &entries, b"\xFF"].concat()
+}
+
+#[test]
+fn hash_fields_have_deadlines_in_every_layout() {
+    let at_ms = 2_000_000_000_123_i64;
+    let mut expected = Hash::new();
+    for (field, value) in [("a", "x"), ("b", "y"), ("c", "z")] {
+        expected.insert(field.as_bytes(), value.as_bytes(), SMALL);
+    }
+    expected.set_deadline(b"a", Some(at_ms));
+    expected.set_deadline(b"c", Some(at_ms + 5));
+    let keys = Keys::from([((0, b"k".to_vec()), (Value::Hash(expected), None))]);
+    let long = |length: i64| [&[0x81][..], &length.to_be_bytes()].concat();
+    let pack = listpack(&["a", "x", &at_ms.to_string(), "c", "z", &(at_ms + 5).to_string(), "b", "y", "0"]);
+    let packed = [&[pack.len() as u8][..], &pack].concat();
+    let (earliest, no_deadline) = (at_ms.to_le_bytes(), (-1_i64).to_le_bytes());
+    let redis = [
+        [b"\x16\x01k\x03", &long(at_ms)[..], b"\x01a\x01x\x00\x01b\x01y", &long(at_ms + 5), b"\x01c\x01z"].concat(),
+        [b"\x17\x01k", &packed[..]].concat(),
+        [b"\x18\x01k", &earliest[..], b"\x03\x01\x01a\x01x\x00\x01b\x01y\x06\x01c\x01z"].concat(),
+        [b"\x19\x01k", &earliest[..], &packed].concat(),
+    ];
+    let end = b"\xFF\0\0\0\0\0\0\0\0".as_slice();
+    let mut images: Vec<Vec<u8>> = redis.iter().map(|body| [b"REDIS0012", &body[..], end].concat()).collect();
+    let last = (at_ms + 5).to_le_bytes();
+    let fields =
+        [b"\x16\x01k\x03\x01a\x01x", &earliest[..], b"\x01b\x01y", &no_deadline, b"\x01c\x01z", &last].concat();
+    images.push([b"VALKEY080", &fields[..], end].concat());
+    for format in [Reader::OWN, Reader::Valkey].map(|reader| reader.format(Contents::ALL)) {
+        images.push(encoded(&keys, Options { compress: true, checksum: true, format }));
+    }
+    for image in &images {
+        for size in [1, 2, 7, image.len()] {
+            assert_eq!(decoded(image.chunks(size)).map(|content| content.keys).as_ref(), Ok(&keys), "{image:?}");
+        }
+    }
+    // Who has no place for them gets the rest.
+    let plain = decoded([&encoded(&keys, OPTIONS[0])[..]]).expect("an image").keys;
+    let fields = [("a", "x"), ("b", "y"), ("c", "z")];
+    assert_eq!(plain, Keys::from([((0, b"k".to_vec()), (hash(fields), None))]));
+    // Each of the two has kinds that the other has not.
+    let error = decoded([&[b"VALKEY080", &redis[2][..], end].concat()[..]]).expect_err("only Redis has it");
+    assert!(matches!(error, RdbError::UnsupportedType { .. }), "{error}");
+    let half =
+        [b"REDIS0012\x17\x01k".as_slice(), &[listpack(&["a", "x"]).len() as u8], &listpack(&["a", "x"]), end].concat();
+    assert!(matches!(decoded([&half[..]]), Err(RdbError::Packed { .. })));
+}
+
+#[test]
+fn hints_and_data_of_modules_are_skipped() {
     let module =
         b"\xF7\x81\x01\x02\x03\x04\x05\x06\x07\x08\x02\x02\x05\x03abc\x01\x07\x03\0\0\x80\x3F\x04\0\0\0\0\0\0\0\0\0";
     let body =
@@ -289,13 +374,9 @@ fn hints_functions_and_data_of_modules_are_skipped() {
 fn what_cannot_be_read_is_named_with_its_place() {
     use RdbError::*;
     let stream_too_short = [&b"\x00\xC3\x03\x80"[..], &(300_u32 << 20).to_be_bytes(), b"abc"].concat();
-    let bodies: [(&[u8], RdbError); 17] = [
+    let bodies: [(&[u8], RdbError); 16] = [
         (b"\x07\x03key\x00", UnsupportedType { type_name: "module", key: b"key".to_vec(), offset: 9 }),
         (b"\x06\x03key\x00", UnsupportedType { type_name: "module", key: b"key".to_vec(), offset: 9 }),
-        (
-            b"\x16\x03key\x00",
-            UnsupportedType { type_name: "hash with field deadlines", key: b"key".to_vec(), offset: 9 },
-        ),
         (b"\xF7\x00\x06", ModuleData { kind: 6, offset: 11 }),
         (b"\x02\x01k\x02\x01a\x01a", Duplicate { type_name: "set", offset: 15 }),
         (b"\x04\x01k\x02\x01a\x01b\x01a\x01b", Duplicate { type_name: "hash", offset: 17 }),
@@ -307,7 +388,7 @@ fn what_cannot_be_read_is_named_with_its_place() {
             b"\x0B\x01k\x08\x03\0\0\0\0\0\0\0",
             Packed { form: "intset", problem: "the size of its integers is none of 2, 4 and 8", at: 8, offset: 12 },
         ),
-        (b"\xF6\x00", UnknownType { byte: 0xF6, offset: 9 }),
+        (b"\xF3\x00", UnknownType { byte: 0xF3, offset: 9 }),
         (b"\x00\x82", LengthEncoding { byte: 0x82, offset: 10 }),
         (b"\x00\xC4", LengthEncoding { byte: 0xC4, offset: 10 }),
         (b"\x00\x80\x20\x00\x00\x01", StringLength { bytes: STRING_BYTES_MAX + 1, offset: 10 }),
@@ -352,7 +433,7 @@ fn every_piece_size_gives_the_same_content() {
     let content = decoded([&image[..]]).expect("own image");
     assert_eq!(content.keys, sample());
     assert_eq!(content.fields[&b"repl-offset"[..]], b"1099511627776");
-    assert_eq!(content.fields[&b"repld-seed"[..]], b"\x00\xFF");
+    assert_eq!(content.fields[&b"repld-note"[..]], b"\x00\xFF");
     for size in 1..200 {
         assert_eq!(decoded(image.chunks(size)).as_ref(), Ok(&content), "pieces of {size} bytes");
     }
@@ -625,7 +706,7 @@ fn packed_payloads() -> Vec<(Vec<u8>, Value)> {
 }
 
 fn restored(payload: &[u8]) -> Result<Value, DumpError> {
-    restore(payload, FORMS)
+    restore(payload, FORMS, Checksum::Verified)
 }
 
 /// Puts version and checksum behind a value.

@@ -166,9 +166,13 @@ impl fmt::Display for Ancestry {
     }
 }
 
+/// The version of Valkey whose images are read here: one that is told of none leaves out what older ones cannot load. Redis
+/// does not know the option.
+const READS_IMAGES_OF: &[u8] = b"9.0.0";
+
 fn identify(greeting: &Greeting) -> Step {
     let mut out = Vec::new();
-    let mut count = 2;
+    let mut count = 3;
     append_request(&mut out, &[b"REPLCONF", b"listening-port", greeting.listening_port.to_string().as_bytes()]);
     if let Some(ip) = &greeting.announced_ip {
         append_request(&mut out, &[b"REPLCONF", b"ip-address", ip.as_bytes()]);
@@ -178,6 +182,7 @@ fn identify(greeting: &Greeting) -> Step {
         append_request(&mut out, &[b"REPLCONF", b"repld-run-id", run_id.as_str().as_bytes()]);
         count += 1;
     }
+    append_request(&mut out, &[b"REPLCONF", b"version", READS_IMAGES_OF]);
     append_request(&mut out, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
     Step::Send(Handshake::AwaitReplconf(count), out)
 }
@@ -236,9 +241,9 @@ mod tests {
     #[test]
     fn the_request_names_the_byte_after_those_applied() {
         let (next, bytes) = sent(Handshake::AwaitPong.on_line(&greeting(), b"+PONG"));
-        assert_eq!(next, Handshake::AwaitReplconf(2));
+        assert_eq!(next, Handshake::AwaitReplconf(3));
         assert!(bytes.contains("6380"), "{bytes}");
-        assert_eq!(next.on_line(&greeting(), b"+OK"), Step::Wait(Handshake::AwaitReplconf(1)));
+        assert_eq!(next.on_line(&greeting(), b"+OK"), Step::Wait(Handshake::AwaitReplconf(2)));
         let step = Handshake::AwaitReplconf(1).on_line(&greeting(), b"-ERR Unrecognized REPLCONF option");
         let (next, bytes) = sent(step);
         assert_eq!(next, Handshake::AwaitSync);
@@ -251,7 +256,7 @@ mod tests {
         let (next, bytes) = sent(Handshake::AwaitPong.on_line(&greeting, b"-NOAUTH Authentication required."));
         assert_eq!((next, bytes.as_str()), (Handshake::AwaitAuth, "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n"));
         assert!(matches!(next.on_line(&greeting, b"-WRONGPASS no"), Step::Refused(why) if why.contains("WRONGPASS")));
-        assert_eq!(sent(next.on_line(&greeting, b"+OK")).0, Handshake::AwaitReplconf(2));
+        assert_eq!(sent(next.on_line(&greeting, b"+OK")).0, Handshake::AwaitReplconf(3));
     }
 
     #[test]

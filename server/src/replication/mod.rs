@@ -31,6 +31,7 @@ pub use payload::Payload;
 
 use crate::client::Client;
 use crate::config::Upstream;
+use crate::rdb::Reader;
 
 /// What a replica tells of itself by `REPLCONF` before it asks for a sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,6 +48,10 @@ pub struct FeedIdentity {
     pub rdb_only: bool,
     /// It wants an image without keys.
     pub without_keys: bool,
+    /// It wants an image without functions.
+    pub without_functions: bool,
+    /// Which images it reads, if it said so.
+    pub reader: Option<Reader>,
     /// Whom it was told to be above it.
     pub told_chain: Option<Vec<ReplicationId>>,
 }
@@ -83,6 +88,8 @@ pub struct Feed {
     pub eof: bool,
     /// See [`FeedIdentity::rdb_only`].
     pub rdb_only: bool,
+    /// Which images it reads.
+    pub reader: Reader,
     /// It asked with `SYNC`: its payload comes without a line before it.
     pub old_sync: bool,
     /// How far it has come.
@@ -344,6 +351,13 @@ impl Replication {
         self.feeds.iter().filter(good).count()
     }
 
+    /// How many replicas have been sent what they need to go on by themselves: a part of an image is nothing.
+    pub fn synced_feeds(&self) -> usize {
+        let is_synced =
+            |feed: &&Rc<Feed>| matches!(feed.state.get(), FeedState::Online | FeedState::AwaitsAcknowledgement);
+        self.feeds.iter().filter(is_synced).count()
+    }
+
     /// How many replicas have acknowledged everything up to `offset`.
     pub fn feeds_at(&self, offset: u64) -> usize {
         let there = |feed: &&Rc<Feed>| feed.is_online() && feed.acknowledged.get() >= offset;
@@ -386,6 +400,7 @@ mod tests {
             ip: "127.0.0.1".into(),
             port: 1,
             eof: true,
+            reader: Reader::OWN,
             old_sync: false,
             state: FeedState::Online.into(),
             cursor: cursor.into(),

@@ -22,7 +22,7 @@ pub mod stream;
 
 pub use dice::Dice;
 pub use digest::digest;
-pub use hash::{Field, Hash};
+pub use hash::{Field, Hash, Live};
 pub use hyperloglog::{Corrupt, HyperLogLog, Registers, Run};
 pub use list::{End, List};
 pub use map::Map;
@@ -113,6 +113,12 @@ impl Value {
             Value::SortedSet(set) => ValueRef::SortedSet(set),
             Value::Stream(stream) => ValueRef::Stream(stream),
         }
+    }
+
+    /// When the first field of a hash expires, if one does, in milliseconds since the epoch.
+    #[inline]
+    pub fn next_field_deadline_ms(&self) -> Option<i64> {
+        if let Value::Hash(hash) = self { hash.next_deadline_ms() } else { None }
     }
 
     /// What it takes when boxed, in bytes.

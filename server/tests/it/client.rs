@@ -133,6 +133,19 @@ impl Client {
         keys.into_iter().map(|key| (key.clone(), [self.contents(&key), self.call(&[b"PEXPIRETIME", &*key])])).collect()
     }
 
+    /// Whether no key of these databases ends within a minute.
+    pub fn data_is_settled(&mut self, databases: usize) -> bool {
+        (0..databases).all(|database| {
+            self.ok(&format!("SELECT {database}"));
+            let keys = self.scan(&[]);
+            keys.iter().all(|key| {
+                let reply = self.call(&[b"TTL", key.as_slice()]);
+                let seconds = String::from_utf8_lossy(&reply[1..]).trim().parse::<i64>().expect("an integer");
+                seconds == -1 || seconds > 60
+            })
+        })
+    }
+
     /// All that a key holds; what has no order of its own is sorted.
     fn contents(&mut self, key: &[u8]) -> Vec<u8> {
         let (command, group) = match &*self.call(&[b"TYPE", key]) {
@@ -140,6 +153,7 @@ impl Client {
             b"+set\r\n" => (vec![&b"SMEMBERS"[..], key], 1),
             b"+list\r\n" => return self.call(&[&b"LRANGE"[..], key, b"0", b"-1"]),
             b"+zset\r\n" => return self.scores(key),
+            b"+stream\r\n" => return self.stream(key),
             _ => return self.call(&[&b"GET"[..], key]),
         };
         let reply = self.call(&command);
@@ -158,6 +172,25 @@ impl Client {
             [pair[0], format!(" {:x}\n", score.to_bits()).as_bytes()].concat()
         };
         strings(&reply).chunks(2).flat_map(entry).collect()
+    }
+
+    /// The entries of a stream, its counters and its groups; without lengths, and the facts that not all servers tell.
+    fn stream(&mut self, key: &[u8]) -> Vec<u8> {
+        let reply = self.call(&[&b"XINFO"[..], b"STREAM", key, b"FULL", b"COUNT", b"0"]);
+        let lines: Vec<&[u8]> = reply.split(|byte| *byte == b'\n').collect();
+        let mut kept = Vec::new();
+        let mut index = 0;
+        while index < lines.len() {
+            let name = lines[index].strip_suffix(b"\r").unwrap_or(lines[index]);
+            let is_length = matches!(name, [b'$' | b'*' | b'%', b'0'..=b'9', ..]);
+            let is_own = [&b"radix-tree-keys"[..], b"radix-tree-nodes", b"seen-time", b"active-time"].contains(&name);
+            // A name, and the integer behind it.
+            index += if is_own { 2 } else { 1 };
+            if !is_own && !is_length {
+                kept.extend([name, b"\n"].concat());
+            }
+        }
+        kept
     }
 
     /// A field of `INFO`.

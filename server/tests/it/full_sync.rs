@@ -77,6 +77,8 @@ fn masters() -> Vec<Launcher> {
     [Kind::Repld, Kind::Redis].into_iter().filter_map(Kind::server).collect()
 }
 
+const LOADING: &str = "-LOADING Redis is loading the dataset in memory\r\n";
+
 const MODES: [&str; 3] = ["disabled", "on-empty-db", "swapdb"];
 
 #[test]
@@ -116,7 +118,10 @@ fn a_sync_that_breaks_leaves_the_data_of_before() {
             follow(&replica, &master);
             let mut client = replica.connect();
             wait_for_transfer(&mut client);
-            assert_eq!(client.run("DBSIZE"), ":3000\r\n", "{mode}");
+            // Beside an image that is being loaded, data of another history are nothing to be served.
+            let answer = if mode == "swapdb" { LOADING } else { ":3000\r\n" };
+            assert_eq!(client.run("DBSIZE"), answer, "{mode}");
+            assert_eq!(client.info("async_loading"), "0", "{mode}");
             master.kill();
             wait_until("nothing is loaded any more", || client.run("DBSIZE") == ":3000\r\n");
             assert!(client.data(0) == before, "{mode}");
@@ -167,7 +172,7 @@ fn a_slow_load_answers_as_redis_does() {
         follow(&replica, &master);
         let mut client = replica.connect();
         wait_until("it loads", || client.info("loading") == "1");
-        assert_eq!(client.run("GET key:1"), "-LOADING Redis is loading the dataset in memory\r\n", "{mode}");
+        assert_eq!(client.run("GET key:1"), LOADING, "{mode}");
         assert!(client.info("loading_start_time").parse::<u64>().is_ok_and(|time| time > 1_600_000_000), "{mode}");
         assert_eq!(client.info("master_link_status"), "down", "{mode}");
         wait_until("it gets on", || client.info("loading_loaded_bytes").parse().is_ok_and(|bytes: u64| bytes > 0));
@@ -368,5 +373,51 @@ fn a_value_of_a_hundred_megabytes_is_synced() {
             wait_for_link(&replica);
             assert_eq!(replica.connect().run("STRLEN big"), ":104857600\r\n", "{mode}");
         }
+    }
+}
+
+#[test]
+fn a_file_that_was_for_replicas_alone_is_given_up_with_them() {
+    let master = repld().directive("repl-diskless-sync", "no").directive("rdb-key-save-delay", "100000").start();
+    master.connect().ok("CONFIG SET save ''");
+    fill(&master, "new");
+    let replicas = [repld().replica_of(&master).start(), repld().replica_of(&master).start()];
+    let mut client = master.connect();
+    wait_until("both wait", || waiting(&mut client, 2));
+    replicas[0].connect().ok("REPLICAOF NO ONE");
+    wait_until("one has gone", || waiting(&mut client, 1));
+    assert_eq!(client.info("rdb_bgsave_in_progress"), "1");
+    replicas[1].connect().ok("REPLICAOF NO ONE");
+    wait_until("it is given up", || client.info("rdb_bgsave_in_progress") == "0");
+    assert_eq!(client.info("rdb_last_bgsave_status"), "ok");
+    assert!(!master.directory().join("dump.rdb").exists());
+}
+
+#[test]
+fn those_below_stay_while_another_upstream_is_tried_that_ends_before_its_image() {
+    for first in masters() {
+        let first = first.start();
+        first.connect().ok("SET a b");
+        let mut second = repld().directive("rdb-key-save-delay", "100000").start();
+        fill(&second, "new");
+        let middle = repld().replica_of(&first).start();
+        wait_until_equal(&first, &middle);
+        let bottom = repld().replica_of(&middle).start();
+        wait_until_equal(&first, &bottom);
+        let history = first.connect().info("master_replid");
+        follow(&middle, &second);
+        wait_until("an image is on its way", || waiting(&mut second.connect(), 1));
+        // Nobody waits for a replica that has nothing to go on with.
+        let _ = second.connect().send(&encode(&["SHUTDOWN", "NOSAVE"]));
+        second.wait_for_exit();
+        follow(&middle, &first);
+        wait_until_equal(&first, &middle);
+        wait_until_equal(&first, &bottom);
+        for server in [&middle, &bottom] {
+            assert_eq!(server.connect().info("master_replid"), history);
+        }
+        assert_eq!(middle.connect().info("sync_full"), "1");
+        assert_eq!(middle.connect().info("sync_partial_ok"), "0");
+        assert_eq!(count(&middle, "Connection with replica"), 0);
     }
 }

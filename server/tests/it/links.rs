@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::client::encode;
 use crate::server::{Kind, Launcher, Server, wait_until};
 
 fn repld() -> Launcher {
@@ -209,4 +210,25 @@ fn a_chain_outlives_cuts_and_promotions_without_a_full_resync() {
     }
     let full: Vec<String> = servers.iter().map(|server| server.connect().info("sync_full")).collect();
     assert_eq!(full, ["1", "1", "1", "0"], "only the first syncs were full");
+}
+
+#[test]
+fn a_replica_that_asks_for_what_has_a_reply_is_disconnected() {
+    let server = Kind::Repld.server().expect("it was just built").start();
+    for (request, command) in [("PING", "ping"), ("GET foo", "get"), ("XINFO HELP", "xinfo|help"), ("NO", "<unknown>")]
+    {
+        let mut replica = server.connect();
+        let requests = ["SYNC", request].map(|line| encode(&line.split(' ').collect::<Vec<_>>()));
+        replica.send(&requests.concat()).expect("a live server");
+        let sent = replica.rest().expect("all of it until the end");
+        assert!(!sent.windows(4).any(|bytes| bytes == b"PONG"), "{request}");
+        assert!(
+            server.log().contains(&format!("Replica generated a reply to command '{command}', disconnecting it: "))
+        );
+    }
+    let words =
+        "== CRITICAL == This master is sending an error to its replica: 'ERR Replica can't interact with the keyspace'";
+    assert!(server.log().contains(words), "{}", server.log());
+    assert!(server.connect().run("PSYNC id offset").starts_with("-ERR value is not an integer"));
+    assert!(server.log().contains("asks for synchronization but with a wrong offset"));
 }

@@ -185,11 +185,8 @@ pub(in super::super) fn xautoclaim(context: &mut WriteContext, args: Args) -> Re
         match args.maybe(index + 1) {
             Some(value) if args.is(index, "count") => {
                 const COUNT_MAX: i64 = i64::MAX / 16;
-                let wanted = parse_i64(value).ok_or(ErrorReply::NOT_AN_INTEGER)?;
-                if !(1..=COUNT_MAX).contains(&wanted) {
-                    return Err(ErrorReply::new("ERR COUNT must be > 0"));
-                }
-                count = wanted as usize;
+                let wanted = parse_i64(value).filter(|wanted| (1..=COUNT_MAX).contains(wanted));
+                count = wanted.ok_or(ErrorReply::new("ERR COUNT must be > 0"))? as usize;
                 index += 1;
             }
             _ if args.is(index, "justid") => just_id = true,

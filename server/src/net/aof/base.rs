@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::files::directory;
 use crate::aof::{Part, RequestBase, State};
@@ -17,6 +18,7 @@ pub(in crate::net) struct Rewriting {
     pub(super) state: State,
     compress: bool,
     stamp_s: Option<i64>,
+    functions: Vec<Arc<[u8]>>,
     pub(super) point: Option<Point>,
 }
 
@@ -39,7 +41,7 @@ impl BaseFile {
         let mut file = DumpFile::create(&rewriting.target)?;
         let mut requests = None;
         if !rewriting.is_image() {
-            let (base, bytes) = RequestBase::begin(rewriting.compress, rewriting.stamp_s);
+            let (base, bytes) = RequestBase::begin(rewriting.compress, rewriting.stamp_s, &rewriting.functions);
             file.write(&bytes)?;
             requests = Some(base);
         }
@@ -98,6 +100,7 @@ pub(super) fn rewriting(instance: &Instance, base: Part, target: PathBuf) -> Rew
         state: instance.aof.state,
         compress: instance.config.rdbcompression,
         stamp_s: instance.aof_stamp_s(),
+        functions: instance.functions.iter().map(|library| Arc::clone(&library.code)).collect(),
         point: None,
     }
 }

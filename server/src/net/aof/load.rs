@@ -121,7 +121,7 @@ pub(in crate::net) fn reload(server: &Server) -> Result<(), String> {
     let manifest = aof::read_manifest(&instance.config).map_err(|error| error.to_string())?.unwrap_or_default();
     let empty = crate::keyspace::Keyspace::new(instance.keyspace.databases(), instance.keyspace.seed());
     let mut restore = Restore::begin(&instance, &manifest).map_err(|error| error.to_string())?;
-    let old = instance.install(empty, 0, 0);
+    let old = (instance.install(empty, 0, 0), std::mem::take(&mut instance.functions));
     let result = loop {
         match restore.step(&mut instance) {
             Ok(None) => {}
@@ -130,7 +130,8 @@ pub(in crate::net) fn reload(server: &Server) -> Result<(), String> {
         }
     };
     if result.is_err() {
-        instance.install(old, 0, 0);
+        instance.install(old.0, 0, 0);
+        instance.functions = old.1;
     }
     instance.persistence.dirty = 0;
     result

@@ -1,0 +1,216 @@
+//! `replctl drill`: a failure is rehearsed with a group of its own, under load, and judged.
+
+mod junit;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use replctl::drill::{self, DRILL_PRESETS, DrillPreset, DrillReport, Verdict};
+use replctl::process::{Program, StateDir};
+use replctl::topology::{Drill, Engine, EngineFamily, FILE_NAME, Topology};
+use serde_json::json;
+
+use super::context::Context;
+use super::{ExitCode, Failure};
+use crate::ui::table;
+
+/// `replctl drill [FILE] [NAME..]`
+#[derive(Debug, clap::Args)]
+pub struct DrillArgs {
+    /// A topology file, and the names of its drills or of built-in ones [default: all of the file's]
+    #[arg(value_name = "FILE|NAME")]
+    what: Vec<String>,
+
+    /// Decides what the writers choose to write
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Do each drill so often, with this seed and those after it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    repeat: u32,
+
+    /// Let this engine serve every node
+    #[arg(long, value_parser = parse_engine, value_name = "repld|redis-server|valkey-server")]
+    engine: Option<Engine>,
+
+    /// Leave the group running
+    #[arg(long, conflicts_with = "repeat")]
+    keep: bool,
+
+    /// Show which drills there are, and do none
+    #[arg(long)]
+    list: bool,
+
+    /// Write the verdicts to this file as JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+/// A drill and the group that it is done with.
+struct Planned {
+    topology: Topology,
+    drill: Drill,
+}
+
+impl DrillArgs {
+    /// Does the drills one after the other; the worst verdict decides the exit code.
+    pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+        let (file, names) = self.file_and_names();
+        let file = file.or_else(|| Path::new(FILE_NAME).symlink_metadata().is_ok().then(|| FILE_NAME.into()));
+        let topology = file.as_deref().map(Topology::load).transpose()?;
+        if self.list {
+            return Ok(list(topology.as_ref(), context));
+        }
+        let planned = self.plan(topology.as_ref(), names, context)?;
+        if self.keep && planned.len() > 1 {
+            return Err(Failure::new(ExitCode::Usage, "--keep is for one drill").hint("name it").into());
+        }
+        let mut reports = Vec::new();
+        for one in &planned {
+            for round in 0..self.repeat {
+                let report = self.rehearse(one, self.seed.wrapping_add(round.into()), context)?;
+                if !context.printer.is_json() {
+                    text::show(&report, &one.topology, context.printer);
+                }
+                reports.push(report);
+            }
+        }
+        self.conclude(&reports, context)
+    }
+
+    /// The first word is a file if it looks like one or is one.
+    fn file_and_names(&self) -> (Option<PathBuf>, &[String]) {
+        match self.what.split_first() {
+            Some((first, names)) if first.ends_with(".toml") || Path::new(first).is_file() => {
+                (Some(first.into()), names)
+            }
+            _ => (None, &self.what),
+        }
+    }
+
+    fn plan(
+        &self,
+        topology: Option<&Topology>,
+        names: &[String],
+        context: &Context<'_>,
+    ) -> anyhow::Result<Vec<Planned>> {
+        let own = topology.map(Topology::drills).unwrap_or_default();
+        if names.is_empty() && own.is_empty() {
+            let failure = Failure::new(ExitCode::Usage, "no drill is named, and there is no topology file with one");
+            return Err(failure.hint("replctl drill kill-master; replctl drill --list shows all").into());
+        }
+        let mut planned = Vec::new();
+        for drill in own.iter().filter(|_| names.is_empty()) {
+            let topology = topology.expect("drills come from a topology");
+            planned.push(Planned { topology: self.prepare(topology, context)?, drill: drill.clone() });
+        }
+        for name in names {
+            let of_file = own.iter().find(|drill| drill.name == *name).zip(topology);
+            planned.push(match (of_file, DrillPreset::named(name)) {
+                (Some((drill, topology)), _) => {
+                    Planned { topology: self.prepare(topology, context)?, drill: drill.clone() }
+                }
+                (None, Some(preset)) => {
+                    let topology = topology.cloned().unwrap_or_else(|| preset.default_topology());
+                    let topology = self.prepare(&topology, context)?;
+                    Planned { drill: preset.drill(&topology), topology }
+                }
+                (None, None) => {
+                    let failure = Failure::new(ExitCode::Usage, format_args!("there is no drill {name}"));
+                    return Err(failure.hint("replctl drill --list shows all").into());
+                }
+            });
+        }
+        Ok(planned)
+    }
+
+    /// The group as a drill may break it.
+    fn prepare(&self, topology: &Topology, context: &Context<'_>) -> anyhow::Result<Topology> {
+        if let Some(node) = topology.nodes().iter().find(|node| node.managed().is_none()) {
+            let message = format!("{} is not managed: a drill breaks only what replctl has started for it", node.name);
+            let hint = "name a topology without `managed = false`";
+            return Err(Failure::new(ExitCode::Refused, message).hint(hint).into());
+        }
+        let mut topology = topology.clone().for_drill(self.engine.as_ref());
+        for name in topology.leave_out(|engine| Program::find(engine).is_err()) {
+            context.printer.note(format_args!("{name} is left out: its engine is not installed"));
+        }
+        Ok(topology)
+    }
+
+    fn rehearse(&self, planned: &Planned, seed: u64, context: &Context<'_>) -> anyhow::Result<DrillReport> {
+        let Planned { topology, drill } = planned;
+        context.printer.note(format_args!("{} on {}, seed {seed} …", drill.name, text::group(topology)));
+        let home = tempfile::Builder::new().prefix("replctl-drill-").tempdir().context("no place for the group")?;
+        let dir = StateDir::new(home.path()).group(topology.name())?;
+        let lock = dir.lock("drill")?;
+        let report = context.record(
+            &dir,
+            |event| context.narrate(event),
+            async |recorder| Ok(drill::run(topology, drill, seed, (&dir, &lock, self.keep), recorder).await?),
+        )?;
+        let has_failed = matches!(report.verdict, Verdict::Failed { .. });
+        if self.keep || has_failed {
+            let path = home.keep();
+            let what = if self.keep { "the group runs on: replctl --state-dir" } else { "logs and data are kept in" };
+            let status = if self.keep { " status" } else { "" };
+            context.printer.note(format_args!("{what} {}{status}", path.display()));
+        }
+        Ok(report)
+    }
+
+    fn conclude(&self, reports: &[DrillReport], context: &Context<'_>) -> anyhow::Result<ExitCode> {
+        let tally = drill::tally(reports);
+        match context.printer.is_json() {
+            true => context.printer.object(&json!({ "drills": reports, "tally": tally })),
+            false if reports.len() > 1 => {
+                let words: Vec<String> = tally.iter().map(|(name, count)| format!("{count} {name}")).collect();
+                context.printer.data(format_args!("{} drills: {}", reports.len(), words.join(", ")));
+            }
+            false => {}
+        }
+        if let Some(file) = &self.junit {
+            std::fs::write(file, junit::xml(reports))
+                .with_context(|| format!("{} cannot be written", file.display()))?;
+        }
+        Ok(if tally.contains_key("failed") {
+            ExitCode::VerdictFailed
+        } else if tally.contains_key("inconclusive") {
+            ExitCode::Inconclusive
+        } else {
+            ExitCode::Done
+        })
+    }
+}
+
+fn parse_engine(name: &str) -> Result<Engine, &'static str> {
+    let family = EngineFamily::ALL.into_iter().find(|family| family.program() == name);
+    let family = family.ok_or("there are repld, redis-server and valkey-server")?;
+    Ok(Engine { family, path: None })
+}
+
+fn list(topology: Option<&Topology>, context: &Context<'_>) -> ExitCode {
+    let own = topology.map(Topology::drills).unwrap_or_default();
+    let steps = |drill: &Drill| {
+        let steps: Vec<String> = drill.steps.iter().map(|step| step.act.to_string()).collect();
+        steps.join(", ")
+    };
+    let name_of_group = topology.map(Topology::name).unwrap_or_default();
+    if context.printer.is_json() {
+        let own = own.iter().map(|drill| json!({ "name": drill.name, "group": name_of_group, "steps": steps(drill) }));
+        let presets = DRILL_PRESETS
+            .iter()
+            .map(|preset| json!({ "name": preset.name, "summary": preset.summary, "group": preset.topology }));
+        let all: Vec<_> = own.chain(presets).collect();
+        context.printer.object(&json!({ "drills": all }));
+        return ExitCode::Done;
+    }
+    let own = own.iter().map(|drill| vec![drill.name.clone(), name_of_group.to_owned(), steps(drill)]);
+    let presets = DRILL_PRESETS.iter().map(|preset| {
+        let group = if topology.is_some() { name_of_group } else { preset.topology };
+        vec![preset.name.to_owned(), group.to_owned(), preset.summary.to_owned()]
+    });
+    context.printer.data(table::plain(&["drill", "group", "what happens"], own.chain(presets)));
+    ExitCode::Done
+}

@@ -1,0 +1,207 @@
+//! The steps of a drill, done to its group by the same functions as replctl's verbs.
+
+use std::time::{Duration, Instant};
+
+use super::timing::{Span, micros};
+use super::verdict::{Claim, StepTime};
+use crate::event::Recorder;
+use crate::group::{
+    self, FailoverReport, Group, GroupError, KillPlan, LaunchPlan, NodeSignal, Policy, RepointPlan, end_nodes,
+    kill_master, living_process, restart_order, signal_node,
+};
+use crate::topology::{Act, Target};
+
+/// How long a node may take to end, or to be linked.
+const LINK_LIMIT: Duration = Duration::from_secs(30);
+/// How long a master may hold back its writes for a replica.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A group in a drill, and what was done to it.
+pub struct Stage {
+    pub group: Group,
+    /// Who was the master at the beginning.
+    old_master: String,
+    began: Instant,
+    pub steps: Vec<StepTime>,
+    /// When something disturbed writes or links.
+    pub disturbances: Vec<Span>,
+    pub claims: Vec<Claim>,
+}
+
+impl Stage {
+    /// A group that works; times are counted from `began`.
+    pub fn new(group: Group, began: Instant) -> Self {
+        let old_master = group.run.master().name.clone();
+        Self { group, old_master, began, steps: Vec::new(), disturbances: Vec::new(), claims: Vec::new() }
+    }
+
+    /// From the first step's beginning to the last one's end. `None`: there was none.
+    pub fn span(&self) -> Option<Span> {
+        let (first, last) = (self.steps.first()?, self.steps.last()?);
+        let to = Duration::from_micros(last.began_us + last.took_us);
+        Some(Span { from: Duration::from_micros(first.began_us), to })
+    }
+
+    /// Does a step and notes it. `false`: it failed.
+    pub async fn perform(&mut self, act: &Act, recorder: &mut Recorder) -> bool {
+        let from = self.began.elapsed();
+        let result = self.act(act, recorder).await;
+        let span = Span { from, to: self.began.elapsed() };
+        if act.is_disturbance() && result.is_ok() {
+            self.disturbances.push(span);
+        }
+        let (done, error) = match result {
+            Ok(done) => (done, None),
+            Err(error) => (String::new(), Some(error.to_string())),
+        };
+        let is_done = error.is_none();
+        let (began_us, took_us) = (micros(span.from), micros(span.length()));
+        self.steps.push(StepTime { step: act.to_string(), began_us, took_us, done, error });
+        is_done
+    }
+
+    /// Does it; returns what was done, in words.
+    async fn act(&mut self, act: &Act, recorder: &mut Recorder) -> Result<String, GroupError> {
+        match act {
+            Act::KillMaster => self.kill_master(recorder).await,
+            Act::Kill(node) => self.kill(&self.name(node), recorder).await,
+            Act::Pause(node) => self.signal(&self.name(node), NodeSignal::Pause, recorder).await,
+            Act::Resume(node) => self.signal(&self.name(node), NodeSignal::Resume, recorder).await,
+            Act::Start(node) => self.start(&self.name(node), recorder).await,
+            Act::Wipe(node) => self.wipe(&self.name(node)),
+            Act::Restart(node) => self.restart_replica(&self.name(node), recorder).await,
+            Act::RestartAll => self.restart_all(recorder).await,
+            Act::Promote(node) => self.promote(node.as_ref(), recorder).await,
+            Act::Switchover(node) => self.switchover(node.as_ref(), recorder).await,
+            Act::Repoint { node, to } => self.repoint(&self.name(node), &self.name(to), recorder).await,
+        }
+    }
+
+    fn name(&self, target: &Target) -> String {
+        match target {
+            Target::Master => self.group.run.master().name.clone(),
+            Target::OldMaster => self.old_master.clone(),
+            Target::Node(name) => name.clone(),
+        }
+    }
+
+    async fn kill_master(&mut self, recorder: &mut Recorder) -> Result<String, GroupError> {
+        let plan = KillPlan::new(&self.group).await?;
+        let report = kill_master(&self.group, plan, recorder).await?;
+        Ok(format!("{} (pid {}) was killed", report.plan.master, report.plan.process.pid))
+    }
+
+    /// The master's end is a loss that a promotion must be able to tell.
+    async fn kill(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
+        match KillPlan::new(&self.group).await {
+            Ok(plan) if plan.master == node => self.kill_master(recorder).await,
+            Ok(_) | Err(GroupError::NoLivingMaster(_)) => self.signal(node, NodeSignal::Kill, recorder).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn signal(&self, node: &str, signal: NodeSignal, recorder: &mut Recorder) -> Result<String, GroupError> {
+        let process = living_process(&self.group, node)?;
+        signal_node(node, &process, signal, recorder).await?;
+        Ok(format!("{node} (pid {}) {}", process.pid, signal.done()))
+    }
+
+    async fn start(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
+        let group = Group::open(self.group.dir.clone())?;
+        let plan = LaunchPlan::start(group, &[node.to_owned()], false).await?;
+        self.group = group::up(self.group.dir.clone(), plan, LINK_LIMIT, recorder).await?;
+        let upstream = self.group.run.node(node).and_then(|node| node.upstream.clone());
+        let role = upstream.map_or_else(|| "the master".to_owned(), |upstream| format!("a replica of {upstream}"));
+        Ok(format!("{node} is back as {role}"))
+    }
+
+    /// All of its files but the two that replctl itself has made for it.
+    fn wipe(&self, node: &str) -> Result<String, GroupError> {
+        if living_process(&self.group, node).is_ok() {
+            let reason = format!("{node} runs: its files cannot be taken away");
+            return Err(GroupError::Unsafe { reason, hint: format!("kill {node} before") });
+        }
+        let dir = self.group.dir.node_dir(node);
+        let keeps = [self.group.dir.config_file(node), self.group.dir.log_file(node)];
+        for entry in std::fs::read_dir(&dir)? {
+            let path = entry?.path();
+            match (keeps.contains(&path), path.is_dir()) {
+                (true, _) => {}
+                (false, true) => std::fs::remove_dir_all(&path)?,
+                (false, false) => std::fs::remove_file(&path)?,
+            }
+        }
+        Ok(format!("{node} has no data any more"))
+    }
+
+    async fn restart(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
+        end_nodes(&mut self.group, &[node.to_owned()], LINK_LIMIT, recorder).await?;
+        self.start(node, recorder).await
+    }
+
+    async fn restart_replica(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
+        if self.group.run.master().name == node {
+            let reason = format!("{node} is the master: while it is away nobody would take writes");
+            return Err(GroupError::Unsafe { reason, hint: format!("switchover, then restart {node}") });
+        }
+        self.restart(node, recorder).await
+    }
+
+    async fn restart_all(&mut self, recorder: &mut Recorder) -> Result<String, GroupError> {
+        let master = self.group.run.master().name.clone();
+        let replicas = restart_order(&self.group);
+        for node in &replicas {
+            self.restart(node, recorder).await?;
+        }
+        if !replicas.is_empty() {
+            self.switchover(None, recorder).await?;
+        }
+        self.restart(&master, recorder).await?;
+        Ok(format!("{} nodes were restarted, {} is the master", replicas.len() + 1, self.group.run.master().name))
+    }
+
+    async fn promote(&mut self, node: Option<&Target>, recorder: &mut Recorder) -> Result<String, GroupError> {
+        let policy = self.policy(node);
+        let report = group::promote(&mut self.group, &policy, Instant::now(), LINK_LIMIT, recorder).await?;
+        self.claims.push(Claim {
+            node: report.plan.candidate.clone(),
+            words: report.loss.to_string(),
+            bytes: report.loss.bytes_min(),
+            is_exact: report.loss.master_end.is_some(),
+        });
+        complete(&report)?;
+        let salvaged = report.salvaged.as_ref().map_or(0, |salvaged| salvaged.bytes);
+        let salvaged = if salvaged > 0 { format!(", {salvaged} bytes were salvaged") } else { String::new() };
+        Ok(format!("{} took over{salvaged}; lost, as promote says: {}", report.plan.candidate, report.loss))
+    }
+
+    async fn switchover(&mut self, node: Option<&Target>, recorder: &mut Recorder) -> Result<String, GroupError> {
+        let (policy, limits) = (self.policy(node), (HAND_OVER_PATIENCE, LINK_LIMIT));
+        let report = group::switchover(&mut self.group, &policy, Instant::now(), limits, recorder).await?;
+        complete(&report)?;
+        let pause =
+            report.write_pause_us.map(|pause| format!(", nobody took writes for {:.1} ms", pause as f64 / 1000.0));
+        let (from, to) = (&report.plan.old_master, &report.plan.candidate);
+        Ok(format!("{from} handed over to {to}{}", pause.unwrap_or_default()))
+    }
+
+    fn policy(&self, node: Option<&Target>) -> Policy {
+        let max_loss_bytes = self.group.run.max_loss_bytes;
+        Policy { wanted: node.map(|node| self.name(node)), max_loss_bytes, ..Policy::default() }
+    }
+
+    async fn repoint(&mut self, node: &str, to: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
+        let (view, clients) = group::observe(&self.group).await?;
+        let plan = RepointPlan::new(&view, node, to, false)?;
+        group::repoint(&mut self.group, &clients, plan, LINK_LIMIT, recorder).await?;
+        Ok(format!("{node} follows {to}"))
+    }
+}
+
+/// A promotion that is done but not whole has failed here: a drill's group has nothing that could excuse it.
+fn complete(report: &FailoverReport) -> Result<(), GroupError> {
+    match report.missing.first() {
+        None => Ok(()),
+        Some(_) => Err(GroupError::TimedOut { pending: report.missing.clone(), limit_ms: LINK_LIMIT.as_millis() }),
+    }
+}

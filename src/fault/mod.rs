@@ -1,0 +1,5 @@
+//! Faults that are done to a group on purpose, beyond signals to its processes: what can happen to the network between them.
+
+mod proxy;
+
+pub use proxy::{Condition, Direction, Proxy};

@@ -1,0 +1,282 @@
+//! replctl is killed at every point of what it does, and the same command once more ends what it began.
+//!
+//! The points are not listed here: a command is run once to see which it passes. See `src/failpoint.rs`.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::Run;
+use crate::live::{Live, TRIO, engines, topology};
+
+/// What is held back for longer was left held back by somebody who is dead.
+const PAUSE_LIMIT: Duration = Duration::from_millis(2500);
+/// How often a point is tried that a run may or may not pass: servers are not equally quick each time.
+const TRIES: usize = 4;
+
+/// Other engines than ours take a second to find each other again: here every sixth point, in `tests/long` all.
+const SAMPLE: usize = 6;
+
+/// A command of which every point is tried.
+#[derive(Clone, Copy)]
+struct Command {
+    words: &'static [&'static str],
+    /// Brings the group to where the command begins.
+    prepare: fn(&Live),
+    leaves: Leaves,
+}
+
+/// What a command leaves when it is done.
+#[derive(Clone, Copy)]
+enum Leaves {
+    /// The whole group.
+    Whole,
+    /// All but the node whose death it is about.
+    AllButOne,
+    Nothing,
+}
+
+const UP: Command = Command { words: &["up", "-q", "group.toml"], prepare: from_nothing, leaves: Leaves::Whole };
+const UP_AGAIN: Command = Command { words: &["up", "-q", "group.toml"], prepare: from_down, leaves: Leaves::Whole };
+const PROMOTE: Command = Command { words: &["promote"], prepare: from_a_dead_master, leaves: Leaves::AllButOne };
+const SWITCHOVER: Command = Command { words: &["switchover", "n2"], prepare: from_n1, leaves: Leaves::Whole };
+const START: Command = Command { words: &["start", "n3"], prepare: from_a_dead_replica, leaves: Leaves::Whole };
+const RESTART: Command = Command { words: &["restart", "n3"], prepare: from_n1, leaves: Leaves::Whole };
+const RESTART_ALL: Command = Command { words: &["restart", "--all"], prepare: from_n1, leaves: Leaves::Whole };
+const REPOINT: Command =
+    Command { words: &["repoint", "n3", "--to", "n2"], prepare: from_a_star, leaves: Leaves::Whole };
+const DOWN: Command = Command { words: &["down"], prepare: from_up, leaves: Leaves::Nothing };
+const WIPE: Command = Command { words: &["down", "--wipe"], prepare: from_up, leaves: Leaves::Nothing };
+
+/// A command that is killed again and again, on one group.
+struct Victim {
+    live: Live,
+    engine: &'static str,
+    command: Command,
+}
+
+impl Victim {
+    fn new(engine: &'static str, command: Command) -> Self {
+        Self { live: Live::prepared(&topology("trio", engine, &TRIO)), engine, command }
+    }
+
+    /// Kills the command at every point that it passes.
+    #[track_caller]
+    fn dies_everywhere(&self) {
+        self.dies_at_each(1);
+    }
+
+    /// Kills the command at one of so many points that it passes.
+    #[track_caller]
+    fn dies_at_each(&self, stride: usize) {
+        let points = self.trace();
+        assert!(points.len() > 10, "{}: {points:?}", self.what());
+        let points: Vec<String> = points.into_iter().step_by(stride).collect();
+        let mut never_again = Vec::new();
+        for point in &points {
+            if !(0..TRIES).any(|_| self.dies_at(point)) {
+                never_again.push(point);
+            }
+        }
+        println!("{}: killed at {} of {} points", self.what(), points.len() - never_again.len(), points.len());
+        assert!(never_again.len() * 20 <= points.len(), "{}: not passed again: {never_again:?}", self.what());
+    }
+
+    fn what(&self) -> String {
+        format!("{}, {}", self.engine, self.command.words.join(" "))
+    }
+
+    /// The points of a run that nobody disturbs.
+    fn trace(&self) -> Vec<String> {
+        (self.command.prepare)(&self.live);
+        let file = self.live.here.root.path().join("trace");
+        let _ = std::fs::remove_file(&file);
+        let mut command = self.live.here.command(self.command.words);
+        let output = command.env("REPLCTL_FAILPOINT_TRACE", &file).output().expect("replctl runs");
+        Run::from(output).exits(0);
+        let text = std::fs::read_to_string(file).expect("points were passed");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Whether the point was passed, and so the command was killed there; then whatever must hold does.
+    fn dies_at(&self, point: &str) -> bool {
+        (self.command.prepare)(&self.live);
+        let mut command = self.live.here.command(self.command.words);
+        let output = command.env("REPLCTL_FAILPOINT", point).output().expect("replctl runs");
+        if output.status.signal() != Some(9) {
+            Run::from(output).exits(0);
+            return false;
+        }
+        let context = format!("{}, killed at {point:?}", self.what());
+        self.status_is_true(&context);
+        let again = self.live.run(self.command.words);
+        assert_eq!(again.code, Some(0), "{context}: once more:\n{}{}", again.stdout, again.stderr);
+        match self.command.leaves {
+            Leaves::Whole => self.is_whole(&context),
+            Leaves::AllButOne => {
+                let code = self.live.run(&["status"]).code;
+                assert_eq!(code, Some(4), "{context}: the dead one is named");
+                self.live.run(&["up", "group.toml"]).exits(0);
+                self.is_whole(&context);
+            }
+            Leaves::Nothing => assert_eq!(self.live.processes(), [0_u32; 0], "{context}: processes are left over"),
+        }
+        self.leaves_no_files(&context);
+        true
+    }
+
+    /// `status` names a state, and calls it healthy only if it is.
+    fn status_is_true(&self, context: &str) {
+        let status = self.live.run(&["status", "--json"]);
+        assert!(!status.stderr.contains("panicked"), "{context}: {}", status.stderr);
+        match status.code {
+            Some(0) => {
+                // The processes may have got there since.
+                let seen = status.json();
+                assert_eq!(seen["diagnosis"]["name"], "healthy", "{context}: {seen}");
+                let masters = masters(&self.live, &seen);
+                assert_eq!(masters.len(), 1, "{context}: {masters:?} are masters: {seen}");
+            }
+            Some(4) => {
+                let seen = status.json();
+                assert!(seen["diagnosis"]["name"].as_str().is_some_and(|name| name != "healthy"), "{context}: {seen}");
+            }
+            // Nothing was written down yet: there is no group.
+            Some(1 | 2) => assert!(!self.live.state("trio").join("run.json").exists(), "{context}: {}", status.stdout),
+            code => panic!("{context}: status ended with {code:?}: {}{}", status.stdout, status.stderr),
+        }
+    }
+
+    /// One master takes writes at once, everyone has them, and every process is a node's.
+    fn is_whole(&self, context: &str) {
+        let status = self.live.run(&["status", "--json"]);
+        assert_eq!(status.code, Some(0), "{context}: afterwards:\n{}", status.stdout);
+        let status = status.json();
+        let masters = masters(&self.live, &status);
+        assert_eq!(masters.len(), 1, "{context}: masters {masters:?}: {status}");
+        let (began, value) = (Instant::now(), format!("{context} {:?}", Instant::now()));
+        assert_eq!(self.live.ask(&masters[0], &["SET", "k", &value]), "OK", "{context}");
+        assert!(began.elapsed() < PAUSE_LIMIT, "{context}: a write took {:?}", began.elapsed());
+        for node in ["n1", "n2", "n3"] {
+            self.live.arrives(node, "k", &value);
+        }
+        let mut known: Vec<u64> = nodes(&status).iter().filter_map(|node| node["process"]["pid"].as_u64()).collect();
+        let mut alive: Vec<u64> = self.live.processes().into_iter().map(u64::from).collect();
+        known.sort_unstable();
+        alive.sort_unstable();
+        assert_eq!(alive, known, "{context}: processes that nobody knows, or that have gone");
+    }
+
+    /// What was being written when the command died does not stay.
+    fn leaves_no_files(&self, context: &str) {
+        let group = self.live.state("trio");
+        let nodes = ["n1", "n2", "n3"].map(|node| group.join("nodes").join(node));
+        let files = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let names = std::iter::once(group).chain(nodes).flat_map(files);
+        let left: Vec<PathBuf> = names.filter(|path| path.to_string_lossy().contains("unfinished")).collect();
+        assert_eq!(left, Vec::<PathBuf>::new(), "{context}");
+    }
+}
+
+fn nodes(status: &Value) -> &[Value] {
+    status["nodes"].as_array().expect("nodes are a list")
+}
+
+/// The nodes that call themselves masters, each asked by itself.
+fn masters(live: &Live, status: &Value) -> Vec<String> {
+    let names = nodes(status).iter().map(|node| node["name"].as_str().expect("a name").to_owned());
+    names.filter(|name| live.ask(name, &["ROLE"])[0] == "master").collect()
+}
+
+fn from_nothing(live: &Live) {
+    live.run(&["-g", "trio", "down", "--wipe"]);
+}
+
+fn from_down(live: &Live) {
+    live.run(&["up", "group.toml"]).exits(0);
+    live.run(&["down"]).exits(0);
+}
+
+fn from_up(live: &Live) {
+    live.run(&["up", "group.toml"]).exits(0);
+}
+
+/// n1 is the master, so that a switchover to n2 has something to do.
+fn from_n1(live: &Live) {
+    from_up(live);
+    live.run(&["switchover", "n1"]).exits(0);
+}
+
+fn from_a_dead_master(live: &Live) {
+    from_up(live);
+    live.run(&["kill-master"]).exits(0);
+}
+
+fn from_a_dead_replica(live: &Live) {
+    from_n1(live);
+    live.run(&["kill", "n3"]).exits(0);
+}
+
+/// n3 follows n1, so that it can be told to follow n2.
+fn from_a_star(live: &Live) {
+    from_n1(live);
+    live.run(&["repoint", "n3", "--to", "n1"]);
+}
+
+#[test]
+fn an_up_killed_anywhere_is_ended_by_the_next() {
+    Victim::new("repld", UP).dies_everywhere();
+}
+
+#[test]
+fn a_promotion_killed_anywhere_is_ended_by_the_next() {
+    Victim::new("repld", PROMOTE).dies_everywhere();
+}
+
+#[test]
+fn a_switchover_killed_anywhere_is_ended_by_the_next() {
+    Victim::new("repld", SWITCHOVER).dies_everywhere();
+}
+
+#[test]
+fn a_promotion_of_another_engine_killed_on_its_way_is_ended_by_the_next() {
+    engines().iter().skip(1).for_each(|engine| Victim::new(engine, PROMOTE).dies_at_each(SAMPLE));
+}
+
+#[test]
+fn a_switchover_of_another_engine_killed_on_its_way_is_ended_by_the_next() {
+    engines().iter().skip(1).for_each(|engine| Victim::new(engine, SWITCHOVER).dies_at_each(SAMPLE));
+}
+
+#[test]
+fn a_start_killed_anywhere_is_ended_by_the_next() {
+    Victim::new("repld", START).dies_everywhere();
+}
+
+#[test]
+fn a_restart_killed_anywhere_is_ended_by_the_next() {
+    Victim::new("repld", RESTART).dies_everywhere();
+}
+
+#[test]
+fn a_repoint_killed_anywhere_is_ended_by_the_next() {
+    Victim::new("repld", REPOINT).dies_everywhere();
+}
+
+#[test]
+fn a_down_killed_anywhere_is_ended_by_the_next() {
+    Victim::new("repld", DOWN).dies_everywhere();
+    Victim::new("repld", WIPE).dies_everywhere();
+}
+
+#[test]
+#[ignore = "takes minutes: tests/long/crash-points"]
+fn every_command_killed_anywhere_is_ended_by_the_next_on_every_server() {
+    for engine in engines() {
+        for command in [UP, UP_AGAIN, PROMOTE, SWITCHOVER, START, RESTART, RESTART_ALL, REPOINT, DOWN, WIPE] {
+            Victim::new(engine, command).dies_everywhere();
+        }
+    }
+}

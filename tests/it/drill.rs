@@ -1,0 +1,236 @@
+//! `drill`: failures are rehearsed with a group of its own, and the verdict says what is true.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::live::{Live, TRIO, engines, kill, topology};
+
+/// A fixture with a topology of three nodes and these drills, whose groups are started inside it.
+fn with_drills(engine: &str, drills: &str) -> Live {
+    Live::prepared(&(topology("rehearsed", engine, &TRIO) + drills))
+}
+
+/// Does drills, which must end in this exit code; their reports.
+fn drill(live: &Live, arguments: &[&str], code: i32) -> Vec<Value> {
+    let mut command = live.here.command(&[&["--json", "drill"], arguments].concat());
+    let run = crate::Run::from(command.env("TMPDIR", live.here.root.path()).output().expect("replctl runs"));
+    let report = run.exits(code).json();
+    assert!(live.processes().is_empty(), "something is left behind");
+    report["drills"].as_array().unwrap_or_else(|| panic!("no drills in {report}")).clone()
+}
+
+/// Every write is in one column.
+fn adds_up(report: &Value) {
+    let account = &report["account"];
+    let count = |name: &str| account[name].as_u64().unwrap_or_else(|| panic!("{name} in {report}"));
+    let columns = ["survived", "lost", "refused", "ambiguous_survived", "ambiguous_gone"].map(count);
+    assert_eq!(count("issued"), columns.iter().sum::<u64>(), "{account}");
+    assert!(count("survived") > 0, "{account}");
+}
+
+fn preset(name: &str, engine: &str) -> Value {
+    let live = Live::prepared("");
+    let report = drill(&live, &[name, "--engine", engine], 0).remove(0);
+    assert_eq!(report["verdict"], "passed", "{engine}: {report}");
+    adds_up(&report);
+    assert!(report["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["state"] != "silent")));
+    report
+}
+
+#[test]
+fn the_master_dies_under_load_and_the_drill_tells_what_became_of_every_write() {
+    for engine in engines() {
+        let report = preset("kill-master", engine);
+        assert_eq!(report["steps"].as_array().map(Vec::len), Some(3), "{report}");
+        assert_eq!(report["claims"].as_array().map(Vec::len), Some(1), "promote said what it loses: {report}");
+        assert_eq!(report["nodes"][0]["state"], "replica", "{engine}: the old master is back: {report}");
+        assert_eq!(report["nodes"][0]["keys"], report["nodes"][1]["keys"], "{engine}: {report}");
+        let outage = report["outage"]["overall_us"].as_u64().expect("it was measured");
+        let worst = report["outage"]["worst_writer_us"].as_u64().expect("it was measured");
+        assert!(outage > 0 && worst >= outage, "{report}");
+    }
+}
+
+#[test]
+fn a_switchover_and_back_loses_nothing_and_needs_no_full_resync() {
+    for engine in engines() {
+        let report = preset("switchover", engine);
+        assert_eq!(report["account"]["lost"], 0, "{engine}");
+        let nodes = report["nodes"].as_array().expect("nodes are a list");
+        assert!(nodes.iter().all(|node| node["resync"] != "full"), "{engine}: {report}");
+        assert_eq!(report["masters"], json!(["n1"]), "{engine}");
+    }
+}
+
+#[test]
+fn a_master_that_hung_is_replaced_and_comes_back_as_a_replica() {
+    let report = preset("zombie-master", "repld");
+    assert_eq!((&report["account"]["lost"], &report["nodes"][0]["state"]), (&json!(0), &json!("replica")));
+}
+
+#[test]
+fn a_rolling_restart_under_load_loses_nothing() {
+    let report = preset("rolling-restart", "repld");
+    assert_eq!(report["account"]["lost"], 0);
+}
+
+#[test]
+fn the_head_of_a_chain_dies_and_those_below_go_on_where_they_were() {
+    let report = preset("chain-head-dies", "repld");
+    assert_eq!((&report["nodes"][0]["state"], &report["masters"]), (&json!("dead"), &json!(["n2"])));
+    assert!((2..4).all(|index| report["nodes"][index]["resync"] == "partial"), "{report}");
+}
+
+#[test]
+fn a_master_that_comes_back_without_its_disk_empties_nobody() {
+    let report = preset("empty-restart", "repld");
+    let keys: Vec<_> = report["nodes"].as_array().expect("nodes").iter().map(|node| &node["keys"]).collect();
+    assert!(keys[0].as_u64() > Some(0) && keys.iter().all(|count| count == &keys[0]), "{report}");
+    assert_eq!(report["nodes"][0]["resync"], "full");
+}
+
+#[test]
+fn every_load_is_accounted_for_or_compared() {
+    let steps = "steps = [{ after = '200ms', do = 'kill-master' }, { do = 'promote' }]\nexpect = { lost = 0 }\n";
+    let drills: String = ["append", "counter", "mixed"]
+        .iter()
+        .map(|load| format!("[[drill]]\nname = '{load}'\nload = {{ workload = '{load}' }}\n{steps}"))
+        .collect();
+    let register = "[[drill]]\nname = 'register'\nload = { workload = 'register', rate = 200, wait = 1 }\n\
+                    steps = [{ after = '200ms', do = 'switchover n3' }, { do = 'repoint n2 --to n1' }]\n";
+    let live = with_drills("repld", &(drills + register));
+    let reports = drill(&live, &["group.toml"], 0);
+    let names: Vec<_> = reports.iter().map(|report| report["drill"].as_str().unwrap_or_default()).collect();
+    assert_eq!(names, ["append", "counter", "mixed", "register"]);
+    reports[..2].iter().for_each(adds_up);
+    assert!(reports[2]["nodes"][1]["keys"].as_u64() > Some(0), "{}", reports[2]);
+    assert_eq!((&reports[3]["registers"]["violations"], &reports[3]["account"]), (&json!([]), &Value::Null));
+    assert!(reports[3]["registers"]["count"].as_u64() > Some(0), "{}", reports[3]);
+}
+
+/// Replicas that hang read nothing, and values are too big for the sockets to hold them: only the master has the last.
+const ONLY_THE_MASTER_HAS_THEM: &str = "
+    [[drill]]
+    name = 'only the master has them'
+    load = { writers = 4, value-size = 100_000, rate = 100 }
+    steps = [
+      { after = '200ms', do = 'pause n2' }, { do = 'pause n3' }, { after = '700ms', do = 'kill-master' },
+      { do = 'resume n2' }, { do = 'resume n3' }, { do = 'promote' },
+    ]
+    expect = { lost = 0 }
+";
+
+#[test]
+fn writes_that_only_a_redis_master_had_are_found_lost_and_the_first_is_named() {
+    for engine in engines().iter().filter(|engine| **engine != "repld") {
+        let live = with_drills(engine, ONLY_THE_MASTER_HAS_THEM);
+        let report = drill(&live, &["group.toml"], 6).remove(0);
+        adds_up(&report);
+        let lost = report["account"]["lost"].as_u64().expect("a count");
+        assert!(lost > 0 && report["account"]["holes"] == 0, "{engine}: {}", report["account"]);
+        let first = report["account"]["first_lost"]["what"].as_str().expect("it is named");
+        let reason = report["reasons"][0].as_str().expect("a reason");
+        assert!(reason.contains(&lost.to_string()) && reason.contains(first), "{reason}");
+        assert!(report["claims"][0]["bytes"].as_u64() > Some(0), "promote knew it: {}", report["claims"]);
+    }
+}
+
+#[test]
+fn a_repld_master_leaves_behind_what_it_had_not_sent() {
+    let live = with_drills("repld", ONLY_THE_MASTER_HAS_THEM);
+    let report = drill(&live, &["group.toml"], 0).remove(0);
+    adds_up(&report);
+    let promote = report["steps"].as_array().and_then(|steps| steps.last()).expect("it was done");
+    assert!(promote["done"].as_str().is_some_and(|done| done.contains("bytes were salvaged")), "{promote}");
+}
+
+#[test]
+fn an_expectation_that_cannot_hold_fails() {
+    let live = with_drills(
+        "repld",
+        "[[drill]]\nname = 'impossible'\nsteps = [{ after = '100ms', do = 'switchover' }]\nexpect = { outage = '0s' }\n\
+         [[drill]]\nname = 'two masters'\nsteps = [{ after = '100ms', do = 'kill n3' }]\nexpect = { master-count = 2 }\n\
+         [[drill]]\nname = 'no resync'\nsteps = [{ do = 'kill n3' }, { do = 'wipe n3' }, { do = 'start n3' }]\nexpect = { resync = 'partial' }\n\
+         [[drill]]\nname = 'not a step'\nsteps = [{ after = '100ms', do = 'switchover n1' }]\n",
+    );
+    let reports = drill(&live, &["group.toml", "--junit", "verdicts.xml"], 6);
+    let reasons: Vec<_> = reports.iter().map(|report| report["reasons"][0].as_str().unwrap_or_default()).collect();
+    let words =
+        ["it may be 0.0 ms", "n1 is a master", "n3 came to its master's history by a full", "switchover n1 failed"];
+    for (reason, words) in reasons.iter().zip(words) {
+        assert!(reason.contains(words), "{words}: {reasons:?}");
+    }
+    let xml = std::fs::read_to_string(live.here.directory().join("verdicts.xml")).expect("it was written");
+    assert!(xml.contains("tests=\"4\" failures=\"4\"") && xml.contains("name=\"two masters (seed 1)\""), "{xml}");
+}
+
+#[test]
+fn a_dead_master_that_nobody_replaces_fails() {
+    let drills = "[[drill]]\nname = 'nobody'\nsteps = [{ after = '100ms', do = 'kill-master' }]\n";
+    let report = drill(&with_drills("repld", drills), &["group.toml"], 6).remove(0);
+    assert_eq!((&report["masters"], &report["outage"]["has_ended"]), (&json!([]), &json!(false)));
+}
+
+#[test]
+fn a_drill_that_tries_nothing_is_inconclusive_and_a_failed_one_beside_it_counts_for_more() {
+    let live = with_drills(
+        "repld",
+        "[[drill]]\nname = 'no step'\n\
+         [[drill]]\nname = 'no load'\nsteps = [{ after = '200ms', do = 'pause n3' }, { do = 'resume n3' }]\nload = { writers = 1, rate = 1 }\n\
+         [[drill]]\nname = 'impossible'\nsteps = [{ after = '100ms', do = 'switchover' }]\nexpect = { outage = '0s' }\n",
+    );
+    for (report, words) in drill(&live, &["group.toml", "no step", "no load"], 7).iter().zip(["disturbs", "on its way"])
+    {
+        assert!(report["reason"].as_str().is_some_and(|reason| reason.contains(words)), "{report}");
+    }
+    drill(&live, &["group.toml", "no step", "impossible"], 6);
+}
+
+#[test]
+fn a_group_that_is_up_is_left_alone_and_a_kept_one_goes_on() {
+    let drills = "[[drill]]\nname = 'd'\nsteps = [{ after = '100ms', do = 'switchover' }]\n";
+    let live = Live::up(&(topology("rehearsed", "repld", &TRIO) + drills));
+    let pids = live.processes();
+    let mut command = live.here.command(&["drill", "group.toml", "--keep"]);
+    let run = crate::Run::from(command.env("TMPDIR", live.here.root.path()).output().expect("replctl runs")).exits(0);
+    assert_eq!((live.processes().len(), live.role("n1").0.as_str()), (pids.len() + 3, "master"));
+    let kept = run.stderr.split("--state-dir ").nth(1).and_then(|rest| rest.split(' ').next()).expect("it is named");
+    live.run(&["--state-dir", kept, "status"]).exits(0);
+    live.run(&["--state-dir", kept, "down", "--wipe"]).exits(0);
+    assert_eq!(live.processes(), pids);
+}
+
+#[test]
+fn an_interrupted_drill_leaves_no_process_behind_whenever_that_comes() {
+    for (signal, is_ready) in [("INT", 1), ("TERM", 3), ("HUP", 3)] {
+        let live = with_drills("repld", "[[drill]]\nname = 'd'\nsteps = [{ after = '1h', do = 'kill-master' }]\n");
+        let mut command = live.here.command(&["drill", "group.toml"]);
+        command.env("TMPDIR", live.here.root.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("replctl runs");
+        let began = Instant::now();
+        while live.processes().iter().filter(|pid| **pid != child.id()).count() < is_ready {
+            assert!(began.elapsed().as_secs() < 30, "nothing is started");
+        }
+        kill(child.id(), signal);
+        assert_eq!(child.wait().expect("it is ours").code(), Some(1), "{signal}");
+        assert!(live.processes().is_empty(), "{signal}");
+    }
+}
+
+#[test]
+fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
+    let live =
+        with_drills("repld", "[[drill]]\nname = 'mine'\nsteps = [{ do = 'kill-master' }, { do = 'promote n2' }]\n");
+    let run = live.run(&["drill", "group.toml", "--list"]).exits(0);
+    assert!(run.stdout.contains("mine") && run.stdout.contains("kill-master, promote n2"), "{}", run.stdout);
+    let presets = live.json(&["drill", "--list"], 0)["drills"].as_array().map(Vec::len);
+    assert_eq!(presets, Some(6));
+    assert!(live.run(&["drill", "kill-mastr"]).exits(2).stderr.contains("drill --list"));
+    assert!(live.run(&["drill"]).exits(2).stderr.contains("no drill is named"));
+    live.here.write("bad.toml", "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill n2' }]\n");
+    assert!(live.run(&["drill", "bad.toml"]).exits(2).stderr.contains("bad.toml:5:17"));
+    live.here.write("far.toml", "[[node]]\nname = 'n1'\nmanaged = false\nendpoint = '127.0.0.1:1'\n");
+    assert!(live.run(&["drill", "far.toml", "kill-master"]).exits(3).stderr.contains("n1 is not managed"));
+}
