@@ -262,7 +262,7 @@ impl GroupDir {
     pub fn replace_damaged(&self, state: &RunState, _lock: &GroupLock) -> Result<(), StateError> {
         let path = self.run_file();
         match fs::rename(&path, self.path.join("run.json.damaged")) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(StateError::Io { path, source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Io { path, source }),
             _ => self.save_run_state(state, Durability::Disk),
         }
     }

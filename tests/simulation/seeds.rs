@@ -127,13 +127,7 @@ fn beginning(random: &mut Random) -> World {
     World::new(&upstreams, &keeps_data, &priorities)
 }
 
-fn choose(
-    world: &World,
-    random: &mut Random,
-    faults: &mut usize,
-    manner: &Manner,
-    is_after_fault: bool,
-) -> Happening {
+fn choose(world: &World, random: &mut Random, faults: &mut usize, manner: &Manner, is_after_fault: bool) -> Happening {
     loop {
         let place = random.below(world.nodes.len());
         if world.nodes[place].process == Process::Stopped && random.chance(5) {
