@@ -164,7 +164,8 @@ impl Victim {
         }
         let mut known: Vec<u64> = nodes(&status).iter().filter_map(|node| node["process"]["pid"].as_u64()).collect();
         let mut alive: Vec<u64> = self.live.processes().into_iter().map(u64::from).collect();
-        (known.sort_unstable(), alive.sort_unstable());
+        known.sort_unstable();
+        alive.sort_unstable();
         assert_eq!(alive, known, "{context}: processes that nobody knows, or that have gone");
     }
 
@@ -175,7 +176,7 @@ impl Victim {
         let files = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
         let names = std::iter::once(group).chain(nodes).flat_map(files);
         let left: Vec<PathBuf> = names.filter(|path| path.to_string_lossy().contains("unfinished")).collect();
-        assert_eq!(left, [PathBuf::new(); 0], "{context}");
+        assert!(left.is_empty(), "{context}: {left:?}");
     }
 }
 

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use crate::Run;
 use crate::live::{Live, TRIO, engines, kill, topology};
 
-/// What can become of a file.
-const DAMAGES: [fn(Vec<u8>) -> Option<Vec<u8>>; 5] = [
+/// What becomes of a file's bytes; `None`: it is gone.
+type Damage = fn(Vec<u8>) -> Option<Vec<u8>>;
+
+const DAMAGES: [Damage; 5] = [
     |_| Some(Vec::new()),
     |whole| Some(whole[..whole.len() / 2].to_vec()),
     |whole| Some(vec![0; whole.len()]),
@@ -22,7 +24,7 @@ fn run_file(live: &Live) -> PathBuf {
     live.state("trio").join("run.json")
 }
 
-fn damage(path: &PathBuf, how: fn(Vec<u8>) -> Option<Vec<u8>>) {
+fn damage(path: &PathBuf, how: Damage) {
     match how(std::fs::read(path).expect("it is there")) {
         Some(bytes) => std::fs::write(path, bytes).expect("it is ours"),
         None => std::fs::remove_file(path).expect("it is ours"),
