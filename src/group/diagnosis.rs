@@ -429,7 +429,7 @@ fn circle(view: &GroupView) -> Option<Vec<String>> {
 }
 
 /// The nodes that say that their link to this one is up.
-pub(super) fn linked_to(view: &GroupView, upstream: &NodeView) -> Vec<String> {
+fn linked_to(view: &GroupView, upstream: &NodeView) -> Vec<String> {
     let is_linked = |node: &&NodeView| {
         let link = node.report().and_then(|report| report.replication.upstream()).map(|upstream| &upstream.link);
         link == Some(&Link::Up) && view.followed_by(node).is_some_and(|followed| followed.name == upstream.name)

@@ -253,3 +253,70 @@ impl Sight {
 fn may_be_exchanging(view: &GroupView) -> bool {
     !planted!(LooksOnce) && (view.is_disputed || matches!(diagnose(view), Diagnosis::NoMaster { .. }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::plan::tests::{dead, node, replica, upstream_of, view, with};
+    use crate::group::{Answer, NodeView};
+    use crate::process::Condition;
+    use crate::wire::Link;
+
+    fn linked(number: u16, offset: u64) -> NodeView {
+        with(replica(number, 1, offset), |report| upstream_of(report).link = Link::Up)
+    }
+
+    /// The master is stopped, and its replicas have so much.
+    fn hung(offsets: [u64; 2]) -> GroupView {
+        let master = node(1, None, Answer::Silent, Condition::Stopped);
+        view(vec![master, linked(2, offsets[0]), linked(3, offsets[1])])
+    }
+
+    fn words(next: &Next) -> String {
+        match next {
+            Next::Step(step) => step.to_string(),
+            Next::Observe => "look".to_owned(),
+            Next::Finish => "finish".to_owned(),
+            Next::Fail { reason, .. } => reason.clone(),
+        }
+    }
+
+    fn drained(offsets: [u64; 2]) -> StepOutcome {
+        StepOutcome::Drained(BTreeMap::from([("n2".to_owned(), offsets[0]), ("n3".to_owned(), offsets[1])]))
+    }
+
+    #[test]
+    fn who_has_most_when_all_is_read_is_promoted() {
+        let cases = [([5, 4], "promote n2"), ([7, 7], "promote n2"), ([5, 6], "look")];
+        for (offsets, expected) in cases {
+            let mut failover = Failover::promote(&hung([5, 4]), &Policy::default()).expect("n2 can be promoted");
+            assert_eq!(words(&failover.first()), "fence n1");
+            assert_eq!(words(&failover.next(StepOutcome::Done)), "let n2 and n3 read to the end of the stream");
+            assert_eq!(words(&failover.next(drained(offsets))), expected, "{offsets:?}");
+        }
+    }
+
+    #[test]
+    fn a_plan_that_never_fits_is_given_up() {
+        let lost = view(vec![dead(1, None), replica(2, 1, 5)]);
+        let mut failover = Failover::promote(&lost, &Policy::default()).expect("n2 can be promoted");
+        for _ in 1..PLANS_MAX {
+            assert_eq!(words(&failover.next(StepOutcome::Misfit)), "look");
+            failover.replan(&lost).expect("n2 can be promoted");
+        }
+        assert_eq!(words(&failover.next(StepOutcome::Misfit)), "the group kept changing over 3 plans");
+    }
+
+    #[test]
+    fn after_a_change_that_broke_off_only_what_is_seen_twice_counts_and_again_after_a_fence() {
+        let disputed = GroupView { is_disputed: true, ..hung([5, 4]) };
+        let mut failover = Failover::promote(&disputed, &Policy::default()).expect("n2 can be promoted");
+        assert_eq!(words(&failover.first()), "look");
+        assert_eq!(words(&failover.replan(&disputed).expect("n2 can be promoted")), "fence n1");
+        assert_eq!(words(&failover.next(StepOutcome::Done)), "look");
+        let ended = view(vec![dead(1, None), replica(2, 1, 5), replica(3, 1, 4)]);
+        let ended = GroupView { is_disputed: true, ..ended };
+        assert_eq!(words(&failover.replan(&ended).expect("n2 can be promoted")), "look");
+        assert_eq!(words(&failover.replan(&ended).expect("n2 can be promoted")), "promote n2");
+    }
+}

@@ -249,3 +249,69 @@ fn failure(word: Word) -> String {
         Word::Done | Word::State(_) => "could not take over".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::plan::tests::{master, replica};
+
+    fn state(is_master: bool, is_handing_over: bool, offset: u64) -> Word {
+        let node = if is_master { master(1, offset) } else { replica(1, 2, offset) };
+        let replication = node.report().expect("it answers").replication.clone();
+        Word::State(Box::new(Replication { is_handing_over, ..replication }))
+    }
+
+    #[test]
+    fn every_way_through_an_exchange_ends_as_it_must_and_lets_writes_go_on_only_where_one_takes_them() {
+        let failed = || Word::Failed("no".to_owned());
+        let old = |is_handing_over| state(true, is_handing_over, 5);
+        let (demoted, new, taken) =
+            (|tries| state(false, tries, 5), |offset| state(false, false, offset), || old(false));
+        let until_order = || vec![Word::Done, old(false), new(3), new(5)];
+        let from_order = |words: Vec<Word>| [until_order(), words].concat();
+        let cases = [
+            ("all goes well", from_order(vec![Word::Done, taken(), demoted(false)]), "taken over", true),
+            ("no pause", vec![failed()], "restored", true),
+            ("the replica is gone", vec![Word::Done, old(false), failed()], "restored", true),
+            ("refused", from_order(vec![failed(), old(false), new(5), new(5)]), "restored", true),
+            (
+                "refused, and taken over",
+                from_order(vec![failed(), old(false), taken(), Word::Done]),
+                "taken over",
+                true,
+            ),
+            ("both are silent", from_order(vec![Word::Done, failed(), failed()]), "unsettled", false),
+            (
+                "demoted, and the replica is silent",
+                from_order(vec![failed(), demoted(true), failed()]),
+                "unsettled",
+                false,
+            ),
+            ("granted unheard", from_order(vec![Word::Done, taken(), old(false), Word::Done]), "taken over", true),
+            ("the old one is lost", from_order(vec![Word::Done, taken(), failed()]), "unsettled", false),
+        ];
+        for (case, words, expected, lets_go) in cases {
+            let mut exchange = HandOver::new(Duration::from_secs(1), crate::topology::Address::loopback(7002));
+            for word in words {
+                exchange = exchange.next(word, Duration::ZERO);
+            }
+            assert_eq!(exchange.order() == HandOverOrder::Unpause, lets_go, "{case}: {exchange:?}");
+            let end = match exchange.next(Word::Done, Duration::ZERO).order() {
+                HandOverOrder::Over(HandOverEnd::TakenOver) => "taken over",
+                HandOverOrder::Over(HandOverEnd::Restored(_)) => "restored",
+                HandOverOrder::Over(HandOverEnd::Unsettled(_)) => "unsettled",
+                order => panic!("{case}: {order:?}"),
+            };
+            assert_eq!(end, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_does_not_catch_up_in_time_leaves_all_as_it_was() {
+        let mut exchange = HandOver::new(Duration::from_secs(1), crate::topology::Address::loopback(7002));
+        for (word, seconds) in [(Word::Done, 0), (state(true, false, 5), 0), (state(false, false, 3), 2)] {
+            exchange = exchange.next(word, Duration::from_secs(seconds));
+        }
+        assert_eq!(exchange.order(), HandOverOrder::Unpause);
+    }
+}

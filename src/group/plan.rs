@@ -18,7 +18,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::diagnosis::{Diagnosis, diagnose, has_returned_smaller, linked_to, listed};
+use super::diagnosis::{Diagnosis, diagnose, has_returned_smaller, listed};
 use super::salvage::KeptStream;
 use super::unmanaged::{came_back_with_less, diverged_bytes, of_unknown_history, returned_masters};
 use super::view::{Answer, GroupView, NodeView};
@@ -564,6 +564,9 @@ impl FailoverPlan {
         if let Some(unknown) = policy.wanted.as_ref().filter(|wanted| view.node(wanted).is_none()) {
             return Err(Refusal::NoSuchNode(unknown.clone()));
         }
+        if let Some(node) = view.exchanging() {
+            return Err(Refusal::Exchanging { node: node.name.clone() });
+        }
         let old = view.meant_master();
         let diagnosis = diagnose(view);
         let only_replicas_suffer = matches!(
@@ -1055,12 +1058,15 @@ fn steps(
         && !is_given_up(old)
         && if old.is_managed() { !is_replica(old) } else { old.answer == Answer::NotListening };
     // As long as the old master lives, a link that is down may come up.
-    let draining = match ends {
-        true if is_fenced => {
-            names(view, |node| view.followed_by(node).is_some_and(|followed| followed.name == old.name))
-        }
-        true => linked_to(view, old),
-        false => Vec::new(),
+    let drains = |node: &NodeView, from: &NodeView| match from.name == old.name {
+        true => is_fenced || is_linked(node),
+        // Where a change of masters broke off, another one may have been the master before.
+        false => from.is_dead() && from.answer == Answer::NotListening && is_linked(node),
+    };
+    let draining = if ends {
+        names(view, |node| view.followed_by(node).is_some_and(|from| drains(node, from)))
+    } else {
+        Vec::new()
     };
     if !draining.is_empty() && !planted!(DrainSkipped) {
         steps.push(Step::AwaitDrain { nodes: draining });

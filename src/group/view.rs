@@ -236,7 +236,12 @@ impl GroupView {
             KeptStream::Dead { replid, .. } => self.recorded_replid.as_ref().is_none_or(|id| id.to_string() != *replid),
             _ => true,
         };
-        if node.report().is_some() || !is_promoted || planted!(RecordTrusted) {
+        // The recorded master, if it lives and is silent, may be the master as well: it is ended first, and then all are looked at
+        // again.
+        let root = self.meant_master();
+        let may_both_be =
+            root.name != promoting.node && root.is_managed() && root.is_alive() && root.report().is_none();
+        if node.report().is_some() || !is_promoted || may_both_be || planted!(RecordTrusted) {
             return;
         }
         for node in &mut self.nodes {

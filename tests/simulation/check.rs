@@ -35,6 +35,7 @@ pub fn plan(plan: &FailoverPlan) -> Checked<()> {
 /// The order to become a master is about to be given.
 pub fn promoted(world: &World, plan: &FailoverPlan, candidate: Place, command: Command) -> Checked<()> {
     let node = &world.nodes[candidate];
+    // What befell it since the last look at it, the order that comes next cannot see.
     if node.is_master() || world.touched[candidate] {
         return Ok(());
     }
@@ -50,11 +51,14 @@ pub fn promoted(world: &World, plan: &FailoverPlan, candidate: Place, command: C
         return Err(format!("{who} is promoted and is of another history"));
     }
     let old = &world.nodes[place(&plan.old_master)];
-    let is_back = old.is_alive() && old.is_master() || world.nodes.iter().any(|node| node.by_stranger);
-    if is_back || command != (Command::Promote { wanted: None, force: false }) {
+    // One that lives and exchanges no roles came back, or somebody demoted it: nobody waits for a stream that does not end. A
+    // stranger's master feeds others with a history of which nothing is known; force and a wish may choose who has less.
+    let lives = old.is_alive() && old.handing_over.is_none();
+    let is_strange = world.nodes.iter().any(|node| node.by_stranger);
+    if lives || is_strange || command != (Command::Promote { wanted: None, force: false }) {
         return Ok(());
     }
-    for other in world.places().filter(|other| !world.touched[*other] && *other != candidate) {
+    for other in world.places().filter(|other| !is_fed_by_touched(world, *other) && *other != candidate) {
         let rival = &world.nodes[other];
         let is_eligible =
             rival.is_running() && !rival.is_loading && !rival.is_master() && rival.has_data && rival.priority > 0;
@@ -66,13 +70,29 @@ pub fn promoted(world: &World, plan: &FailoverPlan, candidate: Place, command: C
     Ok(())
 }
 
+/// Whether a node that something befell after the tool had looked at it is this one, or hands it what nobody could have seen: one
+/// that was stopped goes on, and reads what lay in its socket.
+fn is_fed_by_touched(world: &World, place: Place) -> bool {
+    let above = |place: &Place| match world.nodes[*place].upstream {
+        Some(Upstream::Node(above)) => Some(above),
+        _ => None,
+    };
+    let chain = std::iter::successors(Some(place), above).take(world.nodes.len());
+    chain.filter(|above| !world.nodes[*above].is_master()).any(|above| world.touched[above])
+}
+
 /// The order to exchange roles is about to be given: the replica has all that the master has.
 pub fn handing_over(world: &World, old: Place, new: Place) -> Checked<()> {
     let (left, right) = (&world.nodes[old], &world.nodes[new]);
     // Either may have changed since it was asked, which the order cannot see.
     let is_calm = !world.touched[old] && !world.touched[new];
     if is_calm && left.data != right.data {
-        return Err(format!("{} is to hand over {:?} and {} has {:?}", name(old), left.data, name(new), right.data));
+        let (from, to) = (name(old), name(new));
+        return Err(format!(
+            "{from} is at {} and is to hand over to {to}, which is at {}",
+            left.offset(),
+            right.offset()
+        ));
     }
     Ok(())
 }

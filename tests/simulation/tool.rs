@@ -122,9 +122,8 @@ impl Tool {
     /// Whether it waits for something that has not come and may still.
     pub fn is_waiting(&self, world: &World) -> bool {
         match &self.stage {
-            Stage::Working { failover, step: Step::AwaitDrain { nodes }, .. } => {
-                let old = place(&failover.plan().old_master);
-                nodes.iter().any(|node| self.still_drains(world, place(node), old))
+            Stage::Working { step: Step::AwaitDrain { nodes }, .. } => {
+                nodes.iter().any(|node| self.still_drains(world, place(node)))
             }
             Stage::Working { step: Step::Salvage { to, .. }, part: Part::Salvaging { end, .. }, .. } => {
                 self.still_reads(world, place(to), *end)
@@ -133,24 +132,25 @@ impl Tool {
                 let (node, to) = (place(node), place(to));
                 self.reaches(world, node) && self.reaches(world, to) && self.is_attaching(world, node, to)
             }
-            Stage::Working { failover, part: Part::Repointing { left }, .. } => {
-                let old = place(&failover.plan().old_master);
+            Stage::Working { part: Part::Repointing { left }, .. } => {
                 left.first().is_some_and(|node| match self.haunted.iter().find(|(haunted, _)| haunted == node) {
                     Some((_, end)) => self.still_reads(world, *node, *end),
-                    None => self.draining.contains(node) && self.still_drains(world, *node, old),
+                    None => self.draining.contains(node) && self.still_drains(world, *node),
                 })
             }
             _ => false,
         }
     }
 
-    fn still_drains(&self, world: &World, node: Place, old: Place) -> bool {
-        self.reaches(world, node) && world.nodes[node].is_linked_to(old) && !world.nodes[old].is_alive()
+    fn still_drains(&self, world: &World, node: Place) -> bool {
+        self.reaches(world, node) && world.reads_the_dead(node)
     }
 
     fn still_reads(&self, world: &World, node: Place, end: usize) -> bool {
         let model = &world.nodes[node];
-        self.reaches(world, node) && model.offset() < end && matches!(model.upstream, Some(Upstream::GhostOf(_)))
+        // Not from a file that somebody has removed meanwhile.
+        let is_served = matches!(model.upstream, Some(Upstream::GhostOf(old)) if world.nodes[old].offset() >= end);
+        self.reaches(world, node) && model.offset() < end && is_served
     }
 
     fn is_attaching(&self, world: &World, node: Place, to: Place) -> bool {
@@ -338,9 +338,8 @@ impl Tool {
                 self.step_done(world, failover, StepOutcome::Done)
             }
             (Step::AwaitDrain { nodes }, _) => {
-                let old = place(&failover.plan().old_master);
                 self.draining = nodes.iter().map(|node| place(node)).collect();
-                let is_through = |node: &Place| self.reaches(world, *node) && !world.nodes[*node].is_linked_to(old);
+                let is_through = |node: &Place| self.reaches(world, *node) && !world.reads_the_dead(*node);
                 let ranked = failover.plan().ranked.iter().map(|one| place(&one.node));
                 let through = ranked.filter(|node| self.draining.contains(node)).filter(is_through);
                 let offsets: BTreeMap<String, u64> =
@@ -521,7 +520,8 @@ impl Tool {
 
     /// A replica takes the rest of the dead master's stream from a ghost of it.
     fn haunt(&self, world: &mut World, node: Place, old: Place) {
-        if world.follow(node, Upstream::GhostOf(old)) {
+        let is_served = world.nodes[node].can_resume(&world.nodes[old]);
+        if world.follow(node, Upstream::GhostOf(old)) && is_served {
             world.resume(node, old);
         }
     }

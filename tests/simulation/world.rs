@@ -169,6 +169,11 @@ impl World {
         }
     }
 
+    /// Whether a replica has not read yet that the stream of its dead upstream has ended.
+    pub fn reads_the_dead(&self, place: Place) -> bool {
+        self.nodes[place].is_linked() && self.feeder(place).is_some_and(|above| !self.nodes[above].is_alive())
+    }
+
     /// Whether a server answers PSYNC: a replica without a link turns everybody away.
     fn can_feed(&self, above: Place) -> bool {
         let node = &self.nodes[above];
@@ -427,9 +432,14 @@ impl World {
         self.touched[place] = true;
         let node = &mut self.nodes[place];
         node.by_stranger = node.is_alive() && node.is_master() && (node.by_stranger || fault.is_strange());
-        if (fault.is_strange() || !node.is_alive() && !node.keeps_data)
-            && self.promised.as_ref().is_some_and(|(promised, _)| *promised == place)
-        {
+        if fault.is_strange() {
+            self.forgive(place);
+        }
+    }
+
+    /// What this node had when it was promoted may be lost.
+    fn forgive(&mut self, place: Place) {
+        if self.promised.as_ref().is_some_and(|(promised, _)| *promised == place) {
             self.promised = None;
         }
     }
@@ -440,6 +450,10 @@ impl World {
             if matches!(node.handing_over, Some(HandingOver::InProgress { to, .. }) if to == place) {
                 node.disconnect();
             }
+        }
+        // Also where the tool ends a master that hangs: nobody else need have read it all.
+        if !self.nodes[place].keeps_data {
+            self.forgive(place);
         }
         let node = &mut self.nodes[place];
         node.disconnect();

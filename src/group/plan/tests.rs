@@ -40,7 +40,7 @@ fn upstream(port: u16, link: Link) -> Role {
 }
 
 /// A node whose port follows from its number: n1 listens on 7001.
-fn node(number: u16, meant_upstream: Option<u16>, answer: Answer, condition: Condition) -> NodeView {
+pub fn node(number: u16, meant_upstream: Option<u16>, answer: Answer, condition: Condition) -> NodeView {
     NodeView {
         name: format!("n{number}"),
         address: Address::loopback(BASE_PORT + number),
@@ -59,7 +59,7 @@ pub fn dead(number: u16, meant_upstream: Option<u16>) -> NodeView {
     node(number, meant_upstream, Answer::NotListening, Condition::Dead)
 }
 
-fn replica(number: u16, of: u16, offset: u64) -> NodeView {
+pub fn replica(number: u16, of: u16, offset: u64) -> NodeView {
     let role = upstream(BASE_PORT + of, Link::Down { seconds: Some(1) });
     node(number, Some(of), Answer::Report(Box::new(report(role, offset))), Condition::Running)
 }
@@ -89,7 +89,7 @@ fn foreign(node: NodeView) -> NodeView {
     with(node, |report| report.replication.replid = id('e'))
 }
 
-fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
+pub fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
     match &mut report.replication.role {
         Role::Replica(upstream) => upstream,
         Role::Master => panic!("a master has no upstream"),
@@ -200,6 +200,32 @@ fn a_hung_master_is_ended_and_drained_before_anybody_is_promoted() {
         steps,
         ["fence n1", "let n2 read to the end of the stream", "promote n2", "confirm that n2 takes writes"]
     );
+}
+
+#[test]
+fn where_the_old_and_the_new_master_of_a_broken_change_are_both_silent_both_are_ended() {
+    let silent = |number, of| node(number, of, Answer::Silent, Condition::Stopped);
+    let promoting = crate::process::Promoting {
+        node: "n2".to_owned(),
+        upstreams: [("n1", "n2"), ("n3", "n2")].map(|(below, above)| (below.to_owned(), above.to_owned())).into(),
+    };
+    let steps = |master: NodeView| {
+        let linked = with(replica(3, 1, 5), |report| upstream_of(report).link = Link::Up);
+        let mut seen = view(vec![master, silent(2, Some(1)), linked]);
+        seen.assume(&promoting);
+        steps_of(&FailoverPlan::new(&seen, &Policy::default()).expect("n3 can be promoted"))
+    };
+    assert_eq!(steps(silent(1, None))[0], "fence n1");
+    // It is dead now, and what it had sent is read before anybody is chosen.
+    assert_eq!(steps(dead(1, None))[..2], ["fence n2", "let n3 read to the end of the stream"]);
+}
+
+#[test]
+fn a_master_that_hands_over_already_is_not_told_to_again() {
+    let trying = with(master(1, 5), |report| report.replication.is_handing_over = true);
+    let linked = with(replica(2, 1, 5), |report| upstream_of(report).link = Link::Up);
+    let refused = FailoverPlan::switchover(&view(vec![trying, linked]), &Policy::default()).err();
+    assert_eq!(refused, Some(Refusal::Exchanging { node: "n1".to_owned() }));
 }
 
 #[test]
