@@ -283,7 +283,10 @@ impl GroupDir {
         let (path, former) = (self.run_file(), self.former_run_file());
         let beside = self.path.join(format!("{UNFINISHED}former"));
         let _ = fs::remove_file(&beside);
-        match fs::hard_link(&path, &beside).and_then(|()| fs::rename(&beside, &former)) {
+        let kept = fs::hard_link(&path, &beside).and_then(|()| fs::rename(&beside, &former));
+        // Where both names are one file already, a rename leaves the third: rename(2).
+        let _ = fs::remove_file(&beside);
+        match kept {
             // The first one has none before it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             kept => kept.map_err(|source| StateError::Io { path: former, source }),

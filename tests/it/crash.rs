@@ -176,7 +176,7 @@ impl Victim {
         let files = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
         let names = std::iter::once(group).chain(nodes).flat_map(files);
         let left: Vec<PathBuf> = names.filter(|path| path.to_string_lossy().contains("unfinished")).collect();
-        assert_eq!(left, Vec::<PathBuf>::new(), "{context}");
+        assert!(left.is_empty(), "{context}: {left:?}");
     }
 }
 

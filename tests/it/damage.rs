@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::Run;
 use crate::live::{Live, TRIO, engines, kill, topology};
 
-/// What becomes of a file's contents; `None`: it is gone.
+/// What becomes of a file's bytes; `None`: it is gone.
 type Damage = fn(Vec<u8>) -> Option<Vec<u8>>;
 
 const DAMAGES: [Damage; 5] = [

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use replctl::process::{Durability, RunNode, StateDir};
 
 use crate::live::{Live, Writers, engines, kill};
 
@@ -42,12 +42,13 @@ fn a_process_that_has_a_dead_nodes_pid_is_left_alone() {
     let live = Live::trio("repld");
     let pids = ["n1", "n2", "n3"].map(|node| live.pid(node));
     // A later start time than the recorded one is what another process with the same pid has.
-    let file = live.state("trio").join("run.json");
-    let mut run: Value = serde_json::from_slice(&std::fs::read(&file).expect("it is there")).expect("JSON");
-    for node in run["nodes"].as_array_mut().expect("a list") {
-        node["process"]["start_ticks"] = json!(node["process"]["start_ticks"].as_u64().expect("a number") - 1);
+    let state = StateDir::new(live.here.root.path().join("state"));
+    let group = state.group("trio").expect("a good name");
+    let mut run = group.run_state().expect("it is readable").expect("it is there");
+    for server in run.nodes.iter_mut().filter_map(RunNode::managed_mut) {
+        server.process.as_mut().expect("it runs").identity.start_ticks -= 1;
     }
-    std::fs::write(&file, run.to_string()).expect("it is ours");
+    group.save_run_state(&run, Durability::PageCache).expect("it is ours");
     for (command, code) in [("kill", 1), ("pause", 1), ("resume", 1)] {
         live.run(&[command, "n1", "n2", "n3"]).exits(code);
     }
