@@ -55,6 +55,7 @@ impl PromoteArgs {
             force: self.force,
             max_loss_bytes: self.max_loss.or(group.run.max_loss_bytes),
             keeps_salvaged: self.keep_tail.is_some(),
+            finishes: group::unfinished(&group, self.node.as_deref())?,
         };
         let done = if self.dry_run {
             self.plan(context, &group, &policy)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use replctl::group::{self, FailoverPlan, Group, GroupError, Policy, Refusal};
+use replctl::group::{self, Failover, Group, GroupError, Policy, Refusal};
 use serde_json::json;
 
 use super::ExitCode;
@@ -36,7 +36,8 @@ impl SwitchoverArgs {
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let began = Instant::now();
         let (mut group, _lock) = context.locked_group("switchover")?;
-        let policy = Policy { wanted: self.node.clone(), force: self.force, ..Policy::default() };
+        let finishes = group::unfinished(&group, self.node.as_deref())?;
+        let policy = Policy { wanted: self.node.clone(), force: self.force, finishes, ..Policy::default() };
         let done = if self.dry_run {
             self.plan(context, &group, &policy)
         } else {
@@ -53,10 +54,11 @@ impl SwitchoverArgs {
 
     fn plan(&self, context: &Context<'_>, group: &Group, policy: &Policy) -> anyhow::Result<ExitCode> {
         let (view, _) = context.block_on(async { Ok(group::observe(group).await?) })?;
-        let plan = FailoverPlan::switchover(&view, policy).map_err(GroupError::from)?;
+        let failover = Failover::switchover(&view, policy).map_err(GroupError::from)?;
+        let plan = failover.plan();
         match context.printer.is_json() {
             true => context.printer.object(&json!({ "plan": plan })),
-            false => show_plan(&plan, context),
+            false => show_plan(plan, context),
         }
         Ok(ExitCode::Done)
     }

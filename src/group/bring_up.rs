@@ -239,7 +239,11 @@ async fn absent_of(dir: &GroupDir, run: &RunState, force: bool) -> Result<Vec<St
 async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, GroupError> {
     let (mut view, _) = observe(&last).await?;
     let give_up = Instant::now() + FIRST_ANSWER;
-    while matches!(diagnose(&view), Diagnosis::MasterHung { .. }) && Instant::now() < give_up {
+    let may_still_answer = |view: &GroupView| {
+        let is_lost = matches!(diagnose(view), Diagnosis::MasterHung { .. } | Diagnosis::NoCandidate { .. });
+        is_lost && view.meant_master().condition() == Some(Condition::Running)
+    };
+    while may_still_answer(&view) && Instant::now() < give_up {
         tokio::time::sleep(CONNECT_EVERY).await;
         (view, _) = observe(&last).await?;
     }

@@ -97,12 +97,15 @@ impl Failover {
         Ok(Self::of_plan(FailoverPlan::new(view, policy)?, policy, Sight::None.after(view), view.is_disputed))
     }
 
-    /// Decides to let a master that works hand over.
+    /// Decides to let a master that works hand over; or to go on with a hand-over that was not seen to its end.
     ///
     /// # Errors
     /// As [`FailoverPlan::switchover`].
     pub fn switchover(view: &GroupView, policy: &Policy) -> Result<Self, Refusal> {
-        Ok(Self::of_plan(FailoverPlan::switchover(view, policy)?, policy, Sight::Sure, view.is_disputed))
+        match policy.finishes {
+            Some(_) => Self::promote(view, policy),
+            None => Ok(Self::of_plan(FailoverPlan::switchover(view, policy)?, policy, Sight::Sure, view.is_disputed)),
+        }
     }
 
     fn of_plan(plan: FailoverPlan, policy: &Policy, sight: Sight, is_disputed: bool) -> Self {

@@ -39,6 +39,8 @@ pub struct Policy {
     pub max_loss_bytes: Option<u64>,
     /// Keep also what is salvaged as a list of commands.
     pub keeps_salvaged: bool,
+    /// The last change of masters, from this node to the present master, was not seen to its end: do that, and no more.
+    pub finishes: Option<String>,
 }
 
 /// A promotion, decided.
@@ -578,7 +580,8 @@ impl FailoverPlan {
                 | Diagnosis::ReplicasStale { .. }
                 | Diagnosis::LinksDown { .. }
         );
-        if !(diagnosis.is_healthy() || policy.force && only_replicas_suffer) {
+        let is_whole = diagnosis.is_healthy() || is_attached(view, old, &diagnosis, policy.wanted.as_ref());
+        if !(is_whole || policy.force && only_replicas_suffer) {
             return Err(Refusal::NotWhole { diagnosis });
         }
         if policy.wanted.as_ref() == Some(&old.name) {
@@ -652,7 +655,11 @@ impl FailoverPlan {
         let report = &new.report().expect("a master that was found has answered").replication;
         let ranked = vec![Ranked { node: new.name.clone(), offset: report.offset, priority: report.priority }];
         let loss = loss_of_the_other(old, new, report);
-        Ok(Self::with_steps(view, old, new, policy, (report.replid.clone(), ranked, Vec::new(), loss)))
+        let plan = Self::with_steps(view, old, new, policy, (report.replid.clone(), ranked, Vec::new(), loss));
+        Ok(match &policy.finishes {
+            Some(was_master) if old.name == new.name => Self { old_master: was_master.clone(), ..plan },
+            _ => plan,
+        })
     }
 
     /// Whether another node is the master afterwards than was meant to be before.
@@ -697,6 +704,16 @@ impl FailoverPlan {
     }
 }
 
+/// Whether all that is wrong is what an earlier switchover left that broke off: its candidate follows the master itself
+/// already.
+fn is_attached(view: &GroupView, old: &NodeView, diagnosis: &Diagnosis, wanted: Option<&String>) -> bool {
+    let Diagnosis::OrphanedReplicas { nodes, .. } = diagnosis else { return false };
+    let follows_master = |node: &&NodeView| view.followed_by(node).is_some_and(|followed| followed.name == old.name);
+    let orphan = nodes.first().filter(|_| nodes.len() == 1).and_then(|name| view.node(name)).filter(follows_master);
+    orphan.is_some_and(|orphan| wanted.is_none_or(|wanted| *wanted == orphan.name))
+        && view.nodes.iter().all(|node| node.report().is_some() && is_linked(node))
+}
+
 fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, Refusal> {
     let node = |name: &str| view.node(name).expect("a diagnosis names nodes of its view");
     let old = view.meant_master();
@@ -719,6 +736,18 @@ fn situation<'a>(view: &'a GroupView, policy: &Policy) -> Result<Situation<'a>, 
         }
         Diagnosis::UnfencedMaster { nodes, .. } => Ok(Situation::Returned { old: node(&nodes[0]), master: old }),
         Diagnosis::MasterMoved { to, .. } => Ok(Situation::Taken { old, new: node(&to) }),
+        Diagnosis::Healthy
+        | Diagnosis::OrphanedReplicas { .. }
+        | Diagnosis::ReplicasUnreachable { .. }
+        | Diagnosis::UnmanagedUnreachable { .. }
+        | Diagnosis::ReplicasLoading { .. }
+        | Diagnosis::ReplicasNeverSynced { .. }
+        | Diagnosis::ReplicasStale { .. }
+        | Diagnosis::LinksDown { .. }
+            if policy.finishes.is_some() =>
+        {
+            Ok(Situation::Taken { old, new: old })
+        }
         Diagnosis::OrphanedReplicas { master, .. } | Diagnosis::Cycle { master: Some(master), .. } if !policy.force => {
             Ok(Situation::Taken { old, new: node(&master) })
         }

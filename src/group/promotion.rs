@@ -168,9 +168,9 @@ pub async fn switchover(
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
     let (view, clients) = observe_calm(group).await?;
-    let failover = match is_half_done(group, &view, policy.wanted.as_deref())? {
-        true => Failover::promote(&view, policy)?,
-        false => Failover::switchover(&view, policy)?,
+    let failover = match Failover::switchover(&view, policy) {
+        Err(_) if is_half_done(group, &view, policy.wanted.as_deref())? => Failover::promote(&view, policy)?,
+        failover => failover?,
     };
     let limits = Limits { began, patience, links: limit };
     Promotion::new("switchover", failover, group, (view, clients), limits, recorder).run().await
@@ -623,9 +623,9 @@ impl<'a> Promotion<'a> {
         self.group.run.set_roles(node, &self.failover.plan().upstreams);
         self.group.run.replid = Some(replication.replid.to_string());
         self.note_what_is_shared(&replication);
-        self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
         let (node, old_master) = (node.to_owned(), self.plan().old_master.clone());
         self.recorder.record(Event::Promoted { node, old_master, former: replication.former })?;
+        self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?;
         self.sync_beside()?;
         if self.first_write.is_none() {
             self.await_first_write(&client).await.map_err(|error| failed(step, &error))?;

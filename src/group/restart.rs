@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::bring_up::refuse_if_unsafe;
 use super::promotion::{is_half_done, observe_calm, promote};
 use super::stop::end_processes;
-use super::{Group, GroupError, Policy, living};
+use super::{Group, GroupError, Policy, living, unfinished};
 use crate::event::{Event, Recorder};
 use crate::process::{Durability, RunNode};
 
@@ -24,8 +24,9 @@ pub fn restart_order(group: &Group) -> Vec<String> {
 /// Roles are not what they are meant to be: ending a node could end the one that takes writes.
 pub async fn settle(group: &mut Group, limit: Duration, recorder: &mut Recorder) -> Result<(), GroupError> {
     let (view, _) = observe_calm(group).await?;
-    if is_half_done(group, &view, None)? {
-        promote(group, &Policy::default(), Instant::now(), limit, recorder).await?;
+    let policy = Policy { finishes: unfinished(group, None)?, ..Policy::default() };
+    if policy.finishes.is_some() || is_half_done(group, &view, None)? {
+        promote(group, &policy, Instant::now(), limit, recorder).await?;
         return Ok(());
     }
     match group.run.nodes.len() {

@@ -42,6 +42,13 @@ const UP: Command = Command { words: &["up", "-q", "group.toml"], prepare: from_
 const UP_AGAIN: Command = Command { words: &["up", "-q", "group.toml"], prepare: from_down, leaves: Leaves::Whole };
 const PROMOTE: Command = Command { words: &["promote"], prepare: from_a_dead_master, leaves: Leaves::AllButOne };
 const SWITCHOVER: Command = Command { words: &["switchover", "n2"], prepare: from_n1, leaves: Leaves::Whole };
+const PROMOTE_BY_FORCE: Command =
+    Command { words: &["promote", "--force"], prepare: from_n1, leaves: Leaves::AllButOne };
+const PROMOTE_FOR_A_HUNG_MASTER: Command =
+    Command { words: &["promote"], prepare: from_a_hung_master, leaves: Leaves::AllButOne };
+const SWITCHOVER_TO_ANYBODY: Command = Command { words: &["switchover"], prepare: from_n1, leaves: Leaves::Whole };
+const SWITCHOVER_OF_A_CHAIN: Command =
+    Command { words: &["switchover", "n3"], prepare: from_a_chain, leaves: Leaves::Whole };
 const START: Command = Command { words: &["start", "n3"], prepare: from_a_dead_replica, leaves: Leaves::Whole };
 const RESTART: Command = Command { words: &["restart", "n3"], prepare: from_n1, leaves: Leaves::Whole };
 const RESTART_ALL: Command = Command { words: &["restart", "--all"], prepare: from_n1, leaves: Leaves::Whole };
@@ -113,6 +120,9 @@ impl Victim {
         self.status_is_true(&context);
         let again = self.live.run(self.command.words);
         assert_eq!(again.code, Some(0), "{context}: once more:\n{}{}", again.stdout, again.stderr);
+        if !matches!(self.command.leaves, Leaves::Nothing) {
+            self.files_have_the_roles(&context);
+        }
         match self.command.leaves {
             Leaves::Whole => self.is_whole(&context),
             Leaves::AllButOne => {
@@ -169,6 +179,21 @@ impl Victim {
         assert_eq!(alive, known, "{context}: processes that nobody knows, or that have gone");
     }
 
+    /// Whoever starts a node by hand, be it the dead one, starts it in its role.
+    fn files_have_the_roles(&self, context: &str) {
+        let status = self.live.run(&["status", "--json"]).json();
+        for node in nodes(&status) {
+            let name = node["name"].as_str().expect("a name");
+            let file = self.live.state("trio").join("nodes").join(name).join("node.conf");
+            let text = std::fs::read_to_string(file).expect("it was started once");
+            let above = node["meant_upstream"].as_str();
+            let above = above.and_then(|above| nodes(&status).iter().find(|node| node["name"] == above));
+            let told = text.lines().find(|line| line.starts_with("replicaof ")).map(str::to_owned);
+            let right = above.map(|above| format!("replicaof 127.0.0.1 {}", above["port"]));
+            assert_eq!(told, right, "{context}: {name}'s file has another role: {status}");
+        }
+    }
+
     /// What was being written when the command died does not stay.
     fn leaves_no_files(&self, context: &str) {
         let group = self.live.state("trio");
@@ -219,6 +244,17 @@ fn from_a_dead_replica(live: &Live) {
     live.run(&["kill", "n3"]).exits(0);
 }
 
+fn from_a_hung_master(live: &Live) {
+    from_n1(live);
+    live.run(&["pause", "n1"]).exits(0);
+}
+
+/// n3 follows n2, and n2 the master.
+fn from_a_chain(live: &Live) {
+    from_n1(live);
+    live.run(&["repoint", "n3", "--to", "n2"]);
+}
+
 /// n3 follows n1, so that it can be told to follow n2.
 fn from_a_star(live: &Live) {
     from_n1(live);
@@ -238,6 +274,58 @@ fn a_promotion_killed_anywhere_is_ended_by_the_next() {
 #[test]
 fn a_switchover_killed_anywhere_is_ended_by_the_next() {
     Victim::new("repld", SWITCHOVER).dies_everywhere();
+}
+
+#[test]
+fn a_promotion_that_must_fence_killed_on_its_way_is_ended_by_the_next() {
+    Victim::new("repld", PROMOTE_FOR_A_HUNG_MASTER).dies_at_each(SAMPLE);
+}
+
+#[test]
+fn a_forced_promotion_killed_on_its_way_is_ended_by_the_next_and_not_begun_anew() {
+    Victim::new("repld", PROMOTE_BY_FORCE).dies_at_each(SAMPLE);
+}
+
+#[test]
+fn a_switchover_of_a_chain_killed_on_its_way_is_ended_by_the_next() {
+    Victim::new("repld", SWITCHOVER_OF_A_CHAIN).dies_at_each(SAMPLE);
+}
+
+#[test]
+fn an_up_after_a_down_killed_on_its_way_is_ended_by_the_next() {
+    Victim::new("repld", UP_AGAIN).dies_at_each(SAMPLE);
+}
+
+#[test]
+fn a_change_of_masters_that_was_killed_is_told_to_the_hook_and_not_made_twice() {
+    let hook = "[hooks]\nafter-promote = ['sh', '-c', 'echo $REPLCTL_OLD_MASTER to $REPLCTL_NEW_MASTER >> told']\n";
+    for command in [SWITCHOVER_TO_ANYBODY, PROMOTE] {
+        let live = Live::prepared(&(topology("trio", "repld", &TRIO) + hook));
+        let victim = Victim { live, engine: "repld", command };
+        let told = victim.live.here.directory().join("told");
+        for point in victim.trace().into_iter().step_by(2) {
+            (command.prepare)(&victim.live);
+            let status = victim.live.status();
+            let old = nodes(&status).iter().find(|node| node["meant_upstream"].is_null()).expect("a master is meant");
+            let begins = format!("{} to ", old["name"].as_str().expect("a name"));
+            std::fs::write(&told, "").expect("it is ours");
+            let output = victim.live.here.command(command.words).env("REPLCTL_FAILPOINT", &point).output();
+            let was_killed = output.expect("replctl runs").status.signal() == Some(9);
+            // After its last word there is nothing to be gone on with: once more is another one.
+            let is_done = || {
+                let last = victim.live.run(&["--json", "history", "-n", "1"]).exits(0).stdout;
+                let was_told = std::fs::read(&told).is_ok_and(|text| !text.is_empty());
+                was_told && last.contains("\"outcome\":\"done\"")
+            };
+            if was_killed && !is_done() {
+                victim.live.run(command.words).exits(0);
+            }
+            let text = std::fs::read_to_string(&told).expect("it is there");
+            let changes: std::collections::BTreeSet<&str> = text.lines().collect();
+            assert_eq!(changes.len(), 1, "{} killed at {point:?}: {text}", command.words[0]);
+            assert!(changes.iter().all(|change| change.starts_with(&begins)), "{point:?}: {text}");
+        }
+    }
 }
 
 #[test]
@@ -275,7 +363,22 @@ fn a_down_killed_anywhere_is_ended_by_the_next() {
 #[ignore = "takes minutes: tests/long/crash-points"]
 fn every_command_killed_anywhere_is_ended_by_the_next_on_every_server() {
     for engine in engines() {
-        for command in [UP, UP_AGAIN, PROMOTE, SWITCHOVER, START, RESTART, RESTART_ALL, REPOINT, DOWN, WIPE] {
+        for command in [
+            UP,
+            UP_AGAIN,
+            PROMOTE,
+            PROMOTE_BY_FORCE,
+            PROMOTE_FOR_A_HUNG_MASTER,
+            SWITCHOVER,
+            SWITCHOVER_TO_ANYBODY,
+            SWITCHOVER_OF_A_CHAIN,
+            START,
+            RESTART,
+            RESTART_ALL,
+            REPOINT,
+            DOWN,
+            WIPE,
+        ] {
             Victim::new(engine, command).dies_everywhere();
         }
     }

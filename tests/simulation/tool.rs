@@ -263,6 +263,7 @@ impl Tool {
             force,
             max_loss_bytes: None,
             keeps_salvaged: false,
+            finishes: None,
         };
         let failover = match self.command {
             Command::Promote { wanted, force } => Failover::promote(seen, &policy(wanted, force)),
