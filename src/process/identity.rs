@@ -54,6 +54,16 @@ impl ProcessIdentity {
         Ok(Self { pid, start_ticks: stat.start_ticks, boot_id: boot_id()? })
     }
 
+    /// Whether it leads its session, as every server does that replctl has started. (`getsid(2)` says 0, and rustix panics,
+    /// for a session that was begun outside of this pid namespace, as with whatever `docker exec` starts.)
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn leads_session(&self) -> io::Result<bool> {
+        let stat = Stat::read(self.pid)?.filter(|stat| stat.start_ticks == self.start_ticks);
+        Ok(stat.is_some_and(|stat| stat.session == self.pid))
+    }
+
     /// The pid of the process that has forked it, or of who has adopted it; `None` if it has ended.
     ///
     /// # Errors
@@ -155,10 +165,12 @@ impl LiveProcess {
     }
 }
 
-/// The three fields of `/proc/PID/stat` that matter here.
+/// The four fields of `/proc/PID/stat` that matter here.
 struct Stat {
     state: u8,
     parent: u32,
+    /// 0 if the session was begun outside of this pid namespace.
+    session: u32,
     start_ticks: u64,
 }
 
@@ -180,9 +192,10 @@ impl Stat {
         let after_name = &text[text.iter().rposition(|&byte| byte == b')')? + 1..];
         let mut fields = after_name.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
         let state = *fields.next()?.first()?;
-        let parent = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-        let start_ticks = std::str::from_utf8(fields.nth(17)?).ok()?.trim().parse().ok()?;
-        Some(Self { state, parent, start_ticks })
+        let mut number = |skipped| std::str::from_utf8(fields.nth(skipped)?).ok()?.trim().parse::<u64>().ok();
+        let parent = u32::try_from(number(0)?).ok()?;
+        let session = u32::try_from(number(1)?).ok()?;
+        Some(Self { state, parent, session, start_ticks: number(15)? })
     }
 
     fn is_dead(&self) -> bool {
@@ -224,7 +237,7 @@ mod tests {
     fn a_command_name_with_parentheses_does_not_shift_the_fields() {
         let text = b"12 (a) S (b) ) T 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 19";
         let stat = Stat::parse(text).expect("a whole line");
-        assert_eq!((stat.state, stat.parent, stat.start_ticks), (b'T', 1, 777));
+        assert_eq!((stat.state, stat.parent, stat.session, stat.start_ticks), (b'T', 1, 3, 777));
     }
 
     #[test]

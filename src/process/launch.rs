@@ -19,8 +19,6 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, getsid};
-
 use super::engine::Program;
 use super::identity::ProcessIdentity;
 use super::state::{GroupDir, ManagedServer, RunNode, RunState, Server};
@@ -47,8 +45,8 @@ pub fn launched(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
             continue;
         };
         let works_there = || fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == nodes.join(&name));
-        if (leads_session(pid) || works_there())
-            && let Some(identity) = ProcessIdentity::of(pid)?
+        if let Some(identity) = ProcessIdentity::of(pid)?
+            && (identity.leads_session()? || works_there())
         {
             found.push((name, identity));
         }
@@ -61,11 +59,8 @@ pub fn launched(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
 /// # Errors
 /// `/proc` cannot be read.
 pub fn servers(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
-    Ok(launched(dir)?.into_iter().filter(|(_, identity)| leads_session(identity.pid)).collect())
-}
-
-fn leads_session(pid: u32) -> bool {
-    i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| getsid(Some(pid)) == Ok(pid))
+    let leaders = launched(dir)?.into_iter().map(|found| Ok(found.1.leads_session()?.then_some(found)));
+    leaders.filter_map(Result::transpose).collect()
 }
 
 fn is_name(path: &str) -> bool {
