@@ -539,12 +539,14 @@ impl<'a> Promotion<'a> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
         self.intend(true)?;
         let began = Instant::now();
-        self.handed_over = Some(self.limits.began.elapsed());
         let mut exchange = HandOver::new(self.limits.patience, new.announced().clone());
         let end = loop {
             match exchange.order() {
                 HandOverOrder::Over(end) => break end,
                 order => {
+                    if order == HandOverOrder::Pause {
+                        self.handed_over = Some(self.limits.began.elapsed());
+                    }
                     let word = obey(&order, &old, &new, self.engine_of(from), &mut self.pause).await;
                     exchange = exchange.next(word, began.elapsed());
                 }
