@@ -1089,8 +1089,8 @@ fn steps(
     // As long as the old master lives, a link that is down may come up.
     let drains = |node: &NodeView, from: &NodeView| match from.name == old.name {
         true => is_fenced || is_linked(node),
-        // Where a change of masters broke off, another one may have been the master before.
-        false => from.is_dead() && from.answer == Answer::NotListening && is_linked(node),
+        // Where a change of masters broke off, another one may have been the master before, and have been started again.
+        false => is_linked(node) && has_stopped_feeding(from, node),
     };
     let draining = if ends {
         names(view, |node| view.followed_by(node).is_some_and(|from| drains(node, from)))
@@ -1184,6 +1184,16 @@ fn repoints(
 
 fn is_linked(node: &NodeView) -> bool {
     node.report().and_then(|report| report.replication.upstream()).is_none_or(|upstream| upstream.link == Link::Up)
+}
+
+/// Whether a replica that says that it is linked only reads what its upstream had sent before it ended.
+fn has_stopped_feeding(upstream: &NodeView, replica: &NodeView) -> bool {
+    match &upstream.answer {
+        Answer::NotListening => upstream.is_dead(),
+        Answer::Loading => true,
+        Answer::Report(report) => report.replication.replicas.iter().all(|one| one.port != replica.announced.port),
+        _ => false,
+    }
 }
 
 fn offset_of(node: &NodeView) -> u64 {

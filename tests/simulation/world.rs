@@ -169,9 +169,9 @@ impl World {
         }
     }
 
-    /// Whether a replica has not read yet that the stream of its dead upstream has ended.
+    /// Whether a replica has not read yet that its stream has ended, with its upstream.
     pub fn reads_the_dead(&self, place: Place) -> bool {
-        self.nodes[place].is_linked() && self.feeder(place).is_some_and(|above| !self.nodes[above].is_alive())
+        matches!(self.nodes[place].link, Link::Up { has_ended: true, .. })
     }
 
     /// Whether a server answers PSYNC: a replica without a link turns everybody away.
