@@ -4,7 +4,7 @@ use super::*;
 use crate::group::{KeptStream, KillNote, NodeView, ServerView};
 use crate::process::{Condition, ProcessIdentity};
 use crate::topology::{Address, EngineFamily};
-use crate::wire::{Link, NodeReport, Role, Upstream};
+use crate::wire::{AttachedReplica, Link, NodeReport, Role, Upstream};
 
 const BASE_PORT: u16 = 7000;
 
@@ -96,7 +96,24 @@ pub fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
     }
 }
 
-pub fn view(nodes: Vec<NodeView>) -> GroupView {
+/// Who answers lists those that are linked to it.
+pub fn view(mut nodes: Vec<NodeView>) -> GroupView {
+    let followed =
+        |node: &NodeView| node.report()?.replication.upstream().filter(|up| up.link == Link::Up).map(|up| up.port);
+    let links: Vec<(u16, Address)> =
+        nodes.iter().filter_map(|node| Some((followed(node)?, node.announced.clone()))).collect();
+    for node in &mut nodes {
+        let Answer::Report(report) = &mut node.answer else { continue };
+        let below = links.iter().filter(|(port, _)| *port == node.announced.port);
+        report.replication.replicas = below
+            .map(|(_, Address { host, port })| AttachedReplica {
+                host: host.clone(),
+                port: *port,
+                is_online: true,
+                acknowledged_offset: 0,
+            })
+            .collect();
+    }
     GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), kill_note: None, is_disputed: false, nodes }
 }
 
