@@ -667,6 +667,14 @@ impl FailoverPlan {
         self.steps.iter().any(|step| matches!(step, Step::Confirm { .. }))
     }
 
+    /// Whether this node is told to follow the candidate.
+    pub fn repoints_to_candidate(&self, node: &str) -> bool {
+        let is_told = |nodes: &[String]| nodes.iter().any(|name| name == node);
+        self.steps
+            .iter()
+            .any(|step| matches!(step, Step::Repoint { nodes, to } if *to == self.candidate && is_told(nodes)))
+    }
+
     /// The masters that came back become replicas of the one that there is.
     fn take_back(view: &GroupView, old: &NodeView, master: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
         if policy.wanted.as_ref().is_some_and(|wanted| *wanted != master.name) {

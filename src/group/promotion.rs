@@ -500,18 +500,18 @@ impl<'a> Promotion<'a> {
     }
 
     /// Lets the others take it as well, beside what comes next: the candidate's own backlog may be too small for what they
-    /// lack now.
+    /// lack now. Only those that will be told to follow the candidate: one that does so already would be left with the ghost,
+    /// and gets it from the candidate anyway.
     async fn haunt(&mut self, ghost: Ghost) {
         let mut haunted = Vec::new();
         let plan = self.failover.plan();
         for node in &self.view.nodes {
-            let is_child = plan.upstreams.get(&node.name) == Some(&plan.candidate);
             let lacks = |report: &NodeReport| {
                 let replication = &report.replication;
                 let holds_data = replication.upstream().is_some_and(|upstream| upstream.holds_data);
                 holds_data && replication.replid == plan.lineage && ghost.can_feed(replication.offset)
             };
-            if is_child
+            if plan.repoints_to_candidate(&node.name)
                 && node.address.is_loopback()
                 && node.report().is_some_and(lacks)
                 && let Some(client) = self.clients.get(&node.name)

@@ -374,11 +374,11 @@ impl Tool {
                 let is_there = self.reaches(world, candidate) && world.nodes[candidate].offset() >= end;
                 if is_there && from < end {
                     for below in world.places() {
-                        let is_child = failover.plan().upstreams.get(&name(below)) == Some(&failover.plan().candidate);
+                        let is_told = failover.plan().repoints_to_candidate(&name(below));
                         let model = &world.nodes[below];
                         let is_of = view::id(model.replid) == failover.plan().lineage;
                         let lacks = !model.is_master() && model.has_data && is_of;
-                        if is_child && lacks && model.offset() < end && self.reaches(world, below) {
+                        if is_told && lacks && model.offset() < end && self.reaches(world, below) {
                             self.haunt(world, below, old);
                             self.haunted.push((below, end));
                         }
