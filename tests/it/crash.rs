@@ -339,6 +339,27 @@ fn a_switchover_of_another_engine_killed_on_its_way_is_ended_by_the_next() {
 }
 
 #[test]
+fn a_switchover_killed_before_its_order_is_no_change_to_what_comes_next() {
+    let next: [&[&[&str]]; 3] =
+        [&[&["restart", "--all"]], &[&["kill", "n2"], &["start", "n2"]], &[&["repoint", "n3", "--to", "n2"]]];
+    let tried = |engine: &&str, commands: &[&[&str]]| {
+        let live = Live::trio(engine);
+        let mut switchover = live.here.command(&["switchover", "n2"]);
+        let output = switchover.env("REPLCTL_FAILPOINT", "sending FAILOVER TO").output().expect("replctl runs");
+        assert_eq!(output.status.signal(), Some(9), "{engine}: it is killed before that");
+        for command in commands {
+            live.run(command).exits(0);
+        }
+        assert_eq!(live.json(&["status"], 0)["diagnosis"]["name"], "healthy", "{engine}: {commands:?}");
+    };
+    std::thread::scope(|scope| {
+        for (engine, commands) in engines().iter().flat_map(|engine| next.map(|commands| (engine, commands))) {
+            scope.spawn(move || tried(engine, commands));
+        }
+    });
+}
+
+#[test]
 fn a_start_killed_anywhere_is_ended_by_the_next() {
     Victim::new("repld", START).dies_everywhere();
 }
