@@ -182,7 +182,9 @@ impl Victim {
                 let seen = status.json();
                 assert_eq!(seen["diagnosis"]["name"], "healthy", "{context}: {seen}");
                 let masters = masters(&self.live, &seen);
-                assert_eq!(masters.len(), 1, "{context}: {masters:?} are masters: {seen}");
+                // Who was told to end takes its time, and then nobody is.
+                let has_ended_since = || masters.is_empty() && self.live.run(&["status"]).code == Some(4);
+                assert!(masters.len() == 1 || has_ended_since(), "{context}: {masters:?} are masters: {seen}");
             }
             Some(4) => {
                 let seen = status.json();
