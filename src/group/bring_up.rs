@@ -704,13 +704,16 @@ impl Launch {
         Ok(save_config(&self.dir, &run, node)?)
     }
 
-    /// Waits until the server answers a PING; `None` if its process ends instead.
+    /// Waits until the server answers a PING; `None` if its process ends instead. Somebody else may answer on its port: it was
+    /// faster, and the process is about to find that out and to end.
     async fn await_answer(&self, name: &str, process: &LiveProcess) -> Result<Option<NodeClient>, GroupError> {
         let node = self.node(name);
+        let pid = process.identity().pid;
         let answer = async {
             loop {
-                match ping(&node).await {
-                    Ok(client) => return Ok(client),
+                match ping_from(&node, pid).await {
+                    Ok(Some(client)) => return Ok(client),
+                    Ok(None) => tokio::time::sleep(CONNECT_EVERY).await,
                     Err(error) if may_still_come(&error) => tokio::time::sleep(CONNECT_EVERY).await,
                     Err(source) => return Err(GroupError::Wire { node: name.to_owned(), source }),
                 }
@@ -869,6 +872,12 @@ async fn ping(node: &RunNode) -> Result<NodeClient, WireError> {
     let client = NodeClient::connect(&endpoint(node), RESPONSE_LIMIT).await?;
     client.command(&["PING"]).await?;
     Ok(client)
+}
+
+/// The same, of one process; `None`: another one answers.
+async fn ping_from(node: &RunNode, pid: u32) -> Result<Option<NodeClient>, WireError> {
+    let client = ping(node).await?;
+    Ok((client.report().await?.process_id == pid).then_some(client))
 }
 
 /// Whether a server that starts may say this before it is ready.
