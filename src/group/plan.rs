@@ -289,7 +289,8 @@ pub enum Step {
         /// The old master.
         node: String,
     },
-    /// Wait until the replicas that could be promoted have read to the end of what the old master sent.
+    /// Wait until the replicas that could be promoted have read to the end of what the old master sent, or of what those have
+    /// that feed them.
     AwaitDrain {
         /// The replicas whose link still looked up.
         nodes: Vec<String>,
@@ -701,9 +702,9 @@ impl FailoverPlan {
             old_master: old.name.clone(),
             candidate: candidate.name.clone(),
             lineage,
+            steps: steps(view, old, (candidate, &ranked), &upstreams, salvage.is_ok(), &loss),
             ranked,
             rejected,
-            steps: steps(view, old, candidate, &upstreams, salvage.is_ok(), &loss),
             loss,
             max_loss_bytes: policy.max_loss_bytes,
             not_salvaged: salvage.err(),
@@ -1067,7 +1068,7 @@ fn upstreams_after(view: &GroupView, old: &NodeView, candidate: &NodeView) -> BT
 fn steps(
     view: &GroupView,
     old: &NodeView,
-    candidate: &NodeView,
+    (candidate, ranked): (&NodeView, &[Ranked]),
     upstreams: &BTreeMap<String, String>,
     salvages: bool,
     loss: &LossEstimate,
@@ -1094,11 +1095,14 @@ fn steps(
     let ends = old.name != candidate.name
         && !is_given_up(old)
         && if old.is_managed() { !is_replica(old) } else { old.answer == Answer::NotListening };
+    // What a replica has that cannot be promoted may be on its way to one that can.
+    let is_ranked = |node: &NodeView| ranked.iter().any(|one| one.node == node.name);
+    let relays = |from: &NodeView, node: &NodeView| is_replica(from) && is_ranked(node) && !is_ranked(from);
     // As long as the old master lives, a link that is down may come up.
     let drains = |node: &NodeView, from: &NodeView| match from.name == old.name {
         true => is_fenced || is_linked(node),
         // Where a change of masters broke off, another one may have been the master before, and have been started again.
-        false => is_linked(node) && has_stopped_feeding(from, node),
+        false => is_linked(node) && (has_stopped_feeding(from, node) || relays(from, node)),
     };
     let draining = if ends {
         names(view, |node| view.followed_by(node).is_some_and(|from| drains(node, from)))
@@ -1195,7 +1199,7 @@ fn is_linked(node: &NodeView) -> bool {
 }
 
 /// Whether a replica that says that it is linked only reads what its upstream had sent before it ended.
-fn has_stopped_feeding(upstream: &NodeView, replica: &NodeView) -> bool {
+pub(super) fn has_stopped_feeding(upstream: &NodeView, replica: &NodeView) -> bool {
     match &upstream.answer {
         Answer::NotListening => upstream.is_dead(),
         Answer::Loading => true,
