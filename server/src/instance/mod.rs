@@ -39,7 +39,7 @@ pub use timing::{Histogram, Timing};
 
 use crate::aof::Aof;
 use crate::client::{Client, ClientKind, Session};
-use crate::command::{Command, Met, Users};
+use crate::command::{Command, Connections, Met, Users};
 use crate::config::{Config, Secret, ShutdownOptions};
 use crate::delays::Delays;
 use crate::functions::Functions;
@@ -310,6 +310,8 @@ pub struct Instance {
     /// What has happened to keys and is not published yet.
     pub(crate) events: Vec<Event>,
     pub(crate) met: Met,
+    /// To servers that keys were moved to.
+    pub(crate) migrations: Connections,
     pub(crate) transaction_stream: Option<TransactionStream>,
     next_client_id: u64,
     random: Random,
@@ -364,6 +366,7 @@ impl Instance {
             effect: Vec::new(),
             events: Vec::new(),
             met: Met::default(),
+            migrations: Connections::default(),
             transaction_stream: None,
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),

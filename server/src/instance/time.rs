@@ -58,6 +58,7 @@ impl Instance {
         self.cut_silent_feeds();
         self.report_stalls();
         self.close_idle_clients();
+        self.migrations.close_idle(self.now_ms);
         self.forget_unused_backlog();
         self.shrink_backlog();
     }

@@ -18,6 +18,7 @@ mod introspection;
 mod links;
 mod long_double;
 mod malformed;
+mod migrate;
 mod notifications;
 mod random;
 mod replication;
