@@ -24,6 +24,9 @@ impl Instance {
 
     /// What has to be done from time to time.
     pub fn tick(&mut self) {
+        if self.is_idle {
+            return;
+        }
         self.release_acknowledged();
         self.release_due();
         self.end_due_pauses();

@@ -16,6 +16,7 @@ mod guards;
 mod hyperloglog;
 mod introspection;
 mod links;
+mod listening;
 mod long_double;
 mod malformed;
 mod migrate;
