@@ -533,6 +533,20 @@ impl Instance {
     }
 
     #[inline]
+    /// Deletes keys that a command of `session` has moved elsewhere, as its own `DEL` would.
+    pub(super) fn delete_moved(&mut self, session: &Session, keys: &[&[u8]]) {
+        let arguments: Vec<Vec<u8>> = [&b"DEL"[..]].iter().chain(keys).map(|argument| argument.to_vec()).collect();
+        let command = table::find(b"del").expect("it is in the table");
+        let Handler::Write(handler) = command.handler else { return };
+        let request = Queued::new(command, &arguments);
+        let args = Args::new(&request.request, &request.spans, self.keyspace.hash(keys[0]));
+        let call = Call { command, args, canonical: None };
+        let deleted = self.call_write(Caller::of(session), &call, &mut Vec::new(), |context| {
+            handler(context, args).map(Attempt::Done)
+        });
+        debug_assert!(deleted.is_ok(), "nothing can be wrong with a DEL");
+    }
+
     fn call_write(
         &mut self,
         caller: Caller,

@@ -23,6 +23,7 @@ mod keyspec;
 mod lcs;
 mod list;
 mod memory;
+mod migrate;
 mod monitor;
 mod object;
 mod pubsub;
@@ -44,6 +45,7 @@ use std::ops::Range;
 
 pub use acl::{LogEntry, User, Users};
 pub use execute::{Flow, Planned};
+pub use migrate::Connections;
 pub use table::Command;
 
 /// Whether there is a command of this name.

@@ -61,7 +61,8 @@ pub(super) fn bgrewriteaof(context: &mut ServerContext, _args: Args) -> Result<F
     if context.instance.aof.rewrite.is_some() {
         return Err(ErrorReply::new("ERR Background append only file rewriting already in progress"));
     }
-    let is_busy = context.instance.persistence.snapshot_since_ms.is_some();
+    let is_in_transaction = context.instance.transaction_stream.is_some();
+    let is_busy = context.instance.persistence.snapshot_since_ms.is_some() || is_in_transaction;
     context.instance.schedule_rewrite();
     context.reply().simple(match is_busy {
         true => "Background append only file rewriting scheduled",
@@ -133,9 +134,7 @@ pub(super) fn config_set(context: &mut ServerContext, args: Args) -> Result<Flow
     let before = context.instance.config.clone();
     let changed = context.instance.config.set(&assignments, context.session.client.origin());
     let changed = changed.map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
-    if changed.contains(&"replicaof")
-        && let Err(error) = check_upstream(context.instance, context.instance.config.replicaof.as_ref())
-    {
+    if let Err(error) = try_out(context.instance, &changed) {
         context.instance.config = before;
         return Err(error);
     }
@@ -155,6 +154,22 @@ pub(super) fn config_rewrite(context: &mut ServerContext, _args: Args) -> Result
 pub(super) fn config_resetstat(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     context.instance.stats = Stats { lazyfreed_before: lazily_freed().1, ..Stats::default() };
     context.ok()
+}
+
+/// Does what may fail before anything else is done.
+fn try_out(instance: &Instance, changed: &[&'static str]) -> Result<()> {
+    if changed.contains(&"replicaof") {
+        check_upstream(instance, instance.config.replicaof.as_ref())?;
+    }
+    let reason = match (changed.contains(&"port"), changed.contains(&"bind")) {
+        (true, _) => ("port", "Unable to listen on this port. Check server logs."),
+        (false, true) => ("bind", "Failed to bind to specified addresses."),
+        (false, false) => return Ok(()),
+    };
+    instance.listen().map_err(|_| {
+        let (name, reason) = reason;
+        ErrorReply::owned(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"))
+    })
 }
 
 /// Lets changed directives take effect that are not read anew each time they matter.

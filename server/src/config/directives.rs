@@ -139,9 +139,11 @@ const MAX_MEMORY: u64 = i64::MAX as u64;
 directives! {
     // The network.
     /// The TCP port listened on; 0 for none.
-    port: u16 = 6379, ["port"], Integer(0, 65535), AtStart;
+    port: u16 = 6379, ["port"], Integer(0, 65535), Live;
     /// The addresses listened on; none for no TCP at all. Unlike Redis, only the loopback ones unless told otherwise.
-    bind: Vec<BindAddress> = loopback(), ["bind"], BindAddresses, AtStart;
+    bind: Vec<BindAddress> = loopback(), ["bind"], BindAddresses, Live;
+    /// The address that the link to the master comes from; any without one.
+    bind_source_addr: Option<String> = None, ["bind-source-addr"], Text, Live;
     /// The length of the queue of connections that are not accepted yet.
     tcp_backlog: u32 = 511, ["tcp-backlog"], Integer(0, MAX_I32), AtStart;
     /// A Unix socket to listen on.
@@ -370,7 +372,7 @@ static KEPT: &[Directive] = &[
     kept(&["io-threads-do-reads"], Check::YesNo, "no", AtStart),
     kept(&["cluster-enabled"], Check::Only(&Check::YesNo, "no", "repld is no cluster node"), "no", AtStart),
     kept(&["tls-port"], Check::Only(&Check::Integer(0, 65535), "0", "repld speaks no TLS"), "0", AtStart),
-    kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", AtStart),
+    kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", Live),
     kept(
         &["maxmemory-clients"],
         Check::Only(&Check::Memory, "0", "repld limits each client's memory, but not their sum"),

@@ -39,7 +39,7 @@ pub use timing::{Histogram, Timing};
 
 use crate::aof::Aof;
 use crate::client::{Client, ClientKind, Session};
-use crate::command::{Command, Met, Users};
+use crate::command::{Command, Connections, Met, Users};
 use crate::config::{Config, Secret, ShutdownOptions};
 use crate::delays::Delays;
 use crate::functions::Functions;
@@ -58,6 +58,9 @@ pub const REDIS_VERSION: &str = "7.0.15";
 
 /// Where the backlog lies in the data directory.
 pub const BACKLOG_FILE: &str = "backlog.bin";
+
+/// Listens where a configuration says, or goes on where it was and says why.
+pub type Listen = Box<dyn Fn(&Config) -> Result<(), String>>;
 
 /// What only the shell can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,6 +286,8 @@ pub struct Instance {
     pub shutdown: Option<Shutdown>,
     /// Keys are deleted when their time has come, and not only when somebody looks at them.
     pub active_expiry: bool,
+    /// What has to be done from time to time is not done, for tests.
+    pub is_idle: bool,
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
     /// The checksum of what is restored is not looked at, for tests: what is behind it is.
@@ -310,7 +315,10 @@ pub struct Instance {
     /// What has happened to keys and is not published yet.
     pub(crate) events: Vec<Event>,
     pub(crate) met: Met,
+    /// To servers that keys were moved to.
+    pub(crate) migrations: Connections,
     pub(crate) transaction_stream: Option<TransactionStream>,
+    listen: Listen,
     next_client_id: u64,
     random: Random,
     /// What commands leave to chance.
@@ -345,6 +353,7 @@ impl Instance {
             now_ms,
             loading: None,
             key_load_delay: KeyDelay::fixed(config.key_load_delay),
+            is_idle: false,
             active_expiry: true,
             shutdown: None,
             failover: None,
@@ -363,7 +372,9 @@ impl Instance {
             own_deadlines: HashSet::new(),
             effect: Vec::new(),
             events: Vec::new(),
+            listen: Box::new(|_| Ok(())),
             met: Met::default(),
+            migrations: Connections::default(),
             transaction_stream: None,
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),
@@ -432,6 +443,19 @@ impl Instance {
     }
 
     // --- Clients ---
+
+    /// Says how to listen elsewhere.
+    pub fn set_listen(&mut self, listen: Listen) {
+        self.listen = listen;
+    }
+
+    /// Listens where the configuration says by now.
+    ///
+    /// # Errors
+    /// It cannot; it listens where it did.
+    pub(crate) fn listen(&self) -> Result<(), String> {
+        (self.listen)(&self.config)
+    }
 
     /// A connection was made.
     pub fn connect(&mut self, address: String, local_address: String, kind: ClientKind) -> Rc<Client> {

@@ -24,6 +24,9 @@ impl Instance {
 
     /// What has to be done from time to time.
     pub fn tick(&mut self) {
+        if self.is_idle {
+            return;
+        }
         self.release_acknowledged();
         self.release_due();
         self.end_due_pauses();
@@ -58,6 +61,7 @@ impl Instance {
         self.cut_silent_feeds();
         self.report_stalls();
         self.close_idle_clients();
+        self.migrations.close_idle(self.now_ms);
         self.forget_unused_backlog();
         self.shrink_backlog();
     }
