@@ -218,7 +218,7 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "expired_keys", stats.expired_keys);
     field!(text, "expired_subkeys", stats.expired_subkeys);
     field!(text, "evicted_keys", stats.evicted_keys);
-    field!(text, "evicted_clients", 0);
+    field!(text, "evicted_clients", stats.evicted_clients);
     field!(text, "keyspace_hits", stats.keyspace_hits.get());
     field!(text, "keyspace_misses", stats.keyspace_misses.get());
     field!(text, "pubsub_channels", listening.channels);

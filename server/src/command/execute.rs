@@ -8,7 +8,7 @@ use super::{
     Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, monitor, object,
     pubsub, table, transaction,
 };
-use crate::client::{Admission, Client, Queued, ReplyMode, Session};
+use crate::client::{Admission, Client, QueueSize, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
 use crate::keyspace::{EntryRef, Keyspace};
 use crate::log::log;
@@ -392,8 +392,11 @@ impl Instance {
     fn queue_or_call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         match &mut session.transaction {
             Some(transaction) if !call.command.is(table::RUNS_IN_MULTI) => {
-                transaction.queue.push(call.args.queue(call));
-                session.client.queued.set(Some(transaction.queue.len()));
+                let queued = call.args.queue(call);
+                let size = session.client.queued.get().unwrap_or_default();
+                let bytes = size.bytes + queued.memory_bytes();
+                session.client.queued.set(Some(QueueSize { requests: size.requests + 1, bytes }));
+                transaction.queue.push(queued);
                 Reply::new(out, session.protocol).simple("QUEUED");
                 Flow::Continue
             }

@@ -197,6 +197,10 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
             "maxmemory-policy" | "lfu-log-factor" | "lfu-decay-time" => instance.track_uses(),
             // In a transaction what has to go does so after its end.
             "maxmemory" if instance.transaction_stream.is_none() => _ = instance.make_room(),
+            "maxmemory-clients" => {
+                instance.measure_clients();
+                instance.evict_clients();
+            }
             "replica-full-sync-guard" | "replica-expect-master-id" => instance.lift_refusal(),
             _ => {}
         }

@@ -205,6 +205,8 @@ directives! {
 
     /// Data and clients' buffers may take so many bytes; 0: no limit.
     maxmemory: u64 = 0, ["maxmemory"], Memory(0, MAX_MEMORY), Live;
+    /// Clients may take so many of them together.
+    maxmemory_clients: ClientMemory = ClientMemory::Bytes(0), ["maxmemory-clients"], BytesOrPercent, Live;
     /// What goes when they would take more.
     maxmemory_policy: MemoryPolicy = MemoryPolicy::NoEviction, ["maxmemory-policy"], Choice(MEMORY_POLICIES), Live;
     /// So many keys are drawn to find one that goes.
@@ -373,12 +375,6 @@ static KEPT: &[Directive] = &[
     kept(&["cluster-enabled"], Check::Only(&Check::YesNo, "no", "repld is no cluster node"), "no", AtStart),
     kept(&["tls-port"], Check::Only(&Check::Integer(0, 65535), "0", "repld speaks no TLS"), "0", AtStart),
     kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", Live),
-    kept(
-        &["maxmemory-clients"],
-        Check::Only(&Check::Memory, "0", "repld limits each client's memory, but not their sum"),
-        "0",
-        Live,
-    ),
     kept(&["activedefrag"], Check::Only(&Check::YesNo, "no", "repld's allocator needs no defragmentation"), "no", Live),
     kept(
         &["oom-score-adj"],

@@ -136,6 +136,34 @@ impl Kind<u64> for Memory {
     }
 }
 
+/// An amount of memory, or hundredths of `maxmemory`.
+pub(super) struct BytesOrPercent;
+
+impl Kind<ClientMemory> for BytesOrPercent {
+    fn update(&self, value: &mut ClientMemory, words: &[Vec<u8>]) -> Result<(), String> {
+        *value = match words[0].strip_suffix(b"%") {
+            Some(digits) => {
+                let percent = integer(digits).filter(|percent| *percent >= 0);
+                let percent = percent.ok_or("argument must be a memory or percent value")?;
+                let percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
+                ClientMemory::Percent(percent.ok_or("percentage argument must be less or equal to 100")?)
+            }
+            None => {
+                let bytes = parse_memory(&words[0]).ok_or("argument must be a memory or percent value")?;
+                ClientMemory::Bytes(in_range(bytes, 0, i64::MAX as u64)?)
+            }
+        };
+        Ok(())
+    }
+
+    fn print(&self, value: &ClientMemory) -> Vec<u8> {
+        match value {
+            ClientMemory::Bytes(bytes) => bytes.to_string().into_bytes(),
+            ClientMemory::Percent(percent) => format!("{percent}%").into_bytes(),
+        }
+    }
+}
+
 /// One of several names.
 pub(super) struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
 

@@ -219,7 +219,7 @@ fn what_the_server_does_not_do_is_refused_at_the_start_and_later_with_its_reason
     let mut config = load(&[], "").expect("defaults");
     for (name, only, other, reason) in [
         ("activedefrag", "no", "yes", "repld's allocator needs no defragmentation"),
-        ("maxmemory-clients", "0", "100mb", "repld limits each client's memory, but not their sum"),
+        ("tls-replication", "no", "yes", "repld speaks no TLS"),
     ] {
         assert!(load(&["-", &format!("--{name}"), only], "").is_ok(), "{name}");
         let error = load(&["-"], &format!("{name} {other}\n")).expect_err(name);

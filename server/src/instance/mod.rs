@@ -38,7 +38,7 @@ pub use requests::{Found, Requests, RequestsError};
 pub use timing::{Histogram, Timing};
 
 use crate::aof::Aof;
-use crate::client::{Client, ClientKind, Session};
+use crate::client::{Client, ClientKind, Session, remembered_bytes};
 use crate::command::{Command, Connections, Met, Users};
 use crate::config::{Config, Secret, ShutdownOptions};
 use crate::delays::Delays;
@@ -162,6 +162,7 @@ pub struct Stats {
     pub keyspace_misses: Cell<u64>,
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
+    pub evicted_clients: u64,
     pub commands: CommandCounts,
     pub errors: ErrorCounts,
 }
@@ -482,7 +483,7 @@ impl Instance {
         self.unwatch(session);
         self.forget_monitor(session);
         let client = &session.client;
-        self.client_bytes = self.client_bytes.saturating_sub(client.memory_bytes());
+        self.client_bytes -= client.measured_bytes.take();
         client.clear_waker();
         self.clients.remove(&client.id);
         self.forget_waiter(client);
@@ -542,6 +543,7 @@ impl Instance {
         let entry = self.keyspace.peek(db, self.keyspace.key(name));
         let deadline_ms = entry.and_then(|entry| entry.deadline_ms()).filter(|deadline| *deadline > self.now_ms);
         session.watched.push((db, name.into(), deadline_ms));
+        session.client.watched_bytes.update(|bytes| bytes + remembered_bytes(name));
         self.watchers.entry((db, name.into())).or_default().push(Rc::clone(&session.client));
     }
 
@@ -556,6 +558,7 @@ impl Instance {
                 }
             }
         }
+        session.client.watched_bytes.set(0);
         session.client.watch_broken.set(false);
     }
 

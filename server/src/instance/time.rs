@@ -47,6 +47,7 @@ impl Instance {
         self.rewrite_if_due();
         self.shed_unwritten();
         self.measure_clients();
+        self.evict_clients();
         self.make_room();
         self.tell_trackers();
         if self.last_second != self.now_ms / 1000 {

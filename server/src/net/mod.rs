@@ -34,8 +34,8 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use self::listen::Listeners;
 use self::stream::Stream;
-use crate::client::{ClientKind, Session};
-use crate::config::{Config, ShutdownOptions};
+use crate::client::{Client, ClientKind, Session};
+use crate::config::{ClientMemory, Config, ShutdownOptions};
 use crate::instance::{Action, Instance, Pause, PausedBy, Random};
 use crate::log::log;
 use crate::replication::Remains;
@@ -252,6 +252,14 @@ impl Server {
         let session = Session::new(client, instance.users.default_user().is_open());
         drop(instance);
         spawn_local(connection::serve(Rc::clone(self), stream, session));
+    }
+
+    /// Looks at what a client takes, where that is limited.
+    fn limit_clients(&self, client: &Client) {
+        let mut instance = self.instance.borrow_mut();
+        if instance.config.maxmemory_clients != ClientMemory::Bytes(0) {
+            instance.limit_clients(client);
+        }
     }
 
     /// Carries out what a turn has asked for, and lets the replicas be fed.

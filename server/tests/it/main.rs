@@ -6,6 +6,7 @@ mod acl;
 mod aof;
 mod blocking;
 mod client;
+mod client_eviction;
 mod differential;
 mod eviction;
 mod failover;
