@@ -70,7 +70,7 @@ pub use upgrade::{Former, Upgrade, build_of, standing};
 pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};
 
 /// A group that was started once: its directory and what was launched.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Group {
     /// Where its files are.
     pub dir: GroupDir,
