@@ -224,7 +224,7 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "pubsub_channels", listening.channels);
     field!(text, "pubsub_patterns", listening.patterns);
     field!(text, "pubsubshard_channels", listening.shards);
-    field!(text, "migrate_cached_sockets", instance.migrations.len());
+    field!(text, "migrate_cached_sockets", instance.migrations.count());
     field!(text, "tracking_total_keys", tracking.keys);
     field!(text, "tracking_total_items", tracking.items);
     field!(text, "tracking_total_prefixes", tracking.prefixes);

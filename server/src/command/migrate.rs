@@ -79,7 +79,7 @@ pub struct Connections(HashMap<(Vec<u8>, u16), Connection>);
 
 impl Connections {
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 
@@ -189,7 +189,7 @@ pub(super) fn migrate(context: &mut ServerContext, args: Args) -> Result<Flow> {
     }
     let used_ms = context.instance.now_ms;
     let connections = &mut context.instance.migrations;
-    if connections.len() < KEPT_MAX {
+    if connections.count() < KEPT_MAX {
         connections.0.insert(place, Connection { db, used_ms, ..connection });
     }
     context.ok()
