@@ -136,6 +136,8 @@ pub(super) fn config_set(context: &mut ServerContext, args: Args) -> Result<Flow
     let changed = changed.map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
     if let Err(error) = try_out(context.instance, &changed) {
         context.instance.config = before;
+        // It was let do so before.
+        let _ = context.instance.set_oom_score();
         return Err(error);
     }
     apply(context.instance, &changed);
@@ -157,19 +159,22 @@ pub(super) fn config_resetstat(context: &mut ServerContext, _args: Args) -> Resu
 }
 
 /// Does what may fail before anything else is done.
-fn try_out(instance: &Instance, changed: &[&'static str]) -> Result<()> {
+fn try_out(instance: &mut Instance, changed: &[&'static str]) -> Result<()> {
     if changed.contains(&"replicaof") {
         check_upstream(instance, instance.config.replicaof.as_ref())?;
     }
-    let reason = match (changed.contains(&"port"), changed.contains(&"bind")) {
+    let related = |name: &str, reason: &str| {
+        ErrorReply::owned(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"))
+    };
+    if changed.iter().any(|name| name.starts_with("oom-score-adj")) {
+        instance.set_oom_score().map_err(|reason| related("oom-score-adj", &reason))?;
+    }
+    let (name, reason) = match (changed.contains(&"port"), changed.contains(&"bind")) {
         (true, _) => ("port", "Unable to listen on this port. Check server logs."),
         (false, true) => ("bind", "Failed to bind to specified addresses."),
         (false, false) => return Ok(()),
     };
-    instance.listen().map_err(|_| {
-        let (name, reason) = reason;
-        ErrorReply::owned(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"))
-    })
+    instance.listen().map_err(|_| related(name, reason))
 }
 
 /// Lets changed directives take effect that are not read anew each time they matter.

@@ -180,6 +180,25 @@ impl<T: Copy + PartialEq> Kind<T> for Choice<T> {
     }
 }
 
+/// Three scores for the kernel.
+pub(super) struct OomScores;
+
+impl Kind<[i32; 3]> for OomScores {
+    const SEVERAL_WORDS: bool = true;
+
+    fn update(&self, value: &mut [i32; 3], words: &[Vec<u8>]) -> Result<(), String> {
+        let invalid = "Invalid oom-score-adj-values, elements must be between -2000 and 2000.";
+        let score = |word: &Vec<u8>| integer(word).filter(|score| score.abs() <= 2000).map(|score| score as i32);
+        let scores: Option<Vec<i32>> = words.iter().map(score).collect();
+        *value = scores.ok_or(invalid)?.try_into().map_err(|_| "wrong number of arguments")?;
+        Ok(())
+    }
+
+    fn print(&self, value: &[i32; 3]) -> Vec<u8> {
+        value.map(|score| score.to_string()).join(" ").into_bytes()
+    }
+}
+
 /// Letters for classes of keyspace events.
 pub(super) struct EventClasses;
 
@@ -426,6 +445,10 @@ impl Kind<ShutdownOptions> for ShutdownFlags {
     const SEVERAL_WORDS: bool = true;
 
     fn update(&self, value: &mut ShutdownOptions, words: &[Vec<u8>]) -> Result<(), String> {
+        const WORDS: [&str; 5] = ["default", "save", "nosave", "now", "force"];
+        if words.is_empty() {
+            return Err(one_of(WORDS));
+        }
         let mut options = ShutdownOptions::default();
         for word in words {
             match word.to_ascii_lowercase().as_slice() {
@@ -435,7 +458,7 @@ impl Kind<ShutdownOptions> for ShutdownFlags {
                 b"save" | b"nosave" => return Err("shutdown can't both save and not save".into()),
                 b"now" => options.now = true,
                 b"force" => options.force = true,
-                _ => return Err(one_of(["default", "save", "nosave", "now", "force"])),
+                _ => return Err(one_of(WORDS)),
             }
         }
         *value = options;
@@ -461,17 +484,11 @@ pub(super) enum Check {
     Memory,
     OneOf(&'static [&'static str]),
     Text,
-    /// Several words, at least one.
-    Words,
     /// Of the values that the check allows, the one that is possible here, and what is said of any other.
     Only(&'static Check, &'static str, &'static str),
 }
 
 impl Check {
-    pub(super) const fn several_words(&self) -> bool {
-        matches!(self, Check::Words)
-    }
-
     /// The value in the form in which it is kept.
     pub(super) fn normalize(&self, words: &[Vec<u8>]) -> Result<Vec<u8>, String> {
         let word = &words[0];
@@ -484,7 +501,6 @@ impl Check {
                 chosen.map(|name| name.as_bytes().to_vec()).ok_or_else(|| one_of(names.iter().copied()))
             }
             Check::Text => Ok(word.clone()),
-            Check::Words => Ok(words.join(&b' ')),
             Check::Only(check, only, reason) => {
                 let value = check.normalize(words)?;
                 if value == only.as_bytes() { Ok(value) } else { Err((*reason).into()) }

@@ -132,6 +132,17 @@ pub enum Fsync {
     Never,
 }
 
+/// Whether the kernel is told how willingly it shall end this process (`oom-score-adj`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OomScoreAdj {
+    /// It is not.
+    No,
+    /// By a number that is added to the score it had at the start.
+    Relative,
+    /// By the score itself.
+    Absolute,
+}
+
 /// How a replica loads a full resynchronization (`repl-diskless-load`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisklessLoad {

@@ -46,6 +46,7 @@ use crate::functions::Functions;
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::notify::Event;
+use crate::oom_score::OomScore;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, History, Replication, ReplicationId};
 use crate::slowlog::SlowLog;
@@ -320,6 +321,7 @@ pub struct Instance {
     pub(crate) migrations: Connections,
     pub(crate) transaction_stream: Option<TransactionStream>,
     listen: Listen,
+    oom_score: OomScore,
     next_client_id: u64,
     random: Random,
     /// What commands leave to chance.
@@ -374,6 +376,7 @@ impl Instance {
             effect: Vec::new(),
             events: Vec::new(),
             listen: Box::new(|_| Ok(())),
+            oom_score: OomScore::default(),
             met: Met::default(),
             migrations: Connections::default(),
             transaction_stream: None,

@@ -22,6 +22,7 @@ mod long_double;
 mod malformed;
 mod migrate;
 mod notifications;
+mod oom_score;
 mod random;
 mod replication;
 mod salvage;
