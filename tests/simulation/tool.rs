@@ -143,7 +143,7 @@ impl Tool {
     }
 
     fn still_drains(&self, world: &World, node: Place) -> bool {
-        self.reaches(world, node) && world.reads_the_dead(node)
+        self.reaches(world, node) && world.still_reads(node)
     }
 
     fn still_reads(&self, world: &World, node: Place, end: usize) -> bool {
@@ -337,7 +337,7 @@ impl Tool {
             }
             (Step::AwaitDrain { nodes }, _) => {
                 self.draining = nodes.iter().map(|node| place(node)).collect();
-                let is_through = |node: &Place| self.reaches(world, *node) && !world.reads_the_dead(*node);
+                let is_through = |node: &Place| self.reaches(world, *node) && !world.still_reads(*node);
                 let ranked = failover.plan().ranked.iter().map(|one| place(&one.node));
                 let through = ranked.filter(|node| self.draining.contains(node)).filter(is_through);
                 let offsets: BTreeMap<String, u64> =
