@@ -231,6 +231,14 @@ pub struct Met {
     expired: RefCell<Vec<Box<[u8]>>>,
 }
 
+impl Met {
+    /// Whether there is any.
+    #[inline]
+    fn any(&self) -> bool {
+        !self.missed.borrow().is_empty() || !self.expired.borrow().is_empty()
+    }
+}
+
 /// What a reading handler sees.
 pub struct ReadContext<'a> {
     keyspace: &'a Keyspace,
@@ -269,6 +277,7 @@ impl<'a> ReadContext<'a> {
         entry
     }
 
+    #[inline(never)]
     fn note_miss(&self, key: Key) {
         self.stats.keyspace_misses.update(|misses| misses + 1);
         if self.config.notify_keyspace_events.has(Classes::MISS) {

@@ -194,6 +194,7 @@ impl Keyspace {
     }
 
     /// The live entry. An expired one counts as absent and raises the flag of [`Keyspace::take_saw_expired`].
+    #[inline]
     pub fn get(&self, db: usize, key: Key<'_>, now_ms: i64) -> Option<EntryRef<'_>> {
         let entry = self.peek(db, key)?;
         if entry.is_expired(now_ms) {
@@ -201,6 +202,12 @@ impl Keyspace {
             return None;
         }
         Some(entry)
+    }
+
+    /// Whether a `get` met an expired entry since [`Keyspace::take_saw_expired`].
+    #[inline]
+    pub fn saw_expired(&self) -> bool {
+        self.saw_expired.get()
     }
 
     /// Whether a `get` met an expired entry since the last call, which clears the flag.
@@ -240,11 +247,13 @@ impl Keyspace {
     }
 
     /// The entry, expired or not.
+    #[inline]
     pub fn peek(&self, db: usize, key: Key<'_>) -> Option<EntryRef<'_>> {
         self.tables[db].as_ref()?.find(key)
     }
 
     /// Stores a string, in place where it fits; returns whether the key existed (expired or not).
+    #[inline]
     pub fn set_str(&mut self, db: usize, key: Key<'_>, value: &[u8], deadline: Deadline) -> bool {
         let (table, clock) = self.table_for_write(db, key);
         let existed = table.set_str(key, value, deadline, clock);
@@ -315,6 +324,7 @@ impl Keyspace {
     }
 
     /// The database's table, made if need be, after the walk has saved what a write to `key` would change.
+    #[inline]
     fn table_for_write(&mut self, db: usize, key: Key<'_>) -> (&mut Table, &AccessClock) {
         if let Some(written) = &mut self.written {
             written.insert((db, key.hash));

@@ -361,7 +361,11 @@ impl Requests {
             planned.request.start -= start;
         }
         self.parsed -= start;
-        self.input.drain(..start);
+        if start == self.input.len() {
+            self.input.clear();
+        } else {
+            self.input.drain(..start);
+        }
         if self.input.is_empty() && self.input.capacity() > INPUT_BYTES_KEPT {
             self.input = Vec::new();
         }
