@@ -348,12 +348,16 @@ fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result
     Ok(wished)
 }
 
-/// A master that is started again could have less than its living replicas.
+/// A master that is started again could have less than its living replicas. And whom a node is to follow is open while a node
+/// that was being made the master does not say whether it is.
 ///
 /// # Errors
 /// [`GroupError::Unsafe`]: that is so, unless forced.
 pub fn refuse_older_master(view: &GroupView, nodes: &[String], force: bool) -> Result<(), GroupError> {
     let master = view.meant_master();
+    if !force {
+        refuse_unsettled(view)?;
+    }
     let others_live = view.nodes.iter().any(NodeView::is_alive);
     if force || master.is_alive() || !others_live || !nodes.contains(&master.name) {
         return Ok(());
@@ -367,12 +371,27 @@ pub fn refuse_older_master(view: &GroupView, nodes: &[String], force: bool) -> R
     })
 }
 
+fn refuse_unsettled(view: &GroupView) -> Result<(), GroupError> {
+    let master = view.meant_master();
+    if !view.is_disputed || !master.is_alive() || master.report().is_some() {
+        return Ok(());
+    }
+    let master = &master.name;
+    Err(GroupError::Unsafe {
+        reason: format!(
+            "a change of masters broke off, and {master}, which lives, does not say whether it is the master"
+        ),
+        hint: "replctl promote".to_owned(),
+    })
+}
+
 /// `up` starts what is missing; it does not decide who is master. A dead master with living replicas is a failover's
 /// business: started again, it could come back with less than its replicas have, and wipe them.
 ///
 /// # Errors
 /// [`GroupError::Unsafe`]: that is what the view shows.
 pub fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
+    refuse_unsettled(view)?;
     let diagnosis = diagnose(view);
     match diagnosis {
         Diagnosis::Down

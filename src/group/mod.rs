@@ -64,7 +64,7 @@ pub use salvage::{KeptStream, Salvaged};
 pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_launched, end_strays, living, unmanaged};
 pub use tail::{Tail, TailError, TailFate, TailReport};
-pub use unfinished::unfinished;
+pub use unfinished::{forget_if_nothing_came, unfinished};
 pub use unmanaged::{Diverged, Untouchable, refuse_unmanaged};
 pub use upgrade::{Former, Upgrade, build_of, standing};
 pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};

@@ -787,7 +787,7 @@ fn lineage(view: &GroupView, old: &NodeView, force: bool) -> Option<ReplicationI
     }
     let with_data: Vec<&Replication> = view.nodes.iter().filter_map(replication_with_data).collect();
     let histories: Vec<&ReplicationId> = with_data.iter().map(|replication| &replication.replid).collect();
-    if !old.is_managed()
+    if (!old.is_managed() || view.is_disputed)
         && let Some(continued) = continuation(view.recorded_replid.as_ref(), &with_data)
     {
         return Some(continued);
@@ -800,16 +800,15 @@ fn lineage(view: &GroupView, old: &NodeView, force: bool) -> Option<ReplicationI
     histories.iter().rev().max_by_key(|history| votes(history)).map(|history| (*history).clone())
 }
 
-/// The history that all continue who had the recorded one: an unmanaged master gives its history a new name whenever
-/// somebody restarts it, and nobody is there to record that.
+/// The history that all continue who have left the recorded one, if those who have not left it lack no more of it: an unmanaged
+/// master gives its history a new name whenever somebody restarts it, and a change of masters that broke off may have made one;
+/// nobody was there to record that.
 fn continuation(recorded: Option<&ReplicationId>, with_data: &[&Replication]) -> Option<ReplicationId> {
-    if with_data.iter().any(|own| Some(&own.replid) == recorded) {
-        return None;
-    }
-    let is_continued = |own: &&&Replication| own.former.as_ref().is_some_and(|former| Some(&former.replid) == recorded);
-    let mut continued = with_data.iter().filter(is_continued).map(|own| &own.replid);
-    let first = continued.next()?;
-    continued.all(|other| other == first).then(|| first.clone())
+    let former = |own: &&&Replication| own.former.as_ref().filter(|former| Some(&former.replid) == recorded).cloned();
+    let mut continued = with_data.iter().filter_map(|own| Some((&own.replid, former(&own)?.shared_up_to)));
+    let (first, shared_up_to) = continued.next()?;
+    let has_more = |own: &&Replication| Some(&own.replid) == recorded && own.offset > shared_up_to;
+    (continued.all(|(other, _)| other == first) && !with_data.iter().any(has_more)).then(|| first.clone())
 }
 
 fn replication_with_data(node: &NodeView) -> Option<&Replication> {
