@@ -20,5 +20,5 @@ pub mod verdict;
 
 pub use account::Account;
 pub use preset::{DRILL_PRESETS, DrillPreset};
-pub use run::{Rehearsal, run};
+pub use run::{Rehearsal, run, run_on};
 pub use verdict::{DrillReport, Findings, NodeState, Verdict, tally};

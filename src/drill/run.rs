@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::account::{self, Account};
-use super::contents::Contents;
+use super::contents::{self, Contents};
 use super::course::{Course, Place, Watcher};
 use super::history::{History, Outcome, Request};
 use super::linear::{self, Call, Linearizable, linearizable};
@@ -96,6 +96,21 @@ impl Drop for EndOnPanic<'_> {
     }
 }
 
+/// Rehearses a drill with a group that is up and whole, and leaves it as the drill does. Keys of a drill before are removed; the
+/// group's own stay. What processes serve it afterwards is in its directory.
+///
+/// # Errors
+/// The group cannot be observed. That a step fails is a finding.
+pub async fn run_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Recorder) -> Result<Rehearsal, GroupError> {
+    let master = group.run.master();
+    let removed = async {
+        let client = NodeClient::connect(&endpoint(master), READ_LIMIT).await?;
+        contents::remove(&client).await
+    };
+    removed.await.map_err(|source| GroupError::Wire { node: master.name.clone(), source })?;
+    rehearse_on(group, drill, seed, recorder).await
+}
+
 /// Starts a group in `dir`, rehearses the drill with it, and leaves it running.
 async fn rehearse(
     topology: &Topology,
@@ -107,6 +122,13 @@ async fn rehearse(
     let started = Instant::now();
     let plan = LaunchPlan::new(dir, topology, false).await?;
     let group = group::up(dir.clone(), plan, UP_LIMIT, recorder).await?;
+    let mut rehearsal = rehearse_on(group, drill, seed, recorder).await?;
+    rehearsal.report.took_us = micros(started.elapsed());
+    Ok(rehearsal)
+}
+
+async fn rehearse_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Recorder) -> Result<Rehearsal, GroupError> {
+    let started = Instant::now();
     let log_marks = log_marks(&group);
     let began = Instant::now();
     let nodes: Vec<(String, Endpoint)> =

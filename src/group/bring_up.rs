@@ -36,6 +36,7 @@ use super::unmanaged::{self, Untouchable, refuse_unmanaged};
 use super::view::observe;
 use super::{Group, GroupError, GroupView, NodeView, endpoint, save_config};
 use crate::event::{Event, Recorder};
+use crate::host;
 use crate::process::{
     Condition, Durability, GroupDir, Listeners, LiveProcess, ManagedServer, Program, RunNode, RunProcess, RunState,
     Server, Started, StateError, UnmanagedServer, free_ports, log_tail, spawn,
@@ -492,8 +493,12 @@ fn find_programs<'a>(starts: impl Iterator<Item = &'a RunNode>) -> Result<Vec<(E
     Ok(programs)
 }
 
-/// Returns when the user interrupts: by Ctrl-C, SIGTERM, or the end of the terminal.
+/// Returns when the user interrupts: by Ctrl-C, SIGTERM, or the end of the terminal. In another program than `replctl` signals are
+/// that program's, and it never does.
 pub async fn interruption() {
+    if !host::is_replctl() {
+        return std::future::pending().await;
+    }
     let signalled = async |kind| match tokio::signal::unix::signal(kind) {
         Ok(mut signal) => signal.recv().await,
         Err(_) => std::future::pending().await,

@@ -45,10 +45,17 @@ impl Ephemeral {
     }
 }
 
-impl Drop for Ephemeral {
-    fn drop(&mut self) {
+impl Ephemeral {
+    /// Ends the processes, and leaves the files.
+    pub fn end(&self) {
         // Nobody could be told of an error, and what is left is found by its directory.
         let _ = end_at_once(&self.dir);
+    }
+}
+
+impl Drop for Ephemeral {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -16,6 +16,8 @@ const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 100.0;
 /// How many points a line of the writers has at most.
 const BINS_MAX: u64 = 160;
+/// How many answers such a point is made of, on average, at least.
+const ANSWERS_MIN: u64 = 10;
 /// Two numbers of steps that are nearer than this part of the width stand in two rows.
 const NEAR: f64 = 0.05;
 const ROWS: usize = 3;
@@ -30,7 +32,10 @@ struct Bins {
 impl Bins {
     fn of(rehearsal: &Rehearsal) -> Self {
         let length_us = micros(rehearsal.course.length).max(1);
-        let width_us = nice(length_us.div_ceil(BINS_MAX));
+        let operations = u64::try_from(rehearsal.history.operations.len()).unwrap_or(u64::MAX).max(1);
+        // Of a slow load a part of the time has enough answers that their number means something.
+        let least_us = length_us.div_ceil(BINS_MAX).max(length_us.saturating_mul(ANSWERS_MIN) / operations);
+        let width_us = nice(least_us.min(length_us));
         let mut took_us = vec![Vec::new(); usize::try_from(length_us.div_ceil(width_us)).unwrap_or(1)];
         for operation in &rehearsal.history.operations {
             let Outcome::Acknowledged { at, .. } = operation.outcome else { continue };
