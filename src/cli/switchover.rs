@@ -23,7 +23,7 @@ pub struct SwitchoverArgs {
     #[arg(long)]
     force: bool,
 
-    /// How long the master may hold back writes until the replica has everything; then it takes them again
+    /// How long the replica may take to come near, and then the master hold back writes until it has everything
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }

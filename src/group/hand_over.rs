@@ -2,10 +2,16 @@
 //! a value.
 //!
 //! ```text
+//! ask the master where it is -> ask the replica until it is there
+//!      |                             | not in time: restored
 //! pause writes -> ask the master where it is -> ask the replica until it is there -> FAILOVER TO … -> ask until it is a master
 //!      |                    |                          | not in time                     |                | not in time
 //!      +--------------------+--------------------------+-> unpause: restored <-----------+                +-> unsettled
 //! ```
+//!
+//! The first line costs nobody a write. A replica far behind comes near while writes go on; and a Redis that has just given a
+//! replica its image may send it nothing more for a second, though it calls it online: it waits for a word that the replica
+//! has said too early.
 //!
 //! `FAILOVER` alone would do all of it, but Redis asks for no word of the replica while writes are paused, and the last one
 //! may be a second old; so the replica is asked directly, and the exchange is then ordered without waiting for its word.
@@ -34,9 +40,19 @@ pub struct HandOver {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Stage {
+    /// Writes go on: where is the master?
+    Locating,
+    /// Writes go on until the replica is where the master was.
+    Nearing {
+        end: u64,
+        is_again: bool,
+    },
     Pausing,
-    Measuring,
+    Measuring {
+        paused: Duration,
+    },
     CatchingUp {
+        paused: Duration,
         end: u64,
         known: Address,
         is_again: bool,
@@ -129,18 +145,20 @@ pub enum Word {
 }
 
 impl HandOver {
-    /// `patience` is how long the master may hold back writes for the replica to catch up; the others reach
-    /// it at `new`.
+    /// `patience` is how long the replica may take to come near, and how long the master may then hold back writes for it to
+    /// catch up; the others reach it at `new`.
     pub fn new(patience: Duration, new: Address) -> Self {
-        Self { patience, new, stage: Stage::Pausing }
+        Self { patience, new, stage: Stage::Locating }
     }
 
     /// What is to be done now; then [`HandOver::next`].
     pub fn order(&self) -> HandOverOrder {
         match &self.stage {
+            Stage::Locating | Stage::Measuring { .. } => HandOverOrder::AskOld { is_again: false },
+            Stage::Nearing { is_again, .. } | Stage::CatchingUp { is_again, .. } => {
+                HandOverOrder::AskNew { is_again: *is_again }
+            }
             Stage::Pausing => HandOverOrder::Pause,
-            Stage::Measuring => HandOverOrder::AskOld { is_again: false },
-            Stage::CatchingUp { is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
             Stage::Ordering { known } => HandOverOrder::Exchange { to: known.clone() },
             Stage::Exchanging { asks_new: true, is_again, .. } => HandOverOrder::AskNew { is_again: *is_again },
             Stage::Exchanging { .. } => HandOverOrder::AskOld { is_again: false },
@@ -159,28 +177,35 @@ impl HandOver {
     pub fn next(self, word: Word, now: Duration) -> Self {
         let Self { patience, new: address, stage } = self;
         let stage = match (stage, word) {
-            (Stage::Pausing, Word::Done) => Stage::Measuring,
-            (Stage::Measuring, Word::State(old)) => {
+            (Stage::Locating, Word::State(old)) => Stage::Nearing { end: old.offset, is_again: false },
+            (Stage::Nearing { end, .. }, Word::State(new)) if new.offset >= end => Stage::Pausing,
+            (Stage::Nearing { end, .. }, Word::State(_)) if now <= patience => Stage::Nearing { end, is_again: true },
+            (Stage::Nearing { .. }, Word::State(_)) => unpause(HandOverEnd::Restored(late(patience))),
+            (Stage::Pausing, Word::Done) => Stage::Measuring { paused: now },
+            (Stage::Measuring { paused }, Word::State(old)) => {
                 // By the name that the master has for it; several hosts may have replicas on the same port.
                 let by_address = old.replicas.iter().find(|one| one.address().is_same(&address));
                 let by_port = || old.replicas.iter().find(|one| one.port == address.port);
                 let known = by_address.or_else(by_port).map_or(address.clone(), AttachedReplica::address);
-                Stage::CatchingUp { end: old.offset, known, is_again: false }
+                Stage::CatchingUp { paused, end: old.offset, known, is_again: false }
             }
             (Stage::CatchingUp { end, known, .. }, Word::State(new))
                 if new.offset >= end || planted!(CatchUpSkipped) =>
             {
                 Stage::Ordering { known }
             }
-            (Stage::CatchingUp { end, known, .. }, Word::State(_)) if now <= patience => {
-                Stage::CatchingUp { end, known, is_again: true }
+            (Stage::CatchingUp { paused, end, known, .. }, Word::State(_)) if now <= paused + patience => {
+                Stage::CatchingUp { paused, end, known, is_again: true }
             }
-            (Stage::CatchingUp { .. }, Word::State(_)) => {
-                unpause(HandOverEnd::Restored(format!("did not catch up within {} ms", patience.as_millis())))
-            }
-            (Stage::Pausing | Stage::Measuring | Stage::CatchingUp { .. }, word) => {
-                unpause(HandOverEnd::Restored(failure(word)))
-            }
+            (Stage::CatchingUp { .. }, Word::State(_)) => unpause(HandOverEnd::Restored(late(patience))),
+            (
+                Stage::Locating
+                | Stage::Nearing { .. }
+                | Stage::Pausing
+                | Stage::Measuring { .. }
+                | Stage::CatchingUp { .. },
+                word,
+            ) => unpause(HandOverEnd::Restored(failure(word))),
             (Stage::Ordering { .. }, Word::Done) => {
                 Stage::Exchanging { until: now + GRACE, asks_new: true, is_again: false }
             }
@@ -225,6 +250,10 @@ impl HandOver {
     }
 }
 
+fn late(patience: Duration) -> String {
+    format!("did not catch up within {} ms", patience.as_millis())
+}
+
 fn doubt(reason: String) -> Stage {
     Stage::Doubting { reason }
 }
@@ -267,12 +296,15 @@ mod tests {
         let old = |is_handing_over| state(true, is_handing_over, 5);
         let (demoted, new, taken) =
             (|tries| state(false, tries, 5), |offset| state(false, false, offset), || old(false));
-        let until_order = || vec![Word::Done, old(false), new(3), new(5)];
+        let until_pause = || vec![state(true, false, 4), new(3), new(4)];
+        let paused = |words: Vec<Word>| [until_pause(), words].concat();
+        let until_order = || paused(vec![Word::Done, old(false), new(3), new(5)]);
         let from_order = |words: Vec<Word>| [until_order(), words].concat();
         let cases = [
             ("all goes well", from_order(vec![Word::Done, taken(), demoted(false)]), "taken over", true),
-            ("no pause", vec![failed()], "restored", true),
-            ("the replica is gone", vec![Word::Done, old(false), failed()], "restored", true),
+            ("the master is gone", vec![failed()], "restored", true),
+            ("no pause", paused(vec![failed()]), "restored", true),
+            ("the replica is gone", paused(vec![Word::Done, old(false), failed()]), "restored", true),
             ("refused", from_order(vec![failed(), old(false), new(5), new(5)]), "restored", true),
             (
                 "refused, and taken over",
@@ -308,10 +340,28 @@ mod tests {
 
     #[test]
     fn a_replica_that_does_not_catch_up_in_time_leaves_all_as_it_was() {
+        let replica = |offset| state(false, false, offset);
+        let until_pause = [(state(true, false, 5), 0), (replica(5), 1)];
+        let paused = [(Word::Done, 1), (state(true, false, 7), 1), (replica(6), 2), (replica(6), 3)];
+        let after = |words: Vec<(Word, u64)>| {
+            let begun = HandOver::new(Duration::from_secs(1), crate::topology::Address::loopback(7002));
+            words.into_iter().fold(begun, |one, (word, seconds)| one.next(word, Duration::from_secs(seconds))).order()
+        };
+        assert_eq!(after([&until_pause[..], &paused].concat()), HandOverOrder::Unpause);
+        assert_eq!(after([&until_pause[..], &paused[..3]].concat()), HandOverOrder::AskNew { is_again: true });
+    }
+
+    #[test]
+    fn writes_are_not_held_back_for_a_replica_that_does_not_come_near() {
         let mut exchange = HandOver::new(Duration::from_secs(1), crate::topology::Address::loopback(7002));
-        for (word, seconds) in [(Word::Done, 0), (state(true, false, 5), 0), (state(false, false, 3), 2)] {
+        for (word, seconds) in [(state(true, false, 5), 0), (state(false, false, 3), 1), (state(false, false, 3), 2)] {
+            assert_ne!(exchange.order(), HandOverOrder::Pause);
             exchange = exchange.next(word, Duration::from_secs(seconds));
         }
+        // One that an earlier exchange has left.
         assert_eq!(exchange.order(), HandOverOrder::Unpause);
+        let HandOverOrder::Over(HandOverEnd::Restored(_)) = exchange.next(Word::Done, Duration::ZERO).order() else {
+            panic!("it is over");
+        };
     }
 }

@@ -289,7 +289,8 @@ pub enum Step {
         /// The old master.
         node: String,
     },
-    /// Wait until the replicas that could be promoted have read to the end of what the old master sent.
+    /// Wait until the replicas that could be promoted have read to the end of what the old master sent, or of what those have
+    /// that feed them.
     AwaitDrain {
         /// The replicas whose link still looked up.
         nodes: Vec<String>,
@@ -667,6 +668,14 @@ impl FailoverPlan {
         self.steps.iter().any(|step| matches!(step, Step::Confirm { .. }))
     }
 
+    /// Whether this node is told to follow the candidate.
+    pub fn repoints_to_candidate(&self, node: &str) -> bool {
+        let is_told = |nodes: &[String]| nodes.iter().any(|name| name == node);
+        self.steps
+            .iter()
+            .any(|step| matches!(step, Step::Repoint { nodes, to } if *to == self.candidate && is_told(nodes)))
+    }
+
     /// The masters that came back become replicas of the one that there is.
     fn take_back(view: &GroupView, old: &NodeView, master: &NodeView, policy: &Policy) -> Result<Self, Refusal> {
         if policy.wanted.as_ref().is_some_and(|wanted| *wanted != master.name) {
@@ -693,9 +702,9 @@ impl FailoverPlan {
             old_master: old.name.clone(),
             candidate: candidate.name.clone(),
             lineage,
+            steps: steps(view, old, (candidate, &ranked), &upstreams, salvage.is_ok(), &loss),
             ranked,
             rejected,
-            steps: steps(view, old, candidate, &upstreams, salvage.is_ok(), &loss),
             loss,
             max_loss_bytes: policy.max_loss_bytes,
             not_salvaged: salvage.err(),
@@ -778,7 +787,7 @@ fn lineage(view: &GroupView, old: &NodeView, force: bool) -> Option<ReplicationI
     }
     let with_data: Vec<&Replication> = view.nodes.iter().filter_map(replication_with_data).collect();
     let histories: Vec<&ReplicationId> = with_data.iter().map(|replication| &replication.replid).collect();
-    if !old.is_managed()
+    if (!old.is_managed() || view.is_disputed)
         && let Some(continued) = continuation(view.recorded_replid.as_ref(), &with_data)
     {
         return Some(continued);
@@ -791,16 +800,15 @@ fn lineage(view: &GroupView, old: &NodeView, force: bool) -> Option<ReplicationI
     histories.iter().rev().max_by_key(|history| votes(history)).map(|history| (*history).clone())
 }
 
-/// The history that all continue who had the recorded one: an unmanaged master gives its history a new name whenever
-/// somebody restarts it, and nobody is there to record that.
+/// The history that all continue who have left the recorded one, if those who have not left it lack no more of it: an unmanaged
+/// master gives its history a new name whenever somebody restarts it, and a change of masters that broke off may have made one;
+/// nobody was there to record that.
 fn continuation(recorded: Option<&ReplicationId>, with_data: &[&Replication]) -> Option<ReplicationId> {
-    if with_data.iter().any(|own| Some(&own.replid) == recorded) {
-        return None;
-    }
-    let is_continued = |own: &&&Replication| own.former.as_ref().is_some_and(|former| Some(&former.replid) == recorded);
-    let mut continued = with_data.iter().filter(is_continued).map(|own| &own.replid);
-    let first = continued.next()?;
-    continued.all(|other| other == first).then(|| first.clone())
+    let former = |own: &&&Replication| own.former.as_ref().filter(|former| Some(&former.replid) == recorded).cloned();
+    let mut continued = with_data.iter().filter_map(|own| Some((&own.replid, former(&own)?.shared_up_to)));
+    let (first, shared_up_to) = continued.next()?;
+    let has_more = |own: &&Replication| Some(&own.replid) == recorded && own.offset > shared_up_to;
+    (continued.all(|(other, _)| other == first) && !with_data.iter().any(has_more)).then(|| first.clone())
 }
 
 fn replication_with_data(node: &NodeView) -> Option<&Replication> {
@@ -1059,7 +1067,7 @@ fn upstreams_after(view: &GroupView, old: &NodeView, candidate: &NodeView) -> BT
 fn steps(
     view: &GroupView,
     old: &NodeView,
-    candidate: &NodeView,
+    (candidate, ranked): (&NodeView, &[Ranked]),
     upstreams: &BTreeMap<String, String>,
     salvages: bool,
     loss: &LossEstimate,
@@ -1086,11 +1094,14 @@ fn steps(
     let ends = old.name != candidate.name
         && !is_given_up(old)
         && if old.is_managed() { !is_replica(old) } else { old.answer == Answer::NotListening };
+    // What a replica has that cannot be promoted may be on its way to one that can.
+    let is_ranked = |node: &NodeView| ranked.iter().any(|one| one.node == node.name);
+    let relays = |from: &NodeView, node: &NodeView| is_replica(from) && is_ranked(node) && !is_ranked(from);
     // As long as the old master lives, a link that is down may come up.
     let drains = |node: &NodeView, from: &NodeView| match from.name == old.name {
         true => is_fenced || is_linked(node),
-        // Where a change of masters broke off, another one may have been the master before.
-        false => from.is_dead() && from.answer == Answer::NotListening && is_linked(node),
+        // Where a change of masters broke off, another one may have been the master before, and have been started again.
+        false => is_linked(node) && (has_stopped_feeding(from, node) || relays(from, node)),
     };
     let draining = if ends {
         names(view, |node| view.followed_by(node).is_some_and(|from| drains(node, from)))
@@ -1184,6 +1195,16 @@ fn repoints(
 
 fn is_linked(node: &NodeView) -> bool {
     node.report().and_then(|report| report.replication.upstream()).is_none_or(|upstream| upstream.link == Link::Up)
+}
+
+/// Whether a replica that says that it is linked only reads what its upstream had sent before it ended.
+pub(super) fn has_stopped_feeding(upstream: &NodeView, replica: &NodeView) -> bool {
+    match &upstream.answer {
+        Answer::NotListening => upstream.is_dead(),
+        Answer::Loading => true,
+        Answer::Report(report) => report.replication.replicas.iter().all(|one| one.port != replica.announced.port),
+        _ => false,
+    }
 }
 
 fn offset_of(node: &NodeView) -> u64 {

@@ -18,7 +18,7 @@ use super::hand_over::{self, HandOver, HandOverEnd, HandOverOrder, Word};
 use super::journal::{RECENT_BYTES, read_end};
 use super::links::{await_link, watch_replicas};
 use super::pause::WritePause;
-use super::plan::{FailoverPlan, LossEstimate, LostRange, Policy, Step};
+use super::plan::{FailoverPlan, LossEstimate, LostRange, Policy, Step, has_stopped_feeding};
 use super::salvage::{self, Ghost, Salvaged};
 use super::stop::end_processes;
 use super::tail::{self, Tail, TailError, TailReport};
@@ -380,15 +380,26 @@ impl<'a> Promotion<'a> {
         self.draining = nodes.to_vec();
         let mut drains = JoinSet::new();
         for ranked in self.plan().ranked.iter().filter(|ranked| nodes.contains(&ranked.node)) {
-            let (node, client) = (ranked.node.clone(), self.client(&ranked.node)?.clone());
-            let Some(upstream) = upstream_of(&self.view, &node) else { continue };
+            let (node, flow) = (ranked.node.clone(), self.flow_to(&ranked.node)?);
             drains.spawn(async move {
-                let end = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &upstream)).await;
+                let end = tokio::time::timeout(DRAIN_LIMIT, flow.await_end()).await;
                 // One that dies or hangs meanwhile is no rival; if it is the candidate, promoting it fails.
                 Some((node, end.ok()?.ok()?))
             });
         }
         Ok(StepOutcome::Drained(drains.join_all().await.into_iter().flatten().collect()))
+    }
+
+    /// The way that the stream took to a node, as far up as there are replicas that answer.
+    fn flow_to(&self, node: &str) -> Result<Flow, GroupError> {
+        let mut links = Vec::new();
+        let mut next = self.view.node(node);
+        while let Some(node) = next.filter(|node| links.len() < self.view.nodes.len() && node.report().is_some()) {
+            let Some(upstream) = upstream_of(&self.view, &node.name) else { break };
+            links.push((self.client(&node.name)?.clone(), upstream));
+            next = self.view.followed_by(node).filter(|above| !has_stopped_feeding(above, node));
+        }
+        Ok(Flow { links })
     }
 
     /// The old master is gone, and nobody sends any more: what its backlog has beyond the candidate is the whole loss.
@@ -500,18 +511,18 @@ impl<'a> Promotion<'a> {
     }
 
     /// Lets the others take it as well, beside what comes next: the candidate's own backlog may be too small for what they
-    /// lack now.
+    /// lack now. Only those that will be told to follow the candidate: one that does so already would be left with the ghost,
+    /// and gets it from the candidate anyway.
     async fn haunt(&mut self, ghost: Ghost) {
         let mut haunted = Vec::new();
         let plan = self.failover.plan();
         for node in &self.view.nodes {
-            let is_child = plan.upstreams.get(&node.name) == Some(&plan.candidate);
             let lacks = |report: &NodeReport| {
                 let replication = &report.replication;
                 let holds_data = replication.upstream().is_some_and(|upstream| upstream.holds_data);
                 holds_data && replication.replid == plan.lineage && ghost.can_feed(replication.offset)
             };
-            if is_child
+            if plan.repoints_to_candidate(&node.name)
                 && node.address.is_loopback()
                 && node.report().is_some_and(lacks)
                 && let Some(client) = self.clients.get(&node.name)
@@ -539,12 +550,14 @@ impl<'a> Promotion<'a> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
         self.intend(true)?;
         let began = Instant::now();
-        self.handed_over = Some(self.limits.began.elapsed());
         let mut exchange = HandOver::new(self.limits.patience, new.announced().clone());
         let end = loop {
             match exchange.order() {
                 HandOverOrder::Over(end) => break end,
                 order => {
+                    if order == HandOverOrder::Pause {
+                        self.handed_over = Some(self.limits.began.elapsed());
+                    }
                     let word = obey(&order, &old, &new, self.engine_of(from), &mut self.pause).await;
                     exchange = exchange.next(word, began.elapsed());
                 }
@@ -680,7 +693,7 @@ impl<'a> Promotion<'a> {
         for name in nodes {
             self.log_marks.insert(name.clone(), log_length(&self.group.dir.log_file(name)));
             let (name, client, upstream) = (name.clone(), self.client(name)?.clone(), upstream.clone());
-            let drained = upstream_of(&self.view, &name).filter(|_| self.draining.contains(&name));
+            let drained = if self.draining.contains(&name) { Some(self.flow_to(&name)?) } else { None };
             let report = self.view.node(&name).and_then(NodeView::report);
             let is_handing_over = report.is_some_and(|report| report.replication.is_handing_over);
             let end = self.haunted.as_ref().filter(|(_, nodes)| nodes.contains(&name)).map(|(ghost, _)| ghost.end());
@@ -691,7 +704,7 @@ impl<'a> Promotion<'a> {
                 }
                 if let (Some(drained), None) = (drained, end) {
                     // Whatever comes of it: the order that follows is what counts.
-                    let _ = tokio::time::timeout(DRAIN_LIMIT, await_end_of_link(&client, &drained)).await;
+                    let _ = tokio::time::timeout(DRAIN_LIMIT, drained.await_end()).await;
                 }
                 if !is_handing_over {
                     return (name, client.follow(&upstream).await);
@@ -860,14 +873,31 @@ fn upstream_of(view: &GroupView, node: &str) -> Option<Address> {
     Some(view.node(node)?.report()?.replication.upstream()?.address())
 }
 
-/// Waits until a replica's link to `upstream` is gone; returns what it has applied by then.
-async fn await_end_of_link(replica: &NodeClient, upstream: &Address) -> Result<u64, WireError> {
-    loop {
-        let replication = replica.replication().await?;
-        if !replication.is_linked_to(upstream) {
-            return Ok(replication.offset);
+/// A replica that reads, those that feed it, and whom each of them follows: the nearest first.
+struct Flow {
+    links: Vec<(NodeClient, Address)>,
+}
+
+impl Flow {
+    /// Waits until nothing more comes, neither from a master whose stream has ended nor from a replica in between; returns what
+    /// the replica has applied by then.
+    async fn await_end(&self) -> Result<u64, WireError> {
+        loop {
+            let (mut offsets, mut has_ended) = (Vec::new(), false);
+            for (replica, upstream) in &self.links {
+                let state = replica.replication().await?;
+                offsets.push(state.offset);
+                has_ended = !state.is_linked_to(upstream);
+                if has_ended {
+                    break;
+                }
+            }
+            let own = *offsets.first().ok_or(WireError::Closed)?;
+            if has_ended && offsets.iter().all(|offset| *offset <= own) {
+                return Ok(own);
+            }
+            tokio::time::sleep(POLL_EVERY).await;
         }
-        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 

@@ -52,11 +52,15 @@ impl RepointPlan {
     /// Decides.
     ///
     /// # Errors
-    /// There is no such node; or the node is the master, or it would follow itself by a detour; or the new upstream cannot
+    /// There is no such node; or a change of masters broke off, so that any node may be the master; or the node is the master, or it would follow itself by a detour; or the new upstream cannot
     /// feed it, or only by replacing its data by those of another history (force allows that).
     pub fn new(view: &GroupView, node: &str, to: &str, force: bool) -> Result<Self, GroupError> {
         let find = |name: &str| view.node(name).ok_or_else(|| Refusal::NoSuchNode(name.to_owned()));
         let (replica, upstream) = (find(node)?, find(to)?);
+        if view.is_disputed {
+            let reason = "a change of masters broke off, and nobody knows who is the master".to_owned();
+            return Err(GroupError::Unsafe { reason, hint: "replctl promote".to_owned() });
+        }
         let Some(from) = replica.meant_upstream.clone() else {
             let reason = format!("{node} is the master");
             return Err(GroupError::Unsafe { reason, hint: format!("replctl switchover {to}") });
@@ -138,10 +142,6 @@ pub async fn repoint(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<RepointReport, GroupError> {
-    if group.run.node(&plan.node).is_none_or(|node| node.upstream.as_ref() != Some(&plan.from)) {
-        let reason = "a change of masters broke off, and nobody knows who is the master".to_owned();
-        return Err(GroupError::Unsafe { reason, hint: "replctl promote".to_owned() });
-    }
     recorder.record(Event::Began { command: "repoint".to_owned() })?;
     let began = Instant::now();
     let result = follow(group, clients, &plan, limit, recorder).await;
@@ -243,6 +243,16 @@ mod tests {
         assert_eq!(refusal(nodes.clone(), "n2", "n2"), "n2 would follow itself: n2 -> n2");
         assert_eq!(refusal(nodes.clone(), "n1", "n2"), "n1 is the master");
         assert_eq!(refusal(nodes, "n2", "n9"), "the group has no node n9");
+    }
+
+    #[test]
+    fn nobody_is_moved_while_it_is_open_who_is_the_master() {
+        // n3 was being made the master, and is one.
+        let mut nodes = vec![linked(1, 3, 90), linked(2, 1, 90), master(3, 95)];
+        (nodes[0].meant_upstream, nodes[2].meant_upstream) = (None, Some("n1".to_owned()));
+        let disputed = GroupView { is_disputed: true, ..view(nodes) };
+        let error = RepointPlan::new(&disputed, "n3", "n2", false).expect_err("its writes would be lost");
+        assert_eq!(error.to_string(), "a change of masters broke off, and nobody knows who is the master");
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub fn render_config(run: &RunState, node: &RunNode, server: &ManagedServer) -> 
     line("daemonize", "no");
     line("logfile", "\"\"");
     line("replica-priority", &server.priority.to_string());
-    for (directive, value) in tuning(run.nodes.len()) {
+    for (directive, value) in tuning(run.nodes.len(), server.engine.family) {
         line(directive, &value);
     }
     if server.engine.family == EngineFamily::Repld {
@@ -131,10 +131,12 @@ fn quoted(word: &str) -> String {
 }
 
 /// What suits a group of processes on one machine, unless its topology says otherwise.
-fn tuning(nodes: usize) -> [(&'static str, String); 2] {
+fn tuning(nodes: usize, family: EngineFamily) -> [(&'static str, String); 2] {
     // A killed master takes with it what it had not sent to one replica yet, and that is easily more than the default
-    // megabyte behind what another one got. The new master's backlog must bridge it, or the replica starts anew.
-    let backlog_mb = (BACKLOGS_MB_MAX / nodes.max(1)).clamp(1, 16);
+    // megabyte behind what another one got. The new master's backlog must bridge it, or the replica starts anew. What is
+    // salvaged from a repld reaches as far back as its backlog: a link may be down for a moment before a master dies.
+    let backlog_mb_max = if family == EngineFamily::Repld { 64 } else { 16 };
+    let backlog_mb = (BACKLOGS_MB_MAX / nodes.max(1)).clamp(1, backlog_mb_max);
     [
         // A full sync need not wait five seconds for other replicas to join it.
         ("repl-diskless-sync-delay", "0".to_owned()),
@@ -257,13 +259,13 @@ mod tests {
 
     #[test]
     fn a_crowd_shares_what_backlogs_may_take() {
-        let backlog = |count: u16| {
-            let nodes = (0..count).map(|number| node(7000 + number, None, &[])).collect();
-            lines(nodes).into_iter().find(|line| line.starts_with("repl-backlog-size"))
+        let backlog = |nodes, family| {
+            let [_, (directive, size)] = tuning(nodes, family);
+            assert_eq!(directive, "repl-backlog-size");
+            size
         };
-        assert_eq!(backlog(3).as_deref(), Some("repl-backlog-size 16mb"));
-        assert_eq!(backlog(100).as_deref(), Some("repl-backlog-size 2mb"));
-        assert_eq!(backlog(1000).as_deref(), Some("repl-backlog-size 1mb"));
+        assert_eq!([3, 16, 100, 1000].map(|nodes| backlog(nodes, EngineFamily::Redis)), ["16mb", "16mb", "2mb", "1mb"]);
+        assert_eq!([3, 16, 100, 1000].map(|nodes| backlog(nodes, EngineFamily::Repld)), ["64mb", "16mb", "2mb", "1mb"]);
     }
 
     #[test]

@@ -70,10 +70,18 @@ fn crash(live: &Live, node: &str) {
 
 /// Lets a replica's data become another history's, and follow n1 again, which must send all of its own.
 fn diverge(live: &Live, node: &str, changes: &[&[&str]]) {
+    go_own_way(live, node, changes);
+    follow_n1(live, node);
+}
+
+fn go_own_way(live: &Live, node: &str, changes: &[&[&str]]) {
     live.ask(node, &["REPLICAOF", "NO", "ONE"]);
     for change in changes {
         live.ask(node, change);
     }
+}
+
+fn follow_n1(live: &Live, node: &str) {
     let port = live.port("n1").to_string();
     live.ask(node, &["REPLICAOF", "127.0.0.1", &port]);
 }
@@ -229,7 +237,10 @@ fn a_process_that_is_not_the_replicas() {
 fn a_replica_below_one_that_cannot_be_promoted() {
     let prepare = |live: &Live, _: &str| {
         crash(live, "n1");
-        diverge(live, "n2", &[&["SET", "own", "1"]]);
+        go_own_way(live, "n2", &[&["SET", "own", "1"]]);
+        // Until it has that, n3 is of n1's history, and fit.
+        live.arrives("n3", "own", "1");
+        follow_n1(live, "n2");
     };
     let nodes = &[("n1", ""), ("n2<n1", "priority = 0"), ("n3<n2", "")];
     let refused = Situation::of(prepare, "its data is of another history");

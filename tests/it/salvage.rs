@@ -14,9 +14,14 @@ const PASSWORD: &str = "s3cret word";
 
 /// A repld with two replicas of `engine`, all with a password.
 fn mixed(engine: &str) -> Live {
+    with_password(engine, ["n1", "n2<n1", "n3<n1"])
+}
+
+/// A group of `engine` whose first node is a repld, all with a password.
+fn with_password(engine: &str, nodes: [&str; 3]) -> Live {
     let secret = format!("config = {{ requirepass = '\"{PASSWORD}\"' }}");
     let master = format!("engine = \"repld\"\n{secret}");
-    Live::up(&topology("mixed", engine, &[("n1", &master), ("n2<n1", &secret), ("n3<n1", &secret)]))
+    Live::up(&topology("mixed", engine, &[(nodes[0], &master), (nodes[1], &secret), (nodes[2], &secret)]))
 }
 
 /// Kills the master after writes that its replicas could not receive.
@@ -63,10 +68,9 @@ fn what_the_killed_master_had_not_sent_is_on_the_new_one() {
     }
 }
 
-#[test]
-fn a_link_that_was_cut_before_the_kill_costs_nothing() {
-    let live = mixed("repld");
-    for node in ["n2", "n3"] {
+/// Cuts the links of the master's replicas, and kills it after 20 writes that they never saw.
+fn kill_after_a_cut(live: &Live, replicas: &[&str]) {
+    for node in replicas {
         live.ask(node, &["CONFIG", "SET", "masterauth", "unknown"]);
     }
     live.ask("n1", &["CLIENT", "KILL", "TYPE", "replica"]);
@@ -77,9 +81,24 @@ fn a_link_that_was_cut_before_the_kill_costs_nothing() {
     }
     kill(live.pid("n1"), "KILL");
     live.eventually("n1 is seen dead", || live.node("n1")["condition"] == "dead");
-    for node in ["n2", "n3"] {
+    for node in replicas {
         live.ask(node, &["CONFIG", "SET", "masterauth", PASSWORD]);
     }
+}
+
+#[test]
+fn who_follows_the_new_master_already_gets_the_rest_from_it() {
+    let live = with_password("repld", ["n1", "n2<n1", "n3<n2"]);
+    kill_after_a_cut(&live, &["n2"]);
+    let report = live.json(&["promote", "n2"], 0);
+    assert_eq!((&report["missing"], &report["resyncs"]["n3"]), (&serde_json::json!([]), &"partial".into()), "{report}");
+    assert_eq!((live.ask("n3", &["DBSIZE"]), live.role("n3").1), (20.into(), Some(live.port("n2"))));
+}
+
+#[test]
+fn a_link_that_was_cut_before_the_kill_costs_nothing() {
+    let live = mixed("repld");
+    kill_after_a_cut(&live, &["n2", "n3"]);
     let report = live.json(&["promote"], 0);
     assert_eq!(
         (&report["gone"], &report["salvaged"]["end"]),

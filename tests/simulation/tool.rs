@@ -143,7 +143,7 @@ impl Tool {
     }
 
     fn still_drains(&self, world: &World, node: Place) -> bool {
-        self.reaches(world, node) && world.reads_the_dead(node)
+        self.reaches(world, node) && world.still_reads(node)
     }
 
     fn still_reads(&self, world: &World, node: Place, end: usize) -> bool {
@@ -270,9 +270,6 @@ impl Tool {
             Command::Switchover { wanted } => Failover::switchover(seen, &policy(wanted, false)),
             Command::Repoint { node, to } => {
                 match RepointPlan::new(seen, &name(node), &name(to), false) {
-                    Ok(plan) if world.record.upstreams[node].map(name).as_ref() != Some(&plan.from) => {
-                        self.refuse(&"a change of masters broke off");
-                    }
                     Ok(_) => self.stage = Stage::Repointing { node, to },
                     Err(refusal) => self.refuse(&refusal),
                 }
@@ -340,7 +337,7 @@ impl Tool {
             }
             (Step::AwaitDrain { nodes }, _) => {
                 self.draining = nodes.iter().map(|node| place(node)).collect();
-                let is_through = |node: &Place| self.reaches(world, *node) && !world.reads_the_dead(*node);
+                let is_through = |node: &Place| self.reaches(world, *node) && !world.still_reads(*node);
                 let ranked = failover.plan().ranked.iter().map(|one| place(&one.node));
                 let through = ranked.filter(|node| self.draining.contains(node)).filter(is_through);
                 let offsets: BTreeMap<String, u64> =
@@ -377,11 +374,11 @@ impl Tool {
                 let is_there = self.reaches(world, candidate) && world.nodes[candidate].offset() >= end;
                 if is_there && from < end {
                     for below in world.places() {
-                        let is_child = failover.plan().upstreams.get(&name(below)) == Some(&failover.plan().candidate);
+                        let is_told = failover.plan().repoints_to_candidate(&name(below));
                         let model = &world.nodes[below];
                         let is_of = view::id(model.replid) == failover.plan().lineage;
                         let lacks = !model.is_master() && model.has_data && is_of;
-                        if is_child && lacks && model.offset() < end && self.reaches(world, below) {
+                        if is_told && lacks && model.offset() < end && self.reaches(world, below) {
                             self.haunt(world, below, old);
                             self.haunted.push((below, end));
                         }

@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 use replctl::group::{Answer, GroupView, KeptStream, KillNote, NodeView, ServerView};
 use replctl::process::{Condition, ProcessIdentity, Promoting};
 use replctl::topology::{Address, EngineFamily};
-use replctl::wire::{FormerHistory, Link, NodeReport, Replication, ReplicationId, Role, Upstream as ReportedUpstream};
+use replctl::wire::{
+    AttachedReplica, FormerHistory, Link, NodeReport, Replication, ReplicationId, Role, Upstream as ReportedUpstream,
+};
 
 use crate::node::{self, Node, Place, Process, Upstream};
 use crate::world::Record;
@@ -86,9 +88,7 @@ pub fn view(record: &Record, processes: &[Node], answering: &[Node]) -> GroupVie
         recorded_replid: record.replid.map(id),
         is_disputed: record.promoting.is_some(),
         kill_note: before_kill.map(|(.., offset)| KillNote { offset: Some(offset as u64), seconds_ago: 0 }),
-        nodes: (0..processes.len())
-            .map(|place| node_view(record, place, &processes[place], &answering[place]))
-            .collect(),
+        nodes: (0..processes.len()).map(|place| node_view(record, place, &processes[place], answering)).collect(),
     };
     if let Some((candidate, upstreams)) = &record.promoting {
         let above = |place: Place| upstreams[place].map(|above| (name(place), name(above)));
@@ -98,7 +98,7 @@ pub fn view(record: &Record, processes: &[Node], answering: &[Node]) -> GroupVie
     view
 }
 
-fn node_view(record: &Record, place: Place, process: &Node, answering: &Node) -> NodeView {
+fn node_view(record: &Record, place: Place, process: &Node, answering: &[Node]) -> NodeView {
     let launched = record.started[place];
     let is_known = launched == Some(process.start);
     let condition = match process.process {
@@ -125,17 +125,33 @@ fn node_view(record: &Record, place: Place, process: &Node, answering: &Node) ->
     }
 }
 
-fn answer(place: Place, node: &Node, launched: Option<u8>) -> Answer {
+fn answer(place: Place, answering: &[Node], launched: Option<u8>) -> Answer {
+    let node = &answering[place];
+    let report = || Box::new(report(place, node, attached(place, answering)));
     match node.process {
         Process::Dead => Answer::NotListening,
         Process::Stopped => Answer::Silent,
         Process::Running if node.is_loading => Answer::Loading,
-        Process::Running if launched != Some(node.start) => Answer::Stranger { report: Box::new(report(place, node)) },
-        Process::Running => Answer::Report(Box::new(report(place, node))),
+        Process::Running if launched != Some(node.start) => Answer::Stranger { report: report() },
+        Process::Running => Answer::Report(report()),
     }
 }
 
-fn report(place: Place, node: &Node) -> NodeReport {
+/// Who has a connection to a node for its stream.
+fn attached(place: Place, answering: &[Node]) -> Vec<AttachedReplica> {
+    let is_fed = |node: &&Node| {
+        let has_link = matches!(node.link, node::Link::Up { has_ended: false, .. });
+        node.is_alive() && node.upstream == Some(Upstream::Node(place)) && has_link
+    };
+    let fed = answering.iter().enumerate().filter(|(_, node)| is_fed(node));
+    fed.map(|(place, _)| {
+        let Address { host, port } = address(place);
+        AttachedReplica { host, port, is_online: true, acknowledged_offset: 0 }
+    })
+    .collect()
+}
+
+fn report(place: Place, node: &Node, replicas: Vec<AttachedReplica>) -> NodeReport {
     NodeReport {
         family: if node.keeps_data { EngineFamily::Repld } else { EngineFamily::Redis },
         version: String::new(),
@@ -145,7 +161,7 @@ fn report(place: Place, node: &Node) -> NodeReport {
         keys: 0,
         sync_full: 0,
         sync_partial_ok: 0,
-        replication: replication(node),
+        replication: Replication { replicas, ..replication(node) },
     }
 }
 

@@ -169,9 +169,20 @@ impl World {
         }
     }
 
-    /// Whether a replica has not read yet that the stream of its dead upstream has ended.
+    /// Whether a replica has not read yet that its stream has ended, with its upstream.
     pub fn reads_the_dead(&self, place: Place) -> bool {
-        self.nodes[place].is_linked() && self.feeder(place).is_some_and(|above| !self.nodes[above].is_alive())
+        matches!(self.nodes[place].link, Link::Up { has_ended: true, .. })
+    }
+
+    /// Whether more is on its way to a replica: its own stream has ended unread, or that of one that feeds it, or one of those has more.
+    pub fn still_reads(&self, place: Place) -> bool {
+        let above = |place: &Place| {
+            let is_fed = matches!(self.nodes[*place].link, Link::Up { has_ended: false, .. });
+            self.feeder(*place).filter(|above| is_fed && !self.nodes[*above].is_master())
+        };
+        let chain = std::iter::successors(Some(place), above).take(self.nodes.len());
+        let own = self.nodes[place].offset();
+        chain.into_iter().any(|above| self.reads_the_dead(above) || self.nodes[above].offset() > own)
     }
 
     /// Whether a server answers PSYNC: a replica without a link turns everybody away.

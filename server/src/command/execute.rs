@@ -8,7 +8,7 @@ use super::{
     Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, monitor, object,
     pubsub, table, transaction,
 };
-use crate::client::{Admission, Client, Queued, ReplyMode, Session};
+use crate::client::{Admission, Client, QueueSize, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
 use crate::keyspace::{EntryRef, Key, Keyspace};
 use crate::log::log;
@@ -497,8 +497,11 @@ impl Instance {
     fn queue_or_call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         match &mut session.transaction {
             Some(transaction) if !call.command.is(table::RUNS_IN_MULTI) => {
-                transaction.queue.push(call.args.queue(call));
-                session.client.queued.set(Some(transaction.queue.len()));
+                let queued = call.args.queue(call);
+                let size = session.client.queued.get().unwrap_or_default();
+                let bytes = size.bytes + queued.memory_bytes();
+                session.client.queued.set(Some(QueueSize { requests: size.requests + 1, bytes }));
+                transaction.queue.push(queued);
                 Reply::new(out, session.protocol).simple("QUEUED");
                 Flow::Continue
             }
@@ -516,12 +519,13 @@ impl Instance {
         let result = match call.command.handler {
             Handler::Read(handler) => self.call_read(caller, call, handler, out).map(|()| Flow::Continue),
             Handler::Write(handler) => {
-                let run = |context: &mut WriteContext| handler(context, call.args).map(Attempt::Done);
-                self.call_write(caller, call, out, run).map(|_| Flow::Continue)
+                let run = |context: &mut WriteContext| handler(context, call.args);
+                self.call_write(caller, call, out, run, |effect| *effect).map(|_| Flow::Continue)
             }
             Handler::Blocking(handler) => {
                 let run = |context: &mut WriteContext| handler(context, call.args, None);
-                self.call_write(caller, call, out, run).map(|attempt| self.wait_if_must(session, call, attempt))
+                let attempt = self.call_write(caller, call, out, run, Attempt::effect);
+                attempt.map(|attempt| self.wait_if_must(session, call, attempt))
             }
             Handler::Server(handler) => {
                 // Who watches a key that has expired watches one that is absent.
@@ -603,7 +607,8 @@ impl Instance {
             Caller { db: *db, protocol: client.protocol.get(), is_upstream: false, id: client.id, touches: true };
         let begun_us = self.end_run();
         self.keyspace.hold_access(false);
-        let attempt = self.call_write(caller, &call, out, |context| handler(context, args, Some(key)));
+        let run = |context: &mut WriteContext| handler(context, args, Some(key));
+        let attempt = self.call_write(caller, &call, out, run, Attempt::effect);
         if !matches!(attempt, Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. })) {
             self.end_command(client, call.command, begun_us, || monitor::shown(call.command, args));
         }
@@ -661,8 +666,22 @@ impl Instance {
         }
     }
 
+    /// Deletes keys that a command of `session` has moved elsewhere, as its own `DEL` would.
+    pub(super) fn delete_moved(&mut self, session: &Session, keys: &[&[u8]]) {
+        let arguments: Vec<Vec<u8>> = [&b"DEL"[..]].iter().chain(keys).map(|argument| argument.to_vec()).collect();
+        let command = table::find(b"del").expect("it is in the table");
+        let Handler::Write(handler) = command.handler else { return };
+        let request = Queued::new(command, &arguments);
+        let args = Args::new(&request.request, &request.spans, self.keyspace.hash(keys[0]));
+        let call = Call { command, args, canonical: None };
+        let run = |context: &mut WriteContext| handler(context, args);
+        let deleted = self.call_write(Caller::of(session), &call, &mut Vec::new(), run, |effect| *effect);
+        debug_assert!(deleted.is_ok(), "nothing can be wrong with a DEL");
+    }
+
     #[inline]
     fn write_context<'a>(&'a mut self, caller: Caller, out: &'a mut Vec<u8>) -> WriteContext<'a> {
+        let is_heard = self.is_heard(caller);
         WriteContext {
             db: caller.db,
             now_ms: self.now_ms,
@@ -672,6 +691,7 @@ impl Instance {
             config: &self.config,
             ignores_checksums: self.ignores_checksums,
             owns_data: caller.is_upstream || self.replication.is_master(),
+            is_heard,
             keyspace: &mut self.keyspace,
             reply: Reply::new(out, caller.protocol),
             effect: &mut self.effect,
@@ -679,14 +699,18 @@ impl Instance {
         }
     }
 
+    /// Runs a handler, and then what follows from the effect that its outcome has. Most outcomes are nothing but the effect: were
+    /// they all made attempts here, whose copies are wider than what was just written into them, each would wait until
+    /// everything that the handler has written was in the cache.
     #[inline(never)]
-    fn call_write(
+    fn call_write<R>(
         &mut self,
         caller: Caller,
         call: &Call,
         out: &mut Vec<u8>,
-        run: impl FnOnce(&mut WriteContext) -> super::Result<Attempt>,
-    ) -> super::Result<Attempt> {
+        run: impl FnOnce(&mut WriteContext) -> super::Result<R>,
+        effect: impl FnOnce(&R) -> Effect,
+    ) -> super::Result<R> {
         let db = caller.db;
         self.expire_keys_of(caller, call);
         let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
@@ -699,13 +723,14 @@ impl Instance {
         if notifies && self.config.notify_keyspace_events.has(Classes::NEW) {
             self.keyspace.record_created();
         }
-        let attempt = run(&mut self.write_context(caller, out));
+        let outcome = run(&mut self.write_context(caller, out));
         let written = if is_observed { self.keyspace.take_written() } else { HashSet::new() };
         if notifies {
-            self.end_events(attempt.is_ok());
+            self.end_events(outcome.is_ok());
         }
-        let attempt = attempt?;
-        if let Attempt::Done(effect @ (Effect::Verbatim | Effect::Rewritten)) = attempt {
+        let outcome = outcome?;
+        let effect = effect(&outcome);
+        if effect != Effect::None {
             if is_observed {
                 self.tell_of_change(call, caller, &targets, &written);
             }
@@ -714,7 +739,7 @@ impl Instance {
         if notifies {
             self.publish_events();
         }
-        Ok(attempt)
+        Ok(outcome)
     }
 
     /// A handler has said all that has happened to keys; nothing if it failed.
@@ -766,14 +791,18 @@ impl Instance {
 
     /// Tells the save points and the replicas of a change.
     #[inline]
+    /// Whether anybody is told of the writes of this caller: a replica forwards its upstream's very bytes.
+    fn is_heard(&self, caller: Caller) -> bool {
+        !caller.is_upstream && (self.replication.backlog.is_some() || self.aof.is_open())
+    }
+
     fn commit(&mut self, caller: Caller, call: &Call, effect: Effect) {
         self.persistence.dirty += 1;
         let db = caller.db;
         if self.replication.following().is_some() && (!caller.is_upstream || !self.own_deadlines.is_empty()) {
             self.note_own_deadlines(caller, call);
         }
-        // A replica forwards its upstream's very bytes.
-        if caller.is_upstream || self.replication.backlog.is_none() && !self.aof.is_open() {
+        if !self.is_heard(caller) {
             return;
         }
         match (effect, call.canonical) {

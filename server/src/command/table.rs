@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 
 use super::{
     Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, client, connection, debug, field_deadline,
-    function, geo, hash, hyperloglog, introspection, key, lcs, list, memory, monitor, object, pubsub, quotable,
-    replication, server, set, slowlog, sort, sorted_set, stream, string, tracking, transaction,
+    function, geo, hash, hyperloglog, introspection, key, lcs, list, memory, migrate, monitor, object, pubsub,
+    quotable, replication, server, set, slowlog, sort, sorted_set, stream, string, tracking, transaction,
 };
 use crate::number::parse_i64;
 
@@ -94,6 +94,7 @@ impl Keys {
     const TWO: Keys = Keys { first: 1, last: 2, step: 1, ..Keys::NONE };
     const ALL: Keys = Keys { first: 1, last: -1, step: 1, ..Keys::NONE };
     const ALL_BUT_LAST: Keys = Keys { last: -2, ..Keys::ALL };
+    const THIRD: Keys = Keys { first: 3, last: 3, step: 1, ..Keys::NONE };
     const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, ..Keys::NONE };
     /// So many as the first argument says.
     const COUNTED: Keys = Keys { count: 1, ..Keys::NONE };
@@ -483,6 +484,7 @@ pub static COMMANDS: &[Command] = &[
         command("memory|stats", 2, 0, Keys::NONE, Server(memory::stats)),
         command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
     ]),
+    command("migrate", -6, MAY_REPLICATE | CHANGES, Keys::THIRD, Server(migrate::migrate)),
     command("move", 3, FAST | ELSEWHERE, Keys::ONE, Write(key::move_key)),
     container("object", &[
         command("object|encoding", 3, 0, Keys::SECOND, Read(object::encoding)),

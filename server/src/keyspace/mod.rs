@@ -21,7 +21,8 @@
 //! # Pipelines and loads
 //! Random reads cost cache misses, not instructions. Whoever has several keys at hand hashes them all, calls
 //! [`Keyspace::prefetch_slot`] for each, then [`Keyspace::prefetch_entry`] for each, and only then executes; for inserts
-//! of new keys the first phase is enough. 16 to 32 keys at a time hide most of the misses.
+//! of new keys the first phase is enough. 16 to 32 keys at a time hide most of the misses. Values other than strings lie
+//! elsewhere: [`Keyspace::prefetch_value`] and [`Keyspace::prefetch_elements`] for each follow the way to them.
 //!
 //! # Time
 //! The keyspace has no clock: callers pass the time, in milliseconds since the Unix epoch. An expired entry is absent to
@@ -177,6 +178,18 @@ impl Keyspace {
     pub fn prefetch_entry(&self, db: usize, hash: u64) {
         if let Some(table) = &self.tables[db] {
             table.segment(hash).prefetch_entry(hash);
+        }
+    }
+
+    /// Third phase, for values other than strings: asks for what an entry points to; false if it points to nothing.
+    pub fn prefetch_value(&self, db: usize, hash: u64) -> bool {
+        self.tables[db].as_ref().is_some_and(|table| table.segment(hash).prefetch_value(hash))
+    }
+
+    /// Fourth phase: asks for what the value points to, where its elements or the way to them begins.
+    pub fn prefetch_elements(&self, db: usize, hash: u64) {
+        if let Some(table) = &self.tables[db] {
+            table.segment(hash).prefetch_elements(hash);
         }
     }
 

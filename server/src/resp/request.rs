@@ -137,6 +137,11 @@ impl RequestParser {
         self.bulk_len.map_or(0, |len| self.position + len + 2)
     }
 
+    /// Bytes of the unfinished request before the argument that is being received.
+    pub fn begun_bytes(&self) -> usize {
+        self.bulk_len.map_or(0, |_| self.position)
+    }
+
     /// The next request in `buffer` from `start` on, or `None` if it has not arrived whole.
     ///
     /// A quoted inline argument is unescaped in place, which is why the buffer is taken mutably: it only ever

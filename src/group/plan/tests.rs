@@ -4,7 +4,7 @@ use super::*;
 use crate::group::{KeptStream, KillNote, NodeView, ServerView};
 use crate::process::{Condition, ProcessIdentity};
 use crate::topology::{Address, EngineFamily};
-use crate::wire::{Link, NodeReport, Role, Upstream};
+use crate::wire::{AttachedReplica, Link, NodeReport, Role, Upstream};
 
 const BASE_PORT: u16 = 7000;
 
@@ -96,7 +96,24 @@ pub fn upstream_of(report: &mut NodeReport) -> &mut Upstream {
     }
 }
 
-pub fn view(nodes: Vec<NodeView>) -> GroupView {
+/// Who answers lists those that are linked to it.
+pub fn view(mut nodes: Vec<NodeView>) -> GroupView {
+    let followed =
+        |node: &NodeView| node.report()?.replication.upstream().filter(|up| up.link == Link::Up).map(|up| up.port);
+    let links: Vec<(u16, Address)> =
+        nodes.iter().filter_map(|node| Some((followed(node)?, node.announced.clone()))).collect();
+    for node in &mut nodes {
+        let Answer::Report(report) = &mut node.answer else { continue };
+        let below = links.iter().filter(|(port, _)| *port == node.announced.port);
+        report.replication.replicas = below
+            .map(|(_, Address { host, port })| AttachedReplica {
+                host: host.clone(),
+                port: *port,
+                is_online: true,
+                acknowledged_offset: 0,
+            })
+            .collect();
+    }
     GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), kill_note: None, is_disputed: false, nodes }
 }
 
@@ -182,6 +199,14 @@ fn a_dead_masters_replicas_follow_the_new_master_and_chains_are_kept() {
     );
     let upstreams: Vec<_> = plan.upstreams.iter().map(|(node, up)| (node.as_str(), up.as_str())).collect();
     assert_eq!(upstreams, [("n1", "n3"), ("n2", "n3"), ("n4", "n2"), ("n5", "n3")]);
+}
+
+#[test]
+fn what_a_replica_has_that_cannot_be_promoted_is_waited_for_where_it_goes() {
+    let up = |number, of, offset| with(replica(number, of, offset), |report| upstream_of(report).link = Link::Up);
+    let relay = with(up(2, 1, 9), |report| report.replication.priority = 0);
+    let steps = steps_of(&plan(vec![dead(1, None), relay, replica(3, 1, 5), up(4, 2, 5)]).expect("n3 can be promoted"));
+    assert_eq!(steps[0], "let n2 and n4 read to the end of the stream");
 }
 
 #[test]
