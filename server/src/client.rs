@@ -407,6 +407,8 @@ pub struct Admission {
     pub reads: bool,
     /// Those that change keys.
     pub writes: bool,
+    /// Nobody looks on: see [`crate::instance::Instance::admission`].
+    pub unseen: bool,
 }
 
 /// What only a connection's own requests touch.

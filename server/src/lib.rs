@@ -29,6 +29,7 @@ mod net;
 pub mod notify;
 pub mod number;
 pub mod oom_score;
+mod prefetch;
 pub mod pubsub;
 pub mod rdb;
 pub mod replication;

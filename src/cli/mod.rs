@@ -19,6 +19,7 @@ pub mod ls;
 pub mod promote;
 pub mod repoint;
 pub mod restart;
+pub mod run;
 pub mod serve;
 pub mod signal;
 pub mod start;
@@ -123,6 +124,8 @@ enum Command {
     Repoint(repoint::RepointArgs),
     /// End every process of a group
     Down(down::DownArgs),
+    /// Run a command with a group of its own, which ends with it
+    Run(run::RunArgs),
     /// Rehearse a failure with a group of its own, and judge it
     Drill(drill::DrillArgs),
     /// Show what was done to a group
@@ -170,6 +173,7 @@ impl Cli {
             Command::Switchover(args) => args.run(&context),
             Command::Repoint(args) => args.run(&context),
             Command::Down(args) => args.run(&context),
+            Command::Run(args) => args.run(&context),
             Command::Drill(args) => args.run(&context),
             Command::History(args) => args.run(&context),
             Command::Ls(args) => args.run(&context),

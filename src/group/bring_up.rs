@@ -36,6 +36,7 @@ use super::unmanaged::{self, Untouchable, refuse_unmanaged};
 use super::view::observe;
 use super::{Group, GroupError, GroupView, NodeView, endpoint, save_config};
 use crate::event::{Event, Recorder};
+use crate::host;
 use crate::process::{
     Condition, Durability, GroupDir, Listeners, LiveProcess, ManagedServer, Program, RunNode, RunProcess, RunState,
     Server, Started, StateError, UnmanagedServer, free_ports, log_tail, spawn,
@@ -492,8 +493,12 @@ fn find_programs<'a>(starts: impl Iterator<Item = &'a RunNode>) -> Result<Vec<(E
     Ok(programs)
 }
 
-/// Returns when the user interrupts: by Ctrl-C, SIGTERM, or the end of the terminal.
+/// Returns when the user interrupts: by Ctrl-C, SIGTERM, or the end of the terminal. In another program than `replctl` signals are
+/// that program's, and it never does.
 pub async fn interruption() {
+    if !host::is_replctl() {
+        return std::future::pending().await;
+    }
     let signalled = async |kind| match tokio::signal::unix::signal(kind) {
         Ok(mut signal) => signal.recv().await,
         Err(_) => std::future::pending().await,
@@ -723,13 +728,16 @@ impl Launch {
         Ok(save_config(&self.dir, &run, node)?)
     }
 
-    /// Waits until the server answers a PING; `None` if its process ends instead.
+    /// Waits until the server answers a PING; `None` if its process ends instead. Somebody else may answer on its port: it was
+    /// faster, and the process is about to find that out and to end.
     async fn await_answer(&self, name: &str, process: &LiveProcess) -> Result<Option<NodeClient>, GroupError> {
         let node = self.node(name);
+        let pid = process.identity().pid;
         let answer = async {
             loop {
-                match ping(&node).await {
-                    Ok(client) => return Ok(client),
+                match ping_from(&node, pid).await {
+                    Ok(Some(client)) => return Ok(client),
+                    Ok(None) => tokio::time::sleep(CONNECT_EVERY).await,
                     Err(error) if may_still_come(&error) => tokio::time::sleep(CONNECT_EVERY).await,
                     Err(source) => return Err(GroupError::Wire { node: name.to_owned(), source }),
                 }
@@ -888,6 +896,12 @@ async fn ping(node: &RunNode) -> Result<NodeClient, WireError> {
     let client = NodeClient::connect(&endpoint(node), RESPONSE_LIMIT).await?;
     client.command(&["PING"]).await?;
     Ok(client)
+}
+
+/// The same, of one process; `None`: another one answers.
+async fn ping_from(node: &RunNode, pid: u32) -> Result<Option<NodeClient>, WireError> {
+    let client = ping(node).await?;
+    Ok((client.report().await?.process_id == pid).then_some(client))
 }
 
 /// Whether a server that starts may say this before it is ready.

@@ -343,8 +343,13 @@ impl Requests {
     fn prefetch(&self, instance: &Instance, session: &Session) {
         let left = &self.batch[self.next..];
         if left.len() > 1 {
-            for planned in left.iter().filter(|planned| planned.hash != 0) {
-                instance.keyspace.prefetch_entry(session.db(), planned.hash);
+            let (keyspace, db) = (&instance.keyspace, session.db());
+            let mut hashes = left.iter().map(|planned| planned.hash).filter(|hash| *hash != 0);
+            hashes.clone().for_each(|hash| keyspace.prefetch_entry(db, hash));
+            // What a client sends at once mostly concerns values of one type, and strings come with their entries.
+            if hashes.next().is_some_and(|hash| keyspace.prefetch_value(db, hash)) {
+                hashes.clone().for_each(|hash| _ = keyspace.prefetch_value(db, hash));
+                hashes.for_each(|hash| keyspace.prefetch_elements(db, hash));
             }
         }
     }
@@ -356,7 +361,11 @@ impl Requests {
             planned.request.start -= start;
         }
         self.parsed -= start;
-        self.input.drain(..start);
+        if start == self.input.len() {
+            self.input.clear();
+        } else {
+            self.input.drain(..start);
+        }
         if self.input.is_empty() && self.input.capacity() > INPUT_BYTES_KEPT {
             self.input = Vec::new();
         }
