@@ -75,7 +75,7 @@ enum Stage {
     /// An image of this history at this offset was promised, and not announced.
     Announcement(ReplicationId, u64),
     Image(Promise),
-    Stream(Applier),
+    Stream(Box<Applier>),
 }
 
 impl Follower {
@@ -201,7 +201,7 @@ impl Follower {
         let (peer, local) = self.addresses.clone();
         let client = instance.connect(peer, local, ClientKind::Master);
         client.db.set(if planted!(SelectForgotten) { 0 } else { instance.replication.stream_db });
-        self.stage = Stage::Stream(Applier {
+        self.stage = Stage::Stream(Box::new(Applier {
             session: Session::new(client, true),
             parser: RequestParser::default(),
             batch: Vec::new(),
@@ -211,7 +211,7 @@ impl Follower {
             told_synced: None,
             // The image has arrived, or the stream goes on: either way the upstream wants to know.
             acknowledge: true,
-        });
+        }));
         self.heard_ms = instance.now_ms;
         self.acknowledge_at_ms = instance.now_ms + ACKNOWLEDGE_MS;
         self.up_since_ms = Some(instance.now_ms);
