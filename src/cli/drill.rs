@@ -64,6 +64,19 @@ struct Planned {
     drill: Drill,
 }
 
+impl Planned {
+    /// Its links can be broken if one of its steps does that.
+    fn with_links(self) -> anyhow::Result<Self> {
+        if !self.drill.steps.iter().any(|step| step.act.needs_link_faults()) {
+            return Ok(self);
+        }
+        let topology = self.topology.with_link_faults();
+        let topology =
+            topology.map_err(|reason| Failure::new(ExitCode::Usage, reason).hint("name another topology"))?;
+        Ok(Self { topology, ..self })
+    }
+}
+
 impl DrillArgs {
     /// Does the drills one after the other; the worst verdict decides the exit code.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
@@ -125,18 +138,18 @@ impl DrillArgs {
         let mut planned = Vec::new();
         for drill in own.iter().filter(|_| names.is_empty()) {
             let topology = topology.expect("drills come from a topology");
-            planned.push(Planned { topology: self.prepare(topology, context)?, drill: drill.clone() });
+            planned.push(Planned { topology: self.prepare(topology, context)?, drill: drill.clone() }.with_links()?);
         }
         for name in names {
             let of_file = own.iter().find(|drill| drill.name == *name).zip(topology);
             planned.push(match (of_file, DrillPreset::named(name)) {
                 (Some((drill, topology)), _) => {
-                    Planned { topology: self.prepare(topology, context)?, drill: drill.clone() }
+                    Planned { topology: self.prepare(topology, context)?, drill: drill.clone() }.with_links()?
                 }
                 (None, Some(preset)) => {
                     let topology = topology.cloned().unwrap_or_else(|| preset.default_topology());
                     let topology = self.prepare(&topology, context)?;
-                    Planned { drill: preset.drill(&topology), topology }
+                    Planned { drill: preset.drill(&topology), topology }.with_links()?
                 }
                 (None, None) => {
                     let failure = Failure::new(ExitCode::Usage, format_args!("there is no drill {name}"));

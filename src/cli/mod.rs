@@ -14,6 +14,7 @@ pub mod drill;
 pub mod history;
 pub mod init;
 pub mod kill_master;
+pub mod link;
 pub mod logs;
 pub mod ls;
 pub mod promote;
@@ -122,6 +123,11 @@ enum Command {
     Switchover(switchover::SwitchoverArgs),
     /// Let a replica follow another node
     Repoint(repoint::RepointArgs),
+    /// Break what is between a replica and the node above it, or heal it
+    Link(link::LinkArgs),
+    /// Carry the links of a group: `up` starts this where a topology says `[faults] links = true`
+    #[command(hide = true)]
+    CarryLinks,
     /// End every process of a group
     Down(down::DownArgs),
     /// Run a command with a group of its own, which ends with it
@@ -172,6 +178,8 @@ impl Cli {
             Command::Promote(args) => args.run(&context),
             Command::Switchover(args) => args.run(&context),
             Command::Repoint(args) => args.run(&context),
+            Command::Link(args) => args.run(&context),
+            Command::CarryLinks => link::carry(&context),
             Command::Down(args) => args.run(&context),
             Command::Run(args) => args.run(&context),
             Command::Drill(args) => args.run(&context),
@@ -304,6 +312,9 @@ impl Failure {
             GroupError::Unmanaged { hint, .. } => (ExitCode::Refused, Some(hint.clone())),
             GroupError::Absent { node, .. } => {
                 (ExitCode::Failed, Some(format!("replctl does not start {node}: start it where it runs")))
+            }
+            GroupError::Links { .. } => {
+                (ExitCode::Failed, Some("replctl up starts it again, if it has ended".to_owned()))
             }
             GroupError::NoLivingMaster(diagnosis) => (ExitCode::Failed, diagnosis.hint()),
             GroupError::State(_)

@@ -20,7 +20,7 @@ pub struct DrillPreset {
 }
 
 /// All of them.
-pub const DRILL_PRESETS: [DrillPreset; 6] = [
+pub const DRILL_PRESETS: [DrillPreset; 11] = [
     DrillPreset {
         name: "kill-master",
         summary: "the master dies, the best replica takes over, the old master comes back",
@@ -62,6 +62,41 @@ pub const DRILL_PRESETS: [DrillPreset; 6] = [
         topology: "trio",
         keeps_all: false,
         steps: r#"[{ after = "500ms", do = "kill-master" }, { do = "promote" }, { do = "wipe old-master" }, { after = "200ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "kill-under-partition",
+        summary: "the replicas lose their links, and the master dies half a second later with all it alone has",
+        topology: "trio",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "link cut replicas" }, { after = "500ms", do = "kill-master" }, { do = "promote" }, { after = "300ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "split-brain",
+        summary: "the master is cut off with its writers and hangs; another one takes over, and the old one takes no write",
+        topology: "trio",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "link cut replicas" }, { after = "300ms", do = "pause master" }, { after = "300ms", do = "promote" }, { after = "300ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "slow-replica",
+        summary: "one replica gets 20 kB a second and falls behind; the master dies, and the other one takes over",
+        topology: "trio",
+        keeps_all: false,
+        steps: r#"[{ after = "300ms", do = "link slow replica --bandwidth 20KB" }, { after = "700ms", do = "kill-master" }, { do = "promote" }, { after = "300ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "unfinished-first-sync",
+        summary: "the master dies while a new replica gets its first copy over a slow link; it must not take over",
+        topology: "trio",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "kill replica" }, { do = "wipe replica" }, { do = "link slow replica --bandwidth 20KB" }, { do = "start replica --no-wait" }, { after = "500ms", do = "kill-master" }, { do = "promote" }, { after = "300ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "full-sync-storm",
+        summary: "all replicas lose their disks at once, and get everything anew under load",
+        topology: "trio",
+        keeps_all: true,
+        steps: r#"[{ after = "500ms", do = "kill replicas" }, { do = "wipe replicas" }, { do = "start replicas" }]"#,
     },
 ];
 

@@ -6,10 +6,10 @@ use super::timing::{Span, micros};
 use super::verdict::{Claim, StepTime};
 use crate::event::{Event, Recorder};
 use crate::group::{
-    self, FailoverReport, Group, GroupError, KillPlan, LaunchPlan, NodeSignal, Policy, RepointPlan, end_nodes,
-    kill_master, living_process, restart_order, signal_node,
+    self, FailoverReport, Group, GroupError, KillPlan, LaunchPlan, NodeSignal, Policy, RepointPlan, break_link,
+    end_nodes, kill_master, living_process, restart_order, signal_node,
 };
-use crate::topology::{Act, Target};
+use crate::topology::{Act, LinkFault, Target};
 
 /// How long a node may take to end, or to be linked.
 const LINK_LIMIT: Duration = Duration::from_secs(30);
@@ -66,24 +66,34 @@ impl Stage {
     async fn act(&mut self, act: &Act, recorder: &mut Recorder) -> Result<String, GroupError> {
         match act {
             Act::KillMaster => self.kill_master(recorder).await,
-            Act::Kill(node) => self.kill(&self.name(node), recorder).await,
+            Act::Kill(nodes) => self.kill(&self.names(nodes), recorder).await,
             Act::Pause(node) => self.signal(&self.name(node), NodeSignal::Pause, recorder).await,
             Act::Resume(node) => self.signal(&self.name(node), NodeSignal::Resume, recorder).await,
-            Act::Start(node) => self.start(&self.name(node), recorder).await,
-            Act::Wipe(node) => self.wipe(&self.name(node)),
+            Act::Start { node, waits } => self.start(&self.names(node), *waits, recorder).await,
+            Act::Wipe(nodes) => self.wipe(&self.names(nodes)),
             Act::Restart(node) => self.restart_replica(&self.name(node), recorder).await,
             Act::RestartAll => self.restart_all(recorder).await,
             Act::Promote(node) => self.promote(node.as_ref(), recorder).await,
             Act::Switchover(node) => self.switchover(node.as_ref(), recorder).await,
+            Act::Link { node, to, fault } => self.link(&self.names(node), to.as_ref(), fault).await,
             Act::Repoint { node, to } => self.repoint(&self.name(node), &self.name(to), recorder).await,
         }
     }
 
+    /// The node that is meant; who is meant by `replica` where there is none is its one node.
     fn name(&self, target: &Target) -> String {
+        self.names(target).into_iter().next().unwrap_or_else(|| self.old_master.clone())
+    }
+
+    fn names(&self, target: &Target) -> Vec<String> {
+        let replicas = self.group.run.nodes.iter().filter(|node| node.upstream.is_some());
+        let mut replicas = replicas.map(|node| node.name.clone());
         match target {
-            Target::Master => self.group.run.master().name.clone(),
-            Target::OldMaster => self.old_master.clone(),
-            Target::Node(name) => name.clone(),
+            Target::Master => vec![self.group.run.master().name.clone()],
+            Target::OldMaster => vec![self.old_master.clone()],
+            Target::Replica => replicas.next().into_iter().collect(),
+            Target::Replicas => replicas.collect(),
+            Target::Node(name) => vec![name.clone()],
         }
     }
 
@@ -94,7 +104,15 @@ impl Stage {
     }
 
     /// The master's end is a loss that a promotion must be able to tell.
-    async fn kill(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
+    async fn kill(&mut self, nodes: &[String], recorder: &mut Recorder) -> Result<String, GroupError> {
+        let mut done = Vec::new();
+        for node in nodes {
+            done.push(self.kill_one(node, recorder).await?);
+        }
+        Ok(done.join(", "))
+    }
+
+    async fn kill_one(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
         match KillPlan::new(&self.group).await {
             Ok(plan) if plan.master == node => self.kill_master(recorder).await,
             Ok(_) | Err(GroupError::NoLivingMaster(_)) => self.signal(node, NodeSignal::Kill, recorder).await,
@@ -108,17 +126,27 @@ impl Stage {
         Ok(format!("{node} (pid {}) {}", process.pid, signal.done()))
     }
 
-    async fn start(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
+    async fn start(&mut self, nodes: &[String], waits: bool, recorder: &mut Recorder) -> Result<String, GroupError> {
         let group = Group::open(self.group.dir.clone())?;
-        let plan = LaunchPlan::start(group, &[node.to_owned()], false).await?;
+        let plan = LaunchPlan::start(group, nodes, false).await?;
+        let plan = if waits { plan } else { plan.without_waiting_for_links() };
         self.group = group::up(self.group.dir.clone(), plan, LINK_LIMIT, recorder).await?;
-        let upstream = self.group.run.node(node).and_then(|node| node.upstream.clone());
-        let role = upstream.map_or_else(|| "the master".to_owned(), |upstream| format!("a replica of {upstream}"));
-        Ok(format!("{node} is back as {role}"))
+        let upstream = nodes.first().and_then(|node| self.group.run.node(node)?.upstream.clone());
+        Ok(match (nodes, upstream) {
+            ([_], Some(upstream)) => format!("{} is back as a replica of {upstream}", group::listed(nodes)),
+            (_, Some(upstream)) => format!("{} are back as replicas of {upstream}", group::listed(nodes)),
+            (_, None) => format!("{} is back as the master", group::listed(nodes)),
+        })
     }
 
     /// All of its files but the two that replctl itself has made for it.
-    fn wipe(&self, node: &str) -> Result<String, GroupError> {
+    fn wipe(&self, nodes: &[String]) -> Result<String, GroupError> {
+        nodes.iter().try_for_each(|node| self.wipe_one(node))?;
+        let verb = if nodes.len() == 1 { "has" } else { "have" };
+        Ok(format!("{} {verb} no data any more", group::listed(nodes)))
+    }
+
+    fn wipe_one(&self, node: &str) -> Result<(), GroupError> {
         if living_process(&self.group, node).is_ok() {
             let reason = format!("{node} runs: its files cannot be taken away");
             return Err(GroupError::Unsafe { reason, hint: format!("kill {node} before") });
@@ -133,12 +161,12 @@ impl Stage {
                 (false, false) => std::fs::remove_file(&path)?,
             }
         }
-        Ok(format!("{node} has no data any more"))
+        Ok(())
     }
 
     async fn restart(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
         end_nodes(&mut self.group, &[node.to_owned()], LINK_LIMIT, recorder).await?;
-        self.start(node, recorder).await
+        self.start(&[node.to_owned()], true, recorder).await
     }
 
     async fn restart_replica(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
@@ -190,6 +218,18 @@ impl Stage {
     fn policy(&self, node: Option<&Target>) -> Policy {
         let max_loss_bytes = self.group.run.max_loss_bytes;
         Policy { wanted: node.map(|node| self.name(node)), max_loss_bytes, ..Policy::default() }
+    }
+
+    /// Breaks or heals one link, or those of all replicas.
+    async fn link(&self, nodes: &[String], to: Option<&Target>, fault: &LinkFault) -> Result<String, GroupError> {
+        let to = to.map(|to| self.name(to));
+        let mut links = Vec::new();
+        for node in nodes {
+            let edge = break_link(&self.group, node, to.as_deref(), fault).await?;
+            let is_open = if edge.connections > 0 { "" } else { " (no connection)" };
+            links.push(format!("{node} -> {}{is_open}", edge.aim.to));
+        }
+        Ok(format!("{}: {}", fault.verb(), links.join(", ")))
     }
 
     async fn repoint(&mut self, node: &str, to: &str, recorder: &mut Recorder) -> Result<String, GroupError> {

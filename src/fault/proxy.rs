@@ -28,6 +28,9 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// Pieces of one direction that are on their way; then its sender has to wait.
 const PIECES_IN_FLIGHT: usize = 1024;
 
+/// Between two attempts at a socket that is not to be had.
+const RETRY_EVERY: Duration = Duration::from_millis(10);
+
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -59,10 +62,36 @@ pub struct Condition {
 struct Edge {
     target: Option<SocketAddr>,
     is_cut: bool,
+    /// Nobody listens.
+    is_refusing: bool,
     /// Counts the resets: connections of an earlier number end.
     resets: u64,
     forth: Condition,
     back: Condition,
+}
+
+/// What an edge carries.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Bytes, by direction.
+    delivered: [AtomicU64; 2],
+    connections: AtomicU64,
+}
+
+/// A connection, as long as it is counted.
+struct Counted<'a>(&'a Counts);
+
+impl<'a> Counted<'a> {
+    fn new(counts: &'a Counts) -> Self {
+        counts.connections.fetch_add(1, Ordering::Relaxed);
+        Self(counts)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A proxy for one edge. Dropping it closes its port and resets its connections.
@@ -70,23 +99,26 @@ struct Edge {
 pub struct Proxy {
     port: u16,
     edge: watch::Sender<Edge>,
-    delivered: Arc<[AtomicU64; 2]>,
+    counts: Arc<Counts>,
     _accepting: JoinSet<()>,
 }
 
 impl Proxy {
-    /// Listens on a free loopback port and carries connections to `target`.
+    /// Listens on a loopback port, the wished one (0: any) if it is free, and carries connections to `target`.
     ///
     /// # Errors
     /// There is no port to be had.
-    pub async fn start(target: SocketAddr) -> io::Result<Proxy> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    pub async fn start(target: SocketAddr, wished_port: u16) -> io::Result<Proxy> {
+        let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, wished_port)).await {
+            Err(_) if wished_port != 0 => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+            bound => bound?,
+        };
         let port = listener.local_addr()?.port();
         let (edge, seen) = watch::channel(Edge { target: Some(target), ..Edge::default() });
-        let delivered = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+        let counts = Arc::new(Counts::default());
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, edge.clone(), seen, Arc::clone(&delivered)));
-        Ok(Proxy { port, edge, delivered, _accepting: accepting })
+        accepting.spawn(listen(listener, port, edge.clone(), seen, Arc::clone(&counts)));
+        Ok(Proxy { port, edge, counts, _accepting: accepting })
     }
 
     /// The port that stands for the target.
@@ -94,15 +126,28 @@ impl Proxy {
         self.port
     }
 
-    /// Bytes delivered so far in a direction.
+    /// Bytes delivered in a direction since it was last changed by [`Proxy::set`].
     pub fn delivered_bytes(&self, direction: Direction) -> u64 {
-        self.delivered[direction as usize].load(Ordering::Relaxed)
+        self.counts.delivered[direction as usize].load(Ordering::Relaxed)
+    }
+
+    /// Connections that are carried now.
+    pub fn connections(&self) -> u64 {
+        self.counts.connections.load(Ordering::Relaxed)
     }
 
     /// Resets what is open and every new connection, until [`Proxy::heal`].
     pub fn cut(&self) {
         self.edge.send_modify(|edge| {
             edge.is_cut = true;
+            edge.resets += 1;
+        });
+    }
+
+    /// Resets what is open, and listens no more until [`Proxy::heal`].
+    pub fn refuse(&self) {
+        self.edge.send_modify(|edge| {
+            edge.is_refusing = true;
             edge.resets += 1;
         });
     }
@@ -114,7 +159,7 @@ impl Proxy {
 
     /// Changes one direction.
     pub fn set(&self, direction: Direction, condition: Condition) {
-        self.delivered[direction as usize].store(0, Ordering::Relaxed);
+        self.counts.delivered[direction as usize].store(0, Ordering::Relaxed);
         self.edge.send_modify(|edge| *edge.condition_mut(direction) = condition);
     }
 
@@ -145,24 +190,52 @@ impl Edge {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
+/// Takes connections, but for the times in which the edge refuses them.
+async fn listen(
+    mut listener: TcpListener,
+    port: u16,
     edge: watch::Sender<Edge>,
-    seen: watch::Receiver<Edge>,
-    delivered: Arc<[AtomicU64; 2]>,
+    mut seen: watch::Receiver<Edge>,
+    counts: Arc<Counts>,
 ) {
     // They end with this task, which ends with the proxy.
     let mut connections = JoinSet::new();
     loop {
+        let refusing = tokio::select! {
+            biased;
+            refusing = seen.wait_for(|edge| edge.is_refusing) => refusing.map(drop),
+            () = accept(&listener, &edge, &counts, &mut connections) => Ok(()),
+        };
+        drop(listener);
+        let healed = seen.wait_for(|edge| !edge.is_refusing).await.map(drop);
+        if refusing.and(healed).is_err() {
+            return;
+        }
+        listener = loop {
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(RETRY_EVERY).await,
+            }
+        };
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    edge: &watch::Sender<Edge>,
+    counts: &Arc<Counts>,
+    connections: &mut JoinSet<()>,
+) {
+    loop {
         while connections.try_join_next().is_some() {}
         let Ok((client, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(RETRY_EVERY).await;
             continue;
         };
-        let (edge, seen, delivered) = (edge.clone(), seen.clone(), Arc::clone(&delivered));
+        let (edge, counts) = (edge.clone(), Arc::clone(counts));
         connections.spawn(async move {
             // Whatever ended it: both sockets are reset or closed by now.
-            let _ = carry(client, &edge, seen, &delivered).await;
+            let _ = carry(client, &edge, edge.subscribe(), &counts).await;
         });
     }
 }
@@ -171,7 +244,7 @@ async fn carry(
     mut client: TcpStream,
     edge: &watch::Sender<Edge>,
     mut seen: watch::Receiver<Edge>,
-    delivered: &[AtomicU64; 2],
+    counts: &Counts,
 ) -> io::Result<()> {
     let (resets, target) = {
         let edge = seen.borrow_and_update();
@@ -182,12 +255,13 @@ async fn carry(
         None => Err(io::ErrorKind::ConnectionReset.into()),
     };
     let Ok(mut upstream) = upstream else { return reset(&client) };
+    let _counted = Counted::new(counts);
     client.set_nodelay(true)?;
     upstream.set_nodelay(true)?;
     let (client_in, client_out) = client.split();
     let (upstream_in, upstream_out) = upstream.split();
     let (forth_seen, back_seen) = (seen.clone(), seen.clone());
-    let way = |direction| Way { direction, edge, delivered: &delivered[direction as usize] };
+    let way = |direction| Way { direction, edge, delivered: &counts.delivered[direction as usize] };
     let ended = tokio::select! {
         done = async {
             tokio::try_join!(
@@ -345,7 +419,7 @@ mod tests {
     #[test]
     fn everything_is_carried_to_the_end_of_both_sides() {
         run(async {
-            let proxy = Proxy::start(echo().await).await.expect("a port");
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
             let mut peer = connect(&proxy).await;
             exchange(&mut peer, &vec![7; 100_000]).await.expect("it goes through");
             peer.write_all(b"the end").await.expect("it is open");
@@ -360,7 +434,7 @@ mod tests {
     #[test]
     fn a_cut_resets_what_is_open_and_what_comes_until_it_is_healed() {
         run(async {
-            let proxy = Proxy::start(echo().await).await.expect("a port");
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
             let mut peer = connect(&proxy).await;
             exchange(&mut peer, b"before").await.expect("it goes through");
             proxy.cut();
@@ -373,9 +447,30 @@ mod tests {
     }
 
     #[test]
+    fn nobody_listens_while_an_edge_refuses() {
+        run(async {
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
+            let mut peer = connect(&proxy).await;
+            exchange(&mut peer, b"before").await.expect("it goes through");
+            assert_eq!(proxy.connections(), 1);
+            proxy.refuse();
+            assert!(peer.read_u8().await.is_err(), "it was reset");
+            while TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await.is_ok() {}
+            proxy.heal();
+            let mut late = loop {
+                match TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await {
+                    Ok(peer) => break peer,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            };
+            exchange(&mut late, b"after").await.expect("it goes through");
+        });
+    }
+
+    #[test]
     fn what_is_stalled_comes_late_and_whole() {
         run(async {
-            let proxy = Proxy::start(echo().await).await.expect("a port");
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
             let mut peer = connect(&proxy).await;
             proxy.set(Direction::Back, Condition { is_stalled: true, ..Condition::default() });
             peer.write_all(b"into the dark").await.expect("the other way is open");
@@ -392,7 +487,7 @@ mod tests {
     #[test]
     fn a_link_breaks_after_exactly_so_many_bytes() {
         run(async {
-            let proxy = Proxy::start(echo().await).await.expect("a port");
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
             for limit in [1, 1_000, PIECE_BYTES as u64, 100_000] {
                 proxy.heal();
                 proxy.set(Direction::Back, Condition { reset_after_bytes: Some(limit), ..Condition::default() });
@@ -411,7 +506,7 @@ mod tests {
     #[test]
     fn bytes_are_late_by_the_latency_and_no_faster_than_the_rate() {
         run(async {
-            let proxy = Proxy::start(echo().await).await.expect("a port");
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
             let mut peer = connect(&proxy).await;
             let latency = Duration::from_millis(30);
             proxy.set(Direction::Forth, Condition { latency, jitter: latency / 3, ..Condition::default() });

@@ -175,7 +175,8 @@ fn found(number: usize, address: Address, upstream: Option<String>, answer: &Res
 }
 
 async fn ask(address: &Address, login: &Login) -> Result<(NodeClient, NodeReport), WireError> {
-    let endpoint = Endpoint { address: address.clone(), announced: address.clone(), login: login.clone() };
+    let endpoint =
+        Endpoint { address: address.clone(), announced: address.clone(), login: login.clone(), link_ports: Vec::new() };
     let client = NodeClient::connect(&endpoint, ANSWER_LIMIT).await?;
     let report = client.report().await?;
     Ok((client, report))

@@ -34,12 +34,12 @@ use super::stop::end_processes;
 use super::tail::{self, TailReport};
 use super::unmanaged::{self, Untouchable, refuse_unmanaged};
 use super::view::observe;
-use super::{Group, GroupError, GroupView, NodeView, endpoint, save_config};
+use super::{Group, GroupError, GroupView, NodeView, endpoint, link_faults, save_config};
 use crate::event::{Event, Recorder};
 use crate::host;
 use crate::process::{
-    Condition, Durability, GroupDir, Listeners, LiveProcess, ManagedServer, Program, RunNode, RunProcess, RunState,
-    Server, Started, StateError, UnmanagedServer, free_ports, log_tail, spawn,
+    Condition, Durability, GroupDir, LINKS, Listeners, LiveProcess, ManagedServer, Program, RunLinks, RunNode,
+    RunProcess, RunState, Server, Started, StateError, UnmanagedServer, free_ports, log_tail, spawn,
 };
 use crate::topology::{Address, Engine, EngineFamily, Login, NodeServer, Topology, UnmanagedNode};
 use crate::wire::{Endpoint, FormerHistory, NodeClient, WireError};
@@ -127,6 +127,12 @@ impl LaunchPlan {
         })
     }
 
+    /// The same, without waiting for anybody's link: it may be broken on purpose.
+    #[must_use]
+    pub fn without_waiting_for_links(self) -> Self {
+        Self { linked: BTreeSet::new(), ..self }
+    }
+
     async fn of_all(dir: &GroupDir, run: RunState, force: bool) -> Result<Self, GroupError> {
         let absent = absent_of(dir, &run, force).await?;
         let all = run.nodes.iter().map(|node| node.name.clone()).filter(|name| !absent.contains(name)).collect();
@@ -200,6 +206,7 @@ fn wished_state(group: &str, topology: &Topology) -> Result<RunState, GroupError
                 wished_engine: None,
                 priority: managed.priority,
                 config: managed.config.clone(),
+                link_ports: Vec::new(),
                 process: None,
             }),
             NodeServer::Unmanaged(unmanaged) => Server::Unmanaged(wished_server(&node.name, unmanaged)?),
@@ -213,6 +220,7 @@ fn wished_state(group: &str, topology: &Topology) -> Result<RunState, GroupError
     }
     let mut state = RunState::new(group, topology.max_loss_bytes(), nodes);
     state.after_promote = topology.after_promote().to_vec();
+    state.links = topology.has_link_faults().then(RunLinks::default);
     Ok(state)
 }
 
@@ -312,7 +320,9 @@ fn is_same_wish(last: &RunState, wished: &RunState) -> bool {
             && last.wished_upstream == wished.wished_upstream
             && same_server(&last.server, &wished.server)
     };
-    last.nodes.len() == wished.nodes.len() && last.nodes.iter().zip(&wished.nodes).all(same_node)
+    last.links.is_some() == wished.links.is_some()
+        && last.nodes.len() == wished.nodes.len()
+        && last.nodes.iter().zip(&wished.nodes).all(same_node)
 }
 
 /// A changed topology for a group that is down: the file rules, except that it may not quietly make another node the master
@@ -549,6 +559,7 @@ impl Launch {
     }
 
     async fn run_all(self: &Arc<Self>, mut names: BTreeSet<String>, limit: Duration) -> Result<(), GroupError> {
+        self.carry_links().await?;
         names.extend(self.linked.iter().cloned());
         let stages: Stages = names.iter().map(|name| (name.clone(), watch::Sender::new(Stage::Starting))).collect();
         let stages = Arc::new(stages);
@@ -572,6 +583,22 @@ impl Launch {
             });
             Err(GroupError::TimedOut { pending: pending.collect(), limit_ms: limit.as_millis() })
         })
+    }
+
+    /// Lets the links be carried, if the group's are, before anybody needs them.
+    async fn carry_links(&self) -> Result<(), GroupError> {
+        let mut run = self.run().clone();
+        if run.links.is_none() {
+            return Ok(());
+        }
+        if let Some(started) = link_faults::start(&self.dir, &mut run)? {
+            self.started().insert(LINKS.to_owned(), started);
+            self.dir.save_run_state(&run, Durability::PageCache)?;
+        }
+        link_faults::aim(&self.dir, &mut run).await?;
+        self.dir.save_run_state(&run, Durability::PageCache)?;
+        *self.run() = run;
+        Ok(())
     }
 
     /// One node, from nothing (or from what runs) to linked.
@@ -669,6 +696,7 @@ impl Launch {
             if !self.moves_to_another_port(name, server)? {
                 return Err(self.died(name));
             }
+            self.carry_links().await?;
         }
     }
 
@@ -848,6 +876,9 @@ impl Launch {
         let names: Vec<String> = started.iter().map(|(name, _)| name.clone()).collect();
         end_processes(started, None).await?;
         let mut run = self.run();
+        if let Some(links) = run.links.as_mut().filter(|_| names.iter().any(|name| name == LINKS)) {
+            links.process = None;
+        }
         for node in run.nodes.iter_mut().filter(|node| names.contains(&node.name)) {
             if let Some(server) = node.managed_mut() {
                 server.process = None;

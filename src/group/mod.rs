@@ -20,6 +20,7 @@ mod history;
 mod hook;
 mod journal;
 mod kill;
+mod link_faults;
 mod links;
 mod pause;
 mod plan;
@@ -53,6 +54,7 @@ pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end};
 pub use kill::{KillPlan, KillReport, kill_master};
+pub use link_faults::{break_link, link_states};
 pub use plan::{
     DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
 };
@@ -202,6 +204,12 @@ pub enum GroupError {
         /// What came back instead.
         why: String,
     },
+    /// The process that carries the group's links does not do what it is told.
+    #[error("the process that carries the links ({}) does not answer: {reason}", crate::process::LINKS)]
+    Links {
+        /// What happened instead.
+        reason: io::Error,
+    },
     /// There is no living master to kill.
     #[error("no master lives: {0}")]
     NoLivingMaster(Diagnosis),
@@ -257,12 +265,15 @@ pub fn endpoint(node: &RunNode) -> Endpoint {
             let password = words.into_iter().next().filter(|word| !word.is_empty());
             let password = password.map(|word| String::from_utf8_lossy(&word).into_owned());
             let address = Address::loopback(server.port);
-            Endpoint { address: address.clone(), announced: address, login: Login { user: None, password } }
+            let link_ports = server.link_ports.iter().map(|way| (way.target, way.port)).collect();
+            let login = Login { user: None, password };
+            Endpoint { address: address.clone(), announced: address, login, link_ports }
         }
         Server::Unmanaged(server) => Endpoint {
             address: server.address.clone(),
             announced: server.announced.clone(),
             login: server.login.clone(),
+            link_ports: Vec::new(),
         },
     }
 }

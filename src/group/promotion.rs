@@ -567,6 +567,10 @@ impl<'a> Promotion<'a> {
             HandOverEnd::TakenOver => {
                 // An earlier hand-over that broke off may have left its pause.
                 let _ = new.command(&["CLIENT", "UNPAUSE"]).await;
+                if old.has_link_ports() {
+                    // By itself it has gone past the proxy.
+                    old.follow(new.announced()).await.map_err(|error| failed(step, &error))?;
+                }
                 Ok(StepOutcome::Done)
             }
             HandOverEnd::Restored(reason) => {
@@ -710,8 +714,8 @@ impl<'a> Promotion<'a> {
                     return (name, client.follow(&upstream).await);
                 }
                 // Called off alone, it would be a master for a moment.
-                let (host, port) = upstream.into_words();
-                let follow: [&str; 3] = ["REPLICAOF", &host, &port];
+                let follow = client.words_to_follow(&upstream);
+                let follow = follow.each_ref().map(String::as_str);
                 let commands: [&[&str]; 4] = [&["MULTI"], &["FAILOVER", "ABORT"], &follow, &["EXEC"]];
                 (name, client.pipeline(&commands).await.map(drop))
             });

@@ -9,10 +9,12 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Group, GroupError, reap};
+use super::{Group, GroupError, link_faults, reap};
 use crate::event::{Event, Recorder};
 use crate::failpoint;
-use crate::process::{Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, RunNode, launched};
+use crate::process::{
+    Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, RunNode, RunState, launched,
+};
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -61,10 +63,7 @@ pub fn unmanaged(group: &Group) -> Vec<String> {
 /// `/proc` or the run state cannot be read, or a process cannot be ended.
 pub async fn end_strays(dir: &GroupDir, patience: Duration) -> Result<Vec<String>, GroupError> {
     let run = dir.run_state()?;
-    let recorded = |is: &dyn Fn(&ProcessIdentity) -> bool| {
-        let mut processes = run.iter().flat_map(|run| &run.nodes).filter_map(RunNode::process);
-        processes.any(|process| is(&process.identity))
-    };
+    let recorded = |is: &dyn Fn(&ProcessIdentity) -> bool| run.iter().flat_map(RunState::processes).any(is);
     let mut strays = Vec::new();
     for (name, identity) in launched(dir)? {
         let parent = identity.parent()?;
@@ -113,6 +112,7 @@ pub async fn down(
     for wave in [masters, replicas] {
         end_processes(wave, patience).await?;
     }
+    link_faults::end(&mut group.run).await?;
     // A server that was killed leaves the child that it was saving in.
     end_strays(&group.dir, Duration::ZERO).await?;
     for name in &ended {

@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::engine::Program;
 use super::identity::ProcessIdentity;
-use super::state::{GroupDir, ManagedServer, RunNode, RunState, Server};
+use super::state::{GroupDir, LINKS, ManagedServer, RunNode, RunState, Server};
 use crate::failpoint;
 use crate::topology::{Address, EngineFamily};
 
@@ -54,12 +54,13 @@ pub fn launched(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
     Ok(found)
 }
 
-/// Those of [`launched`] that are servers, and no child of one.
+/// Those of [`launched`] that are servers of nodes, and no child of one.
 ///
 /// # Errors
 /// `/proc` cannot be read.
 pub fn servers(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
-    let leaders = launched(dir)?.into_iter().map(|found| Ok(found.1.leads_session()?.then_some(found)));
+    let of_nodes = launched(dir)?.into_iter().filter(|(name, _)| name != LINKS);
+    let leaders = of_nodes.map(|found| Ok(found.1.leads_session()?.then_some(found)));
     leaders.filter_map(Result::transpose).collect()
 }
 
@@ -101,6 +102,8 @@ pub fn render_config(run: &RunState, node: &RunNode, server: &ManagedServer) -> 
     }
     if let Some(upstream) = upstream {
         let Address { host, port } = upstream.announced();
+        let own_way = server.link_ports.iter().find(|way| way.to == upstream.name);
+        let port = own_way.map_or(port, |way| way.port);
         line("replicaof", &format!("{host} {port}"));
     }
     text
@@ -167,15 +170,24 @@ impl Started {
 /// # Errors
 /// The program cannot be executed, or the log cannot be opened.
 pub fn spawn(program: &Program, group: &GroupDir, node: &str) -> io::Result<Started> {
-    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(group.log_file(node))?;
     let mut command = Command::new(&program.path);
-    command
-        .args(program.leading_args)
-        .arg(group.config_file(node))
-        .current_dir(group.node_dir(node))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
+    command.args(program.leading_args).arg(group.config_file(node));
+    start(command, group, node)
+}
+
+/// Starts the process that carries a group's links: this program, under a name that no user types.
+///
+/// # Errors
+/// It cannot be executed, or the log cannot be opened.
+pub fn spawn_links(group: &GroupDir) -> io::Result<Started> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--state-dir").arg(group.state_dir()).arg("--group").arg(group.name()).arg("carry-links");
+    start(command, group, LINKS)
+}
+
+fn start(mut command: Command, group: &GroupDir, node: &str) -> io::Result<Started> {
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(group.log_file(node))?;
+    command.current_dir(group.node_dir(node)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; setsid(2) is one, and it is the only one.
     unsafe {
         command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
@@ -228,6 +240,7 @@ mod tests {
             wished_engine: None,
             priority: 50,
             config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            link_ports: Vec::new(),
             process: None,
         });
         let upstream = upstream.map(|port| format!("n{port}"));

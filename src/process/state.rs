@@ -29,6 +29,9 @@ use super::identity::ProcessIdentity;
 use crate::failpoint;
 use crate::topology::{Address, Engine, EngineFamily, Login};
 
+/// The name that stands for the process of a group's links where others have a node's: no node can have it.
+pub const LINKS: &str = ".links";
+
 /// The version of `run.json` that this program writes and reads.
 const SCHEMA: u32 = 1;
 /// `run.json` of a thousand nodes is well below this.
@@ -164,6 +167,14 @@ impl GroupDir {
     /// A node's working directory.
     pub fn node_dir(&self, node: &str) -> PathBuf {
         self.path.join("nodes").join(node)
+    }
+
+    /// Makes a node's working directory.
+    ///
+    /// # Errors
+    /// The group's directory cannot be written.
+    pub fn create_node_dir(&self, node: &str) -> Result<(), StateError> {
+        create_private_dir(&self.node_dir(node))
     }
 
     /// A node's log, to which the server's stdout and stderr go.
@@ -505,8 +516,29 @@ pub struct RunState {
     /// The change of masters that was under way when this was written.
     #[serde(default)]
     pub promoting: Option<Promoting>,
+    /// `[faults] links = true`: the process that carries the replication links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<RunLinks>,
     /// Every node of the topology.
     pub nodes: Vec<RunNode>,
+}
+
+/// The process that carries the replication links of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunLinks {
+    /// `None`: it does not run.
+    pub process: Option<ProcessIdentity>,
+}
+
+/// Where a node reaches another one, if not at that one's own port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkPort {
+    /// The other node.
+    pub to: String,
+    /// Its own port.
+    pub target: u16,
+    /// The port that stands for it; 0: none yet.
+    pub port: u16,
 }
 
 /// A change of masters that is under way, written down before the order that nothing takes back.
@@ -559,6 +591,9 @@ pub struct ManagedServer {
     pub priority: u32,
     /// The topology's directives for it. Passwords are among them: only the owner may read this file.
     pub config: BTreeMap<String, String>,
+    /// Where it reaches the other nodes, in a group whose links can be broken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub link_ports: Vec<LinkPort>,
     /// Its process; `None` while it is not meant to run.
     pub process: Option<RunProcess>,
 }
@@ -689,7 +724,7 @@ impl RunState {
     /// The state of a group of which nothing runs yet.
     pub fn new(group: &str, max_loss_bytes: Option<u64>, nodes: Vec<RunNode>) -> Self {
         let (group, after_promote) = (group.to_owned(), Vec::new());
-        Self { schema: SCHEMA, group, max_loss_bytes, after_promote, replid: None, promoting: None, nodes }
+        Self { schema: SCHEMA, group, max_loss_bytes, after_promote, replid: None, promoting: None, links: None, nodes }
     }
 
     /// Whether replctl has started none of it.
@@ -715,6 +750,12 @@ impl RunState {
     /// Whether this node was about to become the master when this was written.
     pub fn is_promoting(&self, node: &str) -> bool {
         self.promoting.as_ref().is_some_and(|promoting| promoting.node == node)
+    }
+
+    /// The processes of the group that are written down, dead or alive.
+    pub fn processes(&self) -> impl Iterator<Item = &ProcessIdentity> {
+        let of_links = self.links.iter().filter_map(|links| links.process.as_ref());
+        self.nodes.iter().filter_map(|node| Some(&node.process()?.identity)).chain(of_links)
     }
 
     /// The node that a node follows; `None` for the master.
@@ -812,6 +853,7 @@ mod tests {
             wished_engine: None,
             priority: 100,
             config: BTreeMap::from([("save".to_owned(), "900 1".to_owned())]),
+            link_ports: Vec::new(),
             process: None,
         });
         let upstream = upstream.map(str::to_owned);

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Node;
 use super::diagnostic::{Diagnostic, nearest, quoted};
+use super::link::{LinkFault, LinkOptions};
 use super::raw::RawDrill;
 
 /// A rehearsal: load, what happens under it, and what must hold afterwards.
@@ -91,7 +92,12 @@ pub enum Act {
     /// A node that hangs goes on.
     Resume(Target),
     /// A node that does not run is started.
-    Start(Target),
+    Start {
+        /// Which.
+        node: Target,
+        /// Whether its link is waited for.
+        waits: bool,
+    },
     /// The files of a node that does not run are gone, as after the loss of its disk.
     Wipe(Target),
     /// A replica ends and is started again.
@@ -109,6 +115,15 @@ pub enum Act {
         /// Its new upstream.
         to: Target,
     },
+    /// Something happens to a link.
+    Link {
+        /// The replica.
+        node: Target,
+        /// The link's other end; `None`: the node that it follows.
+        to: Option<Target>,
+        /// What.
+        fault: LinkFault,
+    },
 }
 
 /// The node that a step is about.
@@ -118,6 +133,10 @@ pub enum Target {
     Master,
     /// Who was the master when the drill began.
     OldMaster,
+    /// The first node that follows another one when the step begins.
+    Replica,
+    /// Every node that does.
+    Replicas,
     /// This one.
     Node(String),
 }
@@ -153,8 +172,8 @@ pub enum WishedResync {
     Full,
 }
 
-const VERBS: [&str; 10] =
-    ["kill-master", "kill", "pause", "resume", "start", "wipe", "restart", "promote", "switchover", "repoint"];
+const VERBS: [&str; 11] =
+    ["kill-master", "kill", "pause", "resume", "start", "wipe", "restart", "promote", "switchover", "repoint", "link"];
 
 impl Act {
     /// Reads a step such as `kill n2` for a group of these nodes.
@@ -162,15 +181,23 @@ impl Act {
     /// # Errors
     /// What is wrong with it, and what may help.
     fn parse(text: &str, nodes: &[&str]) -> Result<Self, (String, String)> {
-        let target = |word: &str| Target::parse(word, nodes);
+        let any = |word: &str| Target::parse(word, nodes);
+        let target = |word: &str| match Target::parse(word, nodes)? {
+            Target::Replicas => {
+                let hint = "`replicas` is for kill, wipe, start and link".to_owned();
+                Err((format!("{} is no step of a drill", quoted(text)), hint))
+            }
+            one => Ok(one),
+        };
         let words: Vec<&str> = text.split_whitespace().collect();
         Ok(match words[..] {
             ["kill-master"] => Self::KillMaster,
-            ["kill", node] => Self::Kill(target(node)?),
+            ["kill", node] => Self::Kill(any(node)?),
             ["pause", node] => Self::Pause(target(node)?),
             ["resume", node] => Self::Resume(target(node)?),
-            ["start", node] => Self::Start(target(node)?),
-            ["wipe", node] => Self::Wipe(target(node)?),
+            ["start", node] => Self::Start { node: any(node)?, waits: true },
+            ["start", node, "--no-wait"] => Self::Start { node: any(node)?, waits: false },
+            ["wipe", node] => Self::Wipe(any(node)?),
             ["restart", "--all"] => Self::RestartAll,
             ["restart", node] => Self::Restart(target(node)?),
             ["promote"] => Self::Promote(None),
@@ -178,21 +205,66 @@ impl Act {
             ["switchover"] => Self::Switchover(None),
             ["switchover", node] => Self::Switchover(Some(target(node)?)),
             ["repoint", node, "--to", to] => Self::Repoint { node: target(node)?, to: target(to)? },
+            ["link", verb, node, ref options @ ..] => Self::parse_link(text, verb, node, options, nodes)?,
             _ => return Err(no_act(text, words.first().copied().unwrap_or_default())),
         })
     }
 
+    fn parse_link(
+        text: &str,
+        verb: &str,
+        node: &str,
+        options: &[&str],
+        nodes: &[&str],
+    ) -> Result<Self, (String, String)> {
+        let refused = |hint: String| (format!("{} is no step of a drill", quoted(text)), hint);
+        let (mut said, mut to) = (LinkOptions::default(), None);
+        for option in options.chunks(2) {
+            let [name, value] = option else { return Err(refused(format!("`{}` lacks its value", option[0]))) };
+            let place = match *name {
+                "--to" => &mut to,
+                "--direction" => &mut said.direction,
+                "--latency" => &mut said.latency,
+                "--jitter" => &mut said.jitter,
+                "--bandwidth" => &mut said.bandwidth,
+                "--after-bytes" => &mut said.after_bytes,
+                _ => return Err(refused(format!("`{name}` is no option of `link`"))),
+            };
+            *place = Some((*value).to_owned());
+        }
+        let node = Target::parse(node, nodes)?;
+        let to = to.map(|to| Target::parse(&to, nodes)).transpose()?;
+        if to == Some(Target::Replicas) {
+            return Err(refused("`--to` names one node".to_owned()));
+        }
+        let fault = LinkFault::new(verb, &said).map_err(refused)?;
+        Ok(Self::Link { node, to, fault })
+    }
+
+    /// Whether the group's links must be such as can be broken.
+    pub fn needs_link_faults(&self) -> bool {
+        matches!(self, Self::Link { .. })
+    }
+
     /// Whether it disturbs writes or links, so that a drill has something to judge.
     pub fn is_disturbance(&self) -> bool {
-        !matches!(self, Self::Resume(_) | Self::Start(_) | Self::Wipe(_) | Self::Promote(_))
+        !matches!(
+            self,
+            Self::Resume(_)
+                | Self::Start { .. }
+                | Self::Wipe(_)
+                | Self::Promote(_)
+                | Self::Link { fault: LinkFault::Heal, .. }
+        )
     }
 }
 
 fn no_act(text: &str, verb: &str) -> (String, String) {
     let hint = match verb {
         "repoint" => "`repoint NODE --to NODE`".to_owned(),
+        "link" => "`link cut NODE`, where NODE may be `replicas`, or refuse, half-open, slow or heal".to_owned(),
         "kill" | "pause" | "resume" | "start" | "wipe" | "restart" => {
-            format!("`{verb} NODE`, where NODE may be `master` or `old-master`")
+            format!("`{verb} NODE`, where NODE may be `master`, `old-master` or `replica`")
         }
         _ => match nearest(verb, VERBS) {
             Some(near) if near != verb => format!("did you mean `{near}`?"),
@@ -210,10 +282,12 @@ impl Target {
             name if nodes.contains(&name) => Ok(Self::Node(name.to_owned())),
             "master" => Ok(Self::Master),
             "old-master" => Ok(Self::OldMaster),
+            "replica" => Ok(Self::Replica),
+            "replicas" => Ok(Self::Replicas),
             _ => {
-                let names = nodes.iter().copied().chain(["master", "old-master"]);
+                let names = nodes.iter().copied().chain(["master", "old-master", "replica", "replicas"]);
                 let hint = nearest(word, names).map_or_else(
-                    || "a node's name, `master` or `old-master`".to_owned(),
+                    || "a node's name, `master`, `old-master`, `replica` or `replicas`".to_owned(),
                     |near| format!("did you mean `{near}`?"),
                 );
                 Err((format!("the group has no node {}", quoted(word)), hint))
@@ -234,13 +308,21 @@ impl fmt::Display for Act {
             Self::Kill(target) => write!(out, "kill {target}"),
             Self::Pause(target) => write!(out, "pause {target}"),
             Self::Resume(target) => write!(out, "resume {target}"),
-            Self::Start(target) => write!(out, "start {target}"),
+            Self::Start { node, waits: true } => write!(out, "start {node}"),
+            Self::Start { node, waits: false } => write!(out, "start {node} --no-wait"),
             Self::Wipe(target) => write!(out, "wipe {target}"),
             Self::Restart(target) => write!(out, "restart {target}"),
             Self::RestartAll => out.write_str("restart --all"),
             Self::Promote(target) => optional(out, "promote", target),
             Self::Switchover(target) => optional(out, "switchover", target),
             Self::Repoint { node, to } => write!(out, "repoint {node} --to {to}"),
+            Self::Link { node, to, fault } => {
+                write!(out, "link {} {node}", fault.verb())?;
+                if let Some(to) = to {
+                    write!(out, " --to {to}")?;
+                }
+                write!(out, "{fault}")
+            }
         }
     }
 }
@@ -250,6 +332,8 @@ impl fmt::Display for Target {
         out.write_str(match self {
             Self::Master => "master",
             Self::OldMaster => "old-master",
+            Self::Replica => "replica",
+            Self::Replicas => "replicas",
             Self::Node(name) => name,
         })
     }

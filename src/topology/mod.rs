@@ -7,6 +7,7 @@ mod address;
 mod diagnostic;
 mod directive;
 mod drill;
+mod link;
 mod preset;
 mod raw;
 mod resolve;
@@ -21,6 +22,7 @@ pub use address::{Address, Login};
 pub use diagnostic::{Diagnostic, Position, TopologyError};
 pub use directive::is_secret;
 pub use drill::{Act, Drill, DrillStep, Expectations, Load, Target, WishedResync, Workload};
+pub use link::{LINK_VERBS, LINKED_NODES_MAX, LinkDirection, LinkFault, LinkOptions};
 pub use preset::{PRESETS, Preset};
 pub use raw::bytes_of;
 
@@ -41,6 +43,8 @@ pub struct Topology {
     nodes: Vec<Node>,
     max_loss_bytes: Option<u64>,
     after_promote: Vec<String>,
+    /// Nodes reach those that they follow by proxies.
+    has_link_faults: bool,
     drills: Vec<Drill>,
 }
 
@@ -176,12 +180,25 @@ impl Topology {
         let directory = path.parent().unwrap_or(Path::new(""));
         let raw = raw::read(text, directory).map_err(at_fault)?;
         let nodes = resolve::resolve(&raw).map_err(at_fault)?;
+        if let Some(span) = raw.link_faults.clone()
+            && let Some(reason) = link::refusal(&nodes)
+        {
+            return Err(at_fault(vec![Diagnostic::at(span, reason)]));
+        }
+        let has_link_faults = raw.link_faults.is_some();
         let drills = drill::resolve(raw.drills, &nodes).map_err(at_fault)?;
         let name = match raw.name {
             Some(name) => name,
             None => name_from(path).map_err(at_fault)?,
         };
-        Ok(Self { name, nodes, max_loss_bytes: raw.max_loss_bytes, after_promote: raw.after_promote, drills })
+        Ok(Self {
+            name,
+            nodes,
+            max_loss_bytes: raw.max_loss_bytes,
+            after_promote: raw.after_promote,
+            has_link_faults,
+            drills,
+        })
     }
 
     /// Reads a topology from a file of at most 1 MiB.
@@ -251,6 +268,22 @@ impl Topology {
     /// none.
     pub fn after_promote(&self) -> &[String] {
         &self.after_promote
+    }
+
+    /// `[faults] links`: whether what is between the nodes can be broken.
+    pub fn has_link_faults(&self) -> bool {
+        self.has_link_faults
+    }
+
+    /// The same group with links that can be broken.
+    ///
+    /// # Errors
+    /// Its links cannot be; why.
+    pub fn with_link_faults(self) -> Result<Self, String> {
+        match link::refusal(&self.nodes) {
+            Some(reason) => Err(reason),
+            None => Ok(Self { has_link_faults: true, ..self }),
+        }
     }
 
     /// `[[drill]]`, in file order.

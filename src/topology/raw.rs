@@ -24,7 +24,7 @@ const NAME_BYTES_MAX: usize = 64;
 /// `replica-priority` is a C int in the servers.
 const PRIORITY_MAX: i64 = i32::MAX as i64;
 
-const TOP_KEYS: [&str; 6] = ["name", "defaults", "node", "failover", "hooks", "drill"];
+const TOP_KEYS: [&str; 7] = ["name", "defaults", "node", "failover", "faults", "hooks", "drill"];
 const NODE_KEYS: [&str; 12] = [
     "name",
     "port",
@@ -57,6 +57,8 @@ pub(super) struct RawTopology {
     pub nodes: Vec<RawNode>,
     pub max_loss_bytes: Option<u64>,
     pub after_promote: Vec<String>,
+    /// Where `links = true` is written.
+    pub link_faults: Option<Range<usize>>,
     pub drills: Vec<RawDrill>,
 }
 
@@ -129,6 +131,7 @@ impl Reader<'_> {
                 "defaults" => topology.defaults = self.defaults(key, value),
                 "node" => topology.nodes = self.nodes(value),
                 "failover" => topology.max_loss_bytes = self.failover(key, value),
+                "faults" => topology.link_faults = self.faults(key, value),
                 "hooks" => topology.after_promote = self.hooks(key, value),
                 "drill" => topology.drills = self.drills(value),
                 "sentinel" => self.not_supported_yet(key),
@@ -273,6 +276,18 @@ impl Reader<'_> {
             }
         }
         max_loss_bytes
+    }
+
+    /// Where `links = true` is written.
+    fn faults(&mut self, key: &Key, value: &Value) -> Option<Range<usize>> {
+        let mut links = None;
+        for (key, value) in self.table(key, value).into_iter().flatten() {
+            match key.get_ref().as_ref() {
+                "links" => links = self.boolean(key, value).filter(|links| *links.get_ref()).map(|links| links.span()),
+                _ => self.unknown_key(key, "`[faults]`", &["links"]),
+            }
+        }
+        links
     }
 
     fn hooks(&mut self, key: &Key, value: &Value) -> Vec<String> {

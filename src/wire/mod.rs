@@ -33,6 +33,26 @@ pub struct Endpoint {
     pub announced: Address,
     /// Who to log in as.
     pub login: Login,
+    /// Ports that stand for other nodes' own where this node follows them: (the other's own, the one that stands for it).
+    pub link_ports: Vec<(u16, u16)>,
+}
+
+impl Endpoint {
+    /// Where this node reaches another one.
+    fn way_to(&self, other: &Address) -> Address {
+        let port = self.link_ports.iter().find(|(own, _)| *own == other.port).map_or(other.port, |(_, port)| *port);
+        Address { host: other.host.clone(), port }
+    }
+
+    /// Whom this node means by the address that it follows.
+    fn meant_by(&self, mut replication: Replication) -> Replication {
+        if let Role::Replica(upstream) = &mut replication.role
+            && let Some((own, _)) = self.link_ports.iter().find(|(_, port)| *port == upstream.port)
+        {
+            upstream.port = *own;
+        }
+        replication
+    }
 }
 
 /// Why a node did not answer as it should.
@@ -152,8 +172,18 @@ impl NodeClient {
     /// # Errors
     /// As [`NodeClient::command`].
     pub async fn follow(&self, upstream: &Address) -> Result<(), WireError> {
-        let Address { host, port } = upstream;
-        self.command(&["REPLICAOF", host, &port.to_string()]).await.map(drop)
+        self.command(&self.words_to_follow(upstream)).await.map(drop)
+    }
+
+    /// The command that lets it.
+    pub fn words_to_follow(&self, upstream: &Address) -> [String; 3] {
+        let (host, port) = self.endpoint.way_to(upstream).into_words();
+        ["REPLICAOF".to_owned(), host, port]
+    }
+
+    /// Whether its links go by other ports than the nodes' own.
+    pub fn has_link_ports(&self) -> bool {
+        !self.endpoint.link_ports.is_empty()
     }
 
     /// Where the node is reached, and as whom.
@@ -217,7 +247,8 @@ impl NodeClient {
     /// No answer, an error reply, or an answer that is not INFO's.
     pub async fn report(&self) -> Result<NodeReport, WireError> {
         let text = self.info(&["INFO"]).await?;
-        NodeReport::parse(&text).map_err(|error| WireError::Nonsense(error.to_string()))
+        let report = NodeReport::parse(&text).map_err(|error| WireError::Nonsense(error.to_string()))?;
+        Ok(NodeReport { replication: self.endpoint.meant_by(report.replication), ..report })
     }
 
     /// The node's part in its group, from one section of INFO.
@@ -226,7 +257,8 @@ impl NodeClient {
     /// As [`NodeClient::report`].
     pub async fn replication(&self) -> Result<Replication, WireError> {
         let text = self.info(&["INFO", "replication"]).await?;
-        Replication::parse(&text).map_err(|error| WireError::Nonsense(error.to_string()))
+        let replication = Replication::parse(&text).map_err(|error| WireError::Nonsense(error.to_string()))?;
+        Ok(self.endpoint.meant_by(replication))
     }
 
     async fn info(&self, command: &[&str]) -> Result<String, WireError> {

@@ -98,6 +98,74 @@ fn a_master_that_comes_back_without_its_disk_empties_nobody() {
 }
 
 #[test]
+fn what_only_a_master_behind_a_cut_link_had_is_lost_with_redis_and_salvaged_from_repld() {
+    for engine in engines() {
+        let report = preset("kill-under-partition", engine);
+        let (lost, claim) = (report["account"]["lost"].as_u64(), report["claims"][0]["bytes"].as_u64());
+        match *engine {
+            "repld" => assert_eq!((lost, claim), (Some(0), Some(0)), "{report}"),
+            _ => assert!(lost > Some(0) && claim > Some(0), "{engine}: {report}"),
+        }
+        assert_eq!(report["account"]["holes"], 0, "{engine}: {report}");
+    }
+}
+
+/// `tests/long/partition-20` does this for twenty seeds, and reads the dead master's file as well.
+#[test]
+fn what_a_drill_calls_lost_is_what_the_survivors_lack() {
+    for engine in engines() {
+        let steps = "steps = [{ after = '300ms', do = 'link cut replicas' }, { after = '500ms', do = 'kill-master' }, { do = 'promote' }]";
+        let live = with_drills(engine, &format!("[[drill]]\nname = 'partition'\n{steps}\n"));
+        let mut command = live.here.command(&["--json", "drill", "group.toml", "--keep"]);
+        let run = crate::Run::from(command.env("TMPDIR", live.here.root.path()).output().expect("replctl runs"));
+        let report = run.exits(0).json()["drills"][0].clone();
+        let kept = std::fs::read_dir(live.here.root.path()).expect("it is there").flatten().map(|entry| entry.path());
+        let mut kept = kept.filter(|path| path.to_string_lossy().contains("replctl-drill-"));
+        let state = kept.next().expect("the group was kept").to_string_lossy().into_owned();
+        for survivor in ["n2", "n3"] {
+            let arguments = ["--json", "--state-dir", &state, "cli", survivor, "KEYS", "drill:set:*"];
+            let held = live.run(&arguments).exits(0).json()["reply"].as_array().map_or(0, |keys| keys.len() as u64);
+            let count = |name: &str| report["account"][name].as_u64().expect("a count");
+            assert_eq!(held, count("survived") + count("ambiguous_survived"), "{engine}: {survivor}: {report}");
+            let lacking = count("issued") - held - count("refused") - count("ambiguous_gone");
+            assert_eq!(lacking, count("lost"), "{engine}: {report}");
+            assert_eq!(count("lost") == 0, *engine == "repld", "{engine}: {report}");
+        }
+        live.run(&["--state-dir", &state, "down", "--wipe"]).exits(0);
+    }
+}
+
+#[test]
+fn a_master_that_was_cut_off_with_its_writers_does_not_come_back_as_a_second_one() {
+    for engine in engines() {
+        let report = preset("split-brain", engine);
+        assert_eq!(
+            (&report["nodes"][0]["state"], &report["masters"].as_array().map(Vec::len)),
+            (&json!("replica"), &Some(1))
+        );
+    }
+}
+
+#[test]
+fn who_is_behind_or_holds_nothing_does_not_take_over() {
+    for engine in engines() {
+        for name in ["slow-replica", "unfinished-first-sync"] {
+            let report = preset(name, engine);
+            assert_eq!(report["masters"], json!(["n3"]), "{engine}: {name}: {report}");
+        }
+    }
+}
+
+#[test]
+fn all_replicas_get_everything_anew_at_once_and_nothing_is_lost() {
+    for engine in engines() {
+        let report = preset("full-sync-storm", engine);
+        assert_eq!(report["account"]["lost"], 0, "{engine}");
+        assert!((1..3).all(|index| report["nodes"][index]["resync"] == "full"), "{engine}: {report}");
+    }
+}
+
+#[test]
 fn every_load_is_accounted_for_or_compared() {
     let steps = "steps = [{ after = '200ms', do = 'kill-master' }, { do = 'promote' }]\nexpect = { lost = 0 }\n";
     let drills: String = ["append", "counter", "mixed"]
@@ -279,7 +347,7 @@ fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
     let run = live.run(&["drill", "group.toml", "--list"]).exits(0);
     assert!(run.stdout.contains("mine") && run.stdout.contains("kill-master, promote n2"), "{}", run.stdout);
     let presets = live.json(&["drill", "--list"], 0)["drills"].as_array().map(Vec::len);
-    assert_eq!(presets, Some(6));
+    assert_eq!(presets, Some(11));
     assert!(live.run(&["drill", "kill-mastr"]).exits(2).stderr.contains("drill --list"));
     assert!(live.run(&["drill"]).exits(2).stderr.contains("no drill is named"));
     live.here.write("bad.toml", "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill n2' }]\n");

@@ -1,0 +1,127 @@
+//! The links of a group that has a process to carry them ([`crate::fault`]): that process is started, told where the nodes
+//! are, told what to do to a link, and ended.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::stop::end_processes;
+use super::{Group, GroupError, Refusal};
+use crate::fault::{EdgeAim, EdgeState, LinkOrder, order};
+use crate::process::{Condition, GroupDir, LINKS, LinkPort, RunState, Started, spawn_links};
+use crate::topology::LinkFault;
+
+/// How long the process may take to answer when it was started.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// Between two attempts.
+const RETRY_EVERY: Duration = Duration::from_millis(2);
+
+/// Starts the process that carries the links, if it does not run.
+///
+/// # Errors
+/// This program cannot execute itself.
+pub(super) fn start(dir: &GroupDir, run: &mut RunState) -> Result<Option<Started>, GroupError> {
+    let Some(links) = &mut run.links else { return Ok(None) };
+    if let Some(process) = &links.process
+        && process.condition()? != Condition::Dead
+    {
+        return Ok(None);
+    }
+    dir.create_node_dir(LINKS)?;
+    let started = spawn_links(dir)?;
+    links.process = Some(started.identity.clone());
+    Ok(Some(started))
+}
+
+/// Tells it where every node is; learns by which ports they reach each other.
+///
+/// # Errors
+/// It does not answer in time.
+pub(super) async fn aim(dir: &GroupDir, run: &mut RunState) -> Result<(), GroupError> {
+    let aim = LinkOrder::Aim { edges: edges(run) };
+    let give_up = Instant::now() + START_LIMIT;
+    let edges = loop {
+        match order(dir, &aim).await {
+            Ok(edges) => break edges,
+            Err(reason) if Instant::now() > give_up => return Err(GroupError::Links { reason }),
+            Err(_) => tokio::time::sleep(RETRY_EVERY).await,
+        }
+    };
+    for node in &mut run.nodes {
+        let own = edges.iter().filter(|edge| edge.aim.from == node.name).map(|edge| &edge.aim);
+        let ports = own.map(|aim| LinkPort { to: aim.to.clone(), target: aim.target, port: aim.port }).collect();
+        if let Some(server) = node.managed_mut() {
+            server.link_ports = ports;
+        }
+    }
+    Ok(())
+}
+
+/// Every way from a node to another one, with the port that it had.
+fn edges(run: &RunState) -> Vec<EdgeAim> {
+    let mut edges = Vec::new();
+    for from in &run.nodes {
+        for to in run.nodes.iter().filter(|to| to.name != from.name) {
+            let (Some(own), Some(other)) = (from.managed(), to.managed()) else { continue };
+            let port = own.link_ports.iter().find(|way| way.to == to.name).map_or(0, |way| way.port);
+            edges.push(EdgeAim { from: from.name.clone(), to: to.name.clone(), target: other.port, port });
+        }
+    }
+    edges
+}
+
+/// Ends the process that carries the links, if there is one.
+///
+/// # Errors
+/// It does not end.
+pub(super) async fn end(run: &mut RunState) -> Result<(), GroupError> {
+    let process = run.links.as_mut().and_then(|links| links.process.take());
+    end_processes(process.map(|process| (LINKS.to_owned(), process)).into_iter().collect(), None).await
+}
+
+/// Does something to the link of a node to another one: to the one that it follows, unless another is named.
+///
+/// # Errors
+/// There is no such node or link, the group's links are not carried, or who carries them does not answer.
+pub async fn break_link(
+    group: &Group,
+    node: &str,
+    to: Option<&str>,
+    fault: &LinkFault,
+) -> Result<EdgeState, GroupError> {
+    refuse_uncarried(group)?;
+    let find = |name: &str| group.run.node(name).ok_or_else(|| Refusal::NoSuchNode(name.to_owned()));
+    let from = find(node)?;
+    let to = match to {
+        Some(to) => find(to)?.name.clone(),
+        None => from.upstream.clone().ok_or_else(|| GroupError::Unsafe {
+            reason: format!("{node} is the master and follows nobody"),
+            hint: format!("replctl link {} REPLICA; or name the node with --to", fault.verb()),
+        })?,
+    };
+    if to == node {
+        let reason = format!("{node} has no link to itself");
+        return Err(GroupError::Unsafe { reason, hint: "name another node with --to".to_owned() });
+    }
+    let wanted = LinkOrder::Fault { from: node.to_owned(), to, fault: fault.clone() };
+    let edges = order(&group.dir, &wanted).await.map_err(|reason| GroupError::Links { reason })?;
+    edges.into_iter().next().ok_or_else(|| GroupError::Links { reason: io::ErrorKind::InvalidData.into() })
+}
+
+/// How every way from one node to another is, taken or not.
+///
+/// # Errors
+/// The group's links are not carried, or who carries them does not answer.
+pub async fn link_states(group: &Group) -> Result<Vec<EdgeState>, GroupError> {
+    refuse_uncarried(group)?;
+    order(&group.dir, &LinkOrder::Status).await.map_err(|reason| GroupError::Links { reason })
+}
+
+fn refuse_uncarried(group: &Group) -> Result<(), GroupError> {
+    if group.run.links.is_some() {
+        return Ok(());
+    }
+    Err(GroupError::Unsafe {
+        reason: format!("the links of {} go from node to node and cannot be broken", group.run.group),
+        hint: "write `[faults]` with `links = true` into its topology, then replctl down and up".to_owned(),
+    })
+}
