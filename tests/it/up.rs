@@ -142,7 +142,8 @@ fn an_interrupted_up_leaves_nothing_behind() {
         let output = child.wait_with_output().expect("replctl ends");
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
-        assert_eq!(live.processes(), [0_u32; 0], "{engine}");
+        // What was only asked for its version may still be about to end by itself; a server would stay.
+        live.eventually(&format!("no {engine} is left"), || live.processes().is_empty());
     }
 }
 
