@@ -135,6 +135,15 @@ pub enum Event {
         /// What was done to it.
         signal: NodeSignal,
     },
+    /// A step of a drill was done, or failed.
+    Rehearsed {
+        /// When it began, in microseconds since the drill's beginning.
+        at_us: u64,
+        /// The step, as the file writes it.
+        step: String,
+        /// What it did, or why it failed.
+        what: String,
+    },
     /// A command ended.
     Finished {
         /// The command.

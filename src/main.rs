@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     if let Some(arguments) = cli::serve::fast_path(std::env::args_os()) {
         return cli::serve::run(arguments);
     }
+    replctl::host::is_replctl_itself();
     cli::completions::answer_the_shell();
     let cli = match cli::Cli::from_command_line() {
         Ok(cli) => cli,

@@ -53,6 +53,25 @@ pub struct Subscriptions {
     pub channels: usize,
     pub patterns: usize,
     pub shards: usize,
+    /// What remembering them takes.
+    pub bytes: usize,
+}
+
+/// What `MULTI` has gathered so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueSize {
+    /// How many requests.
+    pub requests: usize,
+    /// What they take.
+    pub bytes: usize,
+}
+
+/// What it takes to remember a name for a client, besides the name: the place in a table and in a list, in bytes.
+const NAME_OVERHEAD_BYTES: usize = 64;
+
+/// What it takes to remember a name for a client, in bytes.
+pub fn remembered_bytes(name: &[u8]) -> usize {
+    name.len() + NAME_OVERHEAD_BYTES
 }
 
 impl Subscriptions {
@@ -96,7 +115,9 @@ pub struct Client {
     /// The name and the version of the library that it uses, as `CLIENT SETINFO` has told.
     pub library: (RefCell<Vec<u8>>, RefCell<Vec<u8>>),
     /// Requests queued by MULTI, if it is in one.
-    pub queued: Cell<Option<usize>>,
+    pub queued: Cell<Option<QueueSize>>,
+    /// What remembering the keys takes that it watches, in bytes.
+    pub watched_bytes: Cell<usize>,
     /// It is shown all commands.
     pub monitors: Cell<bool>,
     /// Bytes of its input that were not run yet, and how many more there is room for, when it was last its turn.
@@ -113,6 +134,8 @@ pub struct Client {
     pub input_bytes: Cell<usize>,
     /// Bytes of the replication stream that wait to be sent, when they were last measured.
     pub stream_bytes: Cell<u64>,
+    /// What [`Client::memory_bytes`] was when the server's sum was made.
+    pub measured_bytes: Cell<u64>,
     /// The protocol it speaks.
     pub protocol: Cell<Protocol>,
     /// Since when it has been over the soft limit of its class, in milliseconds since the epoch.
@@ -149,6 +172,7 @@ impl Client {
             no_touch: Cell::new(false),
             library: Default::default(),
             queued: Cell::new(None),
+            watched_bytes: Cell::new(0),
             monitors: Cell::new(false),
             query_bytes: Cell::new((0, 0)),
             blocked: Cell::new(false),
@@ -157,6 +181,7 @@ impl Client {
             output_bytes: Cell::new(0),
             input_bytes: Cell::new(0),
             stream_bytes: Cell::new(0),
+            measured_bytes: Cell::new(0),
             protocol: Cell::new(Protocol::Resp2),
             slow_since_ms: Cell::new(None),
             killed: Cell::new(false),
@@ -239,11 +264,18 @@ impl Client {
         *self.waker.borrow_mut() = None;
     }
 
-    /// What its buffers take, in bytes.
+    /// What it takes: its buffers, and what the server remembers for it; in bytes.
     pub fn memory_bytes(&self) -> u64 {
         // What waits for a replica lies in the backlog.
         let output = if self.kind.get() == ClientKind::Replica { 0 } else { self.pending_bytes() };
-        self.input_bytes.get() as u64 + output
+        let tracking = self.tracking.borrow();
+        let prefixes = tracking.iter().flat_map(|wish| &wish.prefixes);
+        let remembered = size_of::<Client>()
+            + self.queued.get().unwrap_or_default().bytes
+            + self.watched_bytes.get()
+            + self.subscriptions.get().bytes
+            + prefixes.map(|prefix| remembered_bytes(prefix)).sum::<usize>();
+        self.input_bytes.get() as u64 + output + remembered as u64
     }
 
     /// What waits to be sent to it.
@@ -273,7 +305,7 @@ impl Client {
 
     /// Its line of `CLIENT LIST`, without the line's end.
     pub fn describe(&self, now_ms: i64) -> String {
-        let Subscriptions { channels, patterns, shards } = self.subscriptions.get();
+        let Subscriptions { channels, patterns, shards, .. } = self.subscriptions.get();
         let tracking = self.tracking.borrow();
         let mut flags = String::new();
         if self.monitors.get() {
@@ -303,7 +335,7 @@ impl Client {
         }
         format!(
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} qbuf={} \
-             qbuf-free={} argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} \
+             qbuf-free={} argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r cmd={} \
              user={} redir={} resp={} lib-name={} lib-ver={}",
             self.id,
             self.address,
@@ -316,11 +348,12 @@ impl Client {
             channels,
             patterns,
             shards,
-            self.queued.get().map_or(-1, |queued| queued as i64),
+            self.queued.get().map_or(-1, |queued| queued.requests as i64),
             self.query_bytes.get().0,
             self.query_bytes.get().1,
+            self.queued.get().unwrap_or_default().bytes,
             self.pending_bytes(),
-            self.pending_bytes() + size_of::<Client>() as u64,
+            self.memory_bytes().max(self.pending_bytes()),
             self.last_command.get(),
             String::from_utf8_lossy(&self.user.borrow().name),
             tracking.as_ref().map_or(-1, |wish| wish.redirect.unwrap_or(0) as i64),
@@ -374,6 +407,8 @@ pub struct Admission {
     pub reads: bool,
     /// Those that change keys.
     pub writes: bool,
+    /// Nobody looks on: see [`crate::instance::Instance::admission`].
+    pub unseen: bool,
 }
 
 /// What only a connection's own requests touch.

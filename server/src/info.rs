@@ -218,12 +218,13 @@ fn stats(instance: &Instance, text: &mut String) {
     field!(text, "expired_keys", stats.expired_keys);
     field!(text, "expired_subkeys", stats.expired_subkeys);
     field!(text, "evicted_keys", stats.evicted_keys);
-    field!(text, "evicted_clients", 0);
+    field!(text, "evicted_clients", stats.evicted_clients);
     field!(text, "keyspace_hits", stats.keyspace_hits.get());
     field!(text, "keyspace_misses", stats.keyspace_misses.get());
     field!(text, "pubsub_channels", listening.channels);
     field!(text, "pubsub_patterns", listening.patterns);
     field!(text, "pubsubshard_channels", listening.shards);
+    field!(text, "migrate_cached_sockets", instance.migrations.count());
     field!(text, "tracking_total_keys", tracking.keys);
     field!(text, "tracking_total_items", tracking.items);
     field!(text, "tracking_total_prefixes", tracking.prefixes);

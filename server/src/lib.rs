@@ -28,6 +28,8 @@ pub mod long_double;
 mod net;
 pub mod notify;
 pub mod number;
+pub mod oom_score;
+mod prefetch;
 pub mod pubsub;
 pub mod rdb;
 pub mod replication;

@@ -123,7 +123,7 @@ impl PubSub {
     /// How many channels, patterns and shard channels anyone listens to.
     pub fn counts(&self) -> Subscriptions {
         let (channels, patterns, shards) = (self.channels.len(), self.patterns.len(), self.shard_channels.len());
-        Subscriptions { channels, patterns, shards }
+        Subscriptions { channels, patterns, shards, bytes: 0 }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use replctl::event::{Event, Recorder};
-use replctl::group::{Group, GroupError, Journal, Recovery, end_strays, living, recover};
+use replctl::group::{Group, GroupError, Journal, Recovery, end_strays, forget_if_nothing_came, living, recover};
 use replctl::process::{GroupDir, GroupLock, RunState, StateDir, servers};
 use tokio::sync::mpsc;
 
@@ -76,6 +76,13 @@ impl<'a> Context<'a> {
         let Group { dir, .. } = self.group()?;
         let lock = dir.lock(command)?;
         Ok((Group::open(dir)?, lock))
+    }
+
+    /// The same for a command that changes no masters: one that broke off before anything came of it is forgotten first.
+    pub fn settled_group(&self, command: &str) -> anyhow::Result<(Group, GroupLock)> {
+        let (mut group, lock) = self.locked_group(command)?;
+        self.block_on(async { Ok(forget_if_nothing_came(&mut group).await?) })?;
+        Ok((group, lock))
     }
 
     /// Ends the processes of a group that nobody has written down, before others are started beside them.

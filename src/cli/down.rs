@@ -39,7 +39,7 @@ impl DownArgs {
         if let Err(damaged) = context.recover(&dir, &lock) {
             return self.end_unknown(context, &dir, &lock, damaged);
         }
-        let group = Group::open(dir)?;
+        let mut group = Group::open(dir)?;
         if self.dry_run {
             let living = group::living(&group)?;
             if printer.is_json() {
@@ -55,6 +55,8 @@ impl DownArgs {
             }
             return Ok(ExitCode::Done);
         }
+        // Once nobody lives, nobody can be asked any more.
+        context.block_on(async { Ok(group::forget_if_nothing_came(&mut group).await?) })?;
         let dir = group.dir.clone();
         let report = context.record(
             &dir,

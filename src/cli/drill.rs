@@ -1,12 +1,15 @@
 //! `replctl drill`: a failure is rehearsed with a group of its own, under load, and judged.
 
+mod edn;
+mod html;
 mod junit;
 mod text;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use replctl::drill::{self, DRILL_PRESETS, DrillPreset, DrillReport, Verdict};
+use replctl::drill::{self, DRILL_PRESETS, DrillPreset, DrillReport, Rehearsal, Verdict};
+use replctl::event::Event;
 use replctl::process::{Program, StateDir};
 use replctl::topology::{Drill, Engine, EngineFamily, FILE_NAME, Topology};
 use serde_json::json;
@@ -45,6 +48,14 @@ pub struct DrillArgs {
     /// Write the verdicts to this file as JUnit's XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+
+    /// Write what happened to this file as one HTML page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Write every operation of the writers to this file as EDN, for Jepsen's checkers
+    #[arg(long, value_name = "FILE", conflicts_with = "repeat")]
+    edn: Option<PathBuf>,
 }
 
 /// A drill and the group that it is done with.
@@ -79,14 +90,25 @@ impl DrillArgs {
         if self.keep && planned.len() > 1 {
             return Err(Failure::new(ExitCode::Usage, "--keep is for one drill").hint("name it").into());
         }
-        let mut reports = Vec::new();
+        if self.edn.is_some() && planned.len() > 1 {
+            return Err(Failure::new(ExitCode::Usage, "--edn is for one drill").hint("name it").into());
+        }
+        let (mut reports, mut parts) = (Vec::new(), Vec::new());
         for one in &planned {
             for round in 0..self.repeat {
-                let report = self.rehearse(one, self.seed.wrapping_add(round.into()), context)?;
+                let rehearsal = self.rehearse(one, self.seed.wrapping_add(round.into()), context)?;
                 if !context.printer.is_json() {
-                    text::show(&report, &one.topology, context.printer);
+                    text::show(&rehearsal.report, &one.topology, context.printer);
                 }
-                reports.push(report);
+                if let Some(file) = &self.edn {
+                    write(file, &edn::history(&rehearsal))?;
+                }
+                if let Some(file) = &self.html {
+                    // Whole after every drill: those that come may be interrupted.
+                    parts.push(html::part(&rehearsal, &one.topology));
+                    write(file, &html::page(&parts))?;
+                }
+                reports.push(rehearsal.report);
             }
         }
         self.conclude(&reports, context)
@@ -152,25 +174,30 @@ impl DrillArgs {
         Ok(topology)
     }
 
-    fn rehearse(&self, planned: &Planned, seed: u64, context: &Context<'_>) -> anyhow::Result<DrillReport> {
+    fn rehearse(&self, planned: &Planned, seed: u64, context: &Context<'_>) -> anyhow::Result<Rehearsal> {
         let Planned { topology, drill } = planned;
         context.printer.note(format_args!("{} on {}, seed {seed} …", drill.name, text::group(topology)));
         let home = tempfile::Builder::new().prefix("replctl-drill-").tempdir().context("no place for the group")?;
         let dir = StateDir::new(home.path()).group(topology.name())?;
         let lock = dir.lock("drill")?;
-        let report = context.record(
+        let rehearsal = context.record(
             &dir,
-            |event| context.narrate(event),
+            |event| match event {
+                Event::Rehearsed { at_us, step, what } => {
+                    context.printer.note(format_args!("{:>10}  {step}: {what}", table::milliseconds(*at_us)));
+                }
+                event => context.narrate(event),
+            },
             async |recorder| Ok(drill::run(topology, drill, seed, (&dir, &lock, self.keep), recorder).await?),
         )?;
-        let has_failed = matches!(report.verdict, Verdict::Failed { .. });
+        let has_failed = matches!(rehearsal.report.verdict, Verdict::Failed { .. });
         if self.keep || has_failed {
             let path = home.keep();
             let what = if self.keep { "the group runs on: replctl --state-dir" } else { "logs and data are kept in" };
             let status = if self.keep { " status" } else { "" };
             context.printer.note(format_args!("{what} {}{status}", path.display()));
         }
-        Ok(report)
+        Ok(rehearsal)
     }
 
     fn conclude(&self, reports: &[DrillReport], context: &Context<'_>) -> anyhow::Result<ExitCode> {
@@ -184,8 +211,7 @@ impl DrillArgs {
             false => {}
         }
         if let Some(file) = &self.junit {
-            std::fs::write(file, junit::xml(reports))
-                .with_context(|| format!("{} cannot be written", file.display()))?;
+            write(file, &junit::xml(reports))?;
         }
         Ok(if tally.contains_key("failed") {
             ExitCode::VerdictFailed
@@ -195,6 +221,10 @@ impl DrillArgs {
             ExitCode::Done
         })
     }
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("{} cannot be written", file.display()))
 }
 
 fn parse_engine(name: &str) -> Result<Engine, &'static str> {

@@ -18,7 +18,7 @@ pub struct KillMasterArgs {
 impl KillMasterArgs {
     /// Kills the master with SIGKILL and shows how far every node was just before.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
-        let (group, _lock) = context.locked_group("kill-master")?;
+        let (group, _lock) = context.settled_group("kill-master")?;
         let plan = context.block_on(async { Ok(KillPlan::new(&group).await?) })?;
         if self.dry_run {
             match context.printer.is_json() {

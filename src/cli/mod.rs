@@ -20,6 +20,7 @@ pub mod ls;
 pub mod promote;
 pub mod repoint;
 pub mod restart;
+pub mod run;
 pub mod serve;
 pub mod signal;
 pub mod start;
@@ -129,6 +130,8 @@ enum Command {
     CarryLinks,
     /// End every process of a group
     Down(down::DownArgs),
+    /// Run a command with a group of its own, which ends with it
+    Run(run::RunArgs),
     /// Rehearse a failure with a group of its own, and judge it
     Drill(drill::DrillArgs),
     /// Show what was done to a group
@@ -178,6 +181,7 @@ impl Cli {
             Command::Link(args) => args.run(&context),
             Command::CarryLinks => link::carry(&context),
             Command::Down(args) => args.run(&context),
+            Command::Run(args) => args.run(&context),
             Command::Drill(args) => args.run(&context),
             Command::History(args) => args.run(&context),
             Command::Ls(args) => args.run(&context),

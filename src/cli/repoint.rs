@@ -35,7 +35,7 @@ pub struct RepointArgs {
 impl RepointArgs {
     /// Tells the replica, waits for its link, and says how it came there.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
-        let (mut group, _lock) = context.locked_group("repoint")?;
+        let (mut group, _lock) = context.settled_group("repoint")?;
         let printer = context.printer;
         let dir = group.dir.clone();
         let report = context.record(

@@ -49,7 +49,7 @@ struct Order {
 impl RestartArgs {
     /// Restarts one node after the other; at the end the group is shown.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
-        let (mut group, _lock) = context.locked_group("restart")?;
+        let (mut group, _lock) = context.settled_group("restart")?;
         if !self.dry_run {
             context.end_strays(&group.dir, self.timeout)?;
             group = self.settle(context, group)?;

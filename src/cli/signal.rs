@@ -22,7 +22,7 @@ pub struct SignalArgs {
 impl SignalArgs {
     /// Signals the nodes' processes, all of which must run.
     pub fn run(&self, signal: NodeSignal, context: &Context<'_>) -> anyhow::Result<ExitCode> {
-        let (group, _lock) = context.locked_group(signal.name())?;
+        let (group, _lock) = context.settled_group(signal.name())?;
         group::refuse_unmanaged(&group, &self.nodes, signal.untouchable())?;
         let mut processes = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {

@@ -34,7 +34,7 @@ pub struct StartArgs {
 impl StartArgs {
     /// Starts the nodes that do not run, waits for their links, and shows the group.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
-        let (group, _lock) = context.locked_group("start")?;
+        let (group, _lock) = context.settled_group("start")?;
         let dir = group.dir.clone();
         if !self.dry_run {
             context.end_strays(&dir, self.timeout)?;

@@ -42,6 +42,31 @@ pub struct Divergence {
     pub keys: usize,
 }
 
+/// Removes the keys of a drill from a master.
+///
+/// # Errors
+/// It does not answer, or refuses.
+pub async fn remove(client: &NodeClient) -> Result<(), WireError> {
+    let mut cursor = "0".to_owned();
+    loop {
+        let (next, keys) = scan(client, &cursor).await?;
+        for batch in keys.chunks(BATCH) {
+            let words: Vec<&str> = std::iter::once("DEL").chain(batch.iter().map(String::as_str)).collect();
+            client.command(&words).await?;
+        }
+        cursor = next;
+        if cursor == "0" {
+            return Ok(());
+        }
+    }
+}
+
+/// Some of the drill's keys, and from where to go on.
+async fn scan(client: &NodeClient, cursor: &str) -> Result<(String, Vec<String>), WireError> {
+    let reply = client.command(&["SCAN", cursor, "MATCH", "drill:*", "COUNT", "1000"]).await?;
+    redis::from_redis_value(reply).map_err(|error| WireError::Nonsense(format!("SCAN: {error}")))
+}
+
 impl Contents {
     /// Reads them.
     ///
@@ -52,9 +77,7 @@ impl Contents {
         let mut contents = Self { lists: vec![Vec::new(); shared], counters: vec![0; shared], ..Self::default() };
         let mut cursor = "0".to_owned();
         loop {
-            let reply = client.command(&["SCAN", &cursor, "MATCH", "drill:*", "COUNT", "1000"]).await?;
-            let (next, keys): (String, Vec<String>) =
-                redis::from_redis_value(reply).map_err(|error| WireError::Nonsense(format!("SCAN: {error}")))?;
+            let (next, keys) = scan(client, &cursor).await?;
             for batch in keys.chunks(BATCH) {
                 contents.read_keys(client, batch).await?;
             }

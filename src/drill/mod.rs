@@ -8,6 +8,7 @@
 
 pub mod account;
 pub mod contents;
+pub mod course;
 pub mod history;
 pub mod linear;
 pub mod load;
@@ -17,6 +18,7 @@ mod stage;
 pub mod timing;
 pub mod verdict;
 
+pub use account::Account;
 pub use preset::{DRILL_PRESETS, DrillPreset};
-pub use run::run;
+pub use run::{Rehearsal, run, run_on};
 pub use verdict::{DrillReport, Findings, NodeState, Verdict, tally};

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::account::{self, Account};
-use super::contents::Contents;
+use super::contents::{self, Contents};
+use super::course::{Course, Place, Watcher};
 use super::history::{History, Outcome, Request};
 use super::linear::{self, Call, Linearizable, linearizable};
 use super::load::{DEADLINE_MAX, Writers};
@@ -17,7 +18,7 @@ use crate::event::Recorder;
 use crate::group::{
     self, Answer, Clients, Group, GroupError, GroupView, LaunchPlan, NodeView, Resync, endpoint, resync_by_log,
 };
-use crate::process::launch::log_length;
+use crate::process::launch::{log_length, text_since};
 use crate::process::{Condition, GroupDir, GroupLock, LiveProcess, launched};
 use crate::topology::{Drill, Topology, Workload};
 use crate::wire::{Endpoint, Link, NodeClient, WireError};
@@ -39,6 +40,19 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks.
 const POLL_EVERY: Duration = Duration::from_millis(5);
 
+/// A drill that was done.
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// What was found, and what follows.
+    pub report: DrillReport,
+    /// What the writers did and were told.
+    pub history: History,
+    /// What the node whose data count held at the end, if it could be read.
+    pub held: Option<Contents>,
+    /// What the nodes did meanwhile.
+    pub course: Course,
+}
+
 /// Rehearses a drill with a group of its own in `dir`, whose topology must be one for drills ([`Topology::for_drill`]), and ends that group whatever happens, unless it is to be kept. With
 /// `keep` it runs on when the drill is done, and only then. Its files stay until the lock's owner removes them.
 ///
@@ -51,7 +65,7 @@ pub async fn run(
     seed: u64,
     (dir, lock, keep): (&GroupDir, &GroupLock, bool),
     recorder: &mut Recorder,
-) -> Result<DrillReport, GroupError> {
+) -> Result<Rehearsal, GroupError> {
     let _guard = EndOnPanic(dir);
     let rehearsed = tokio::select! {
         rehearsed = rehearse(topology, drill, seed, dir, recorder) => rehearsed,
@@ -82,6 +96,21 @@ impl Drop for EndOnPanic<'_> {
     }
 }
 
+/// Rehearses a drill with a group that is up and whole, and leaves it as the drill does. Keys of a drill before are removed; the
+/// group's own stay. What processes serve it afterwards is in its directory.
+///
+/// # Errors
+/// The group cannot be observed. That a step fails is a finding.
+pub async fn run_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Recorder) -> Result<Rehearsal, GroupError> {
+    let master = group.run.master();
+    let removed = async {
+        let client = NodeClient::connect(&endpoint(master), READ_LIMIT).await?;
+        contents::remove(&client).await
+    };
+    removed.await.map_err(|source| GroupError::Wire { node: master.name.clone(), source })?;
+    rehearse_on(group, drill, seed, recorder).await
+}
+
 /// Starts a group in `dir`, rehearses the drill with it, and leaves it running.
 async fn rehearse(
     topology: &Topology,
@@ -89,17 +118,31 @@ async fn rehearse(
     seed: u64,
     dir: &GroupDir,
     recorder: &mut Recorder,
-) -> Result<DrillReport, GroupError> {
+) -> Result<Rehearsal, GroupError> {
     let started = Instant::now();
     let plan = LaunchPlan::new(dir, topology, false).await?;
     let group = group::up(dir.clone(), plan, UP_LIMIT, recorder).await?;
+    let mut rehearsal = rehearse_on(group, drill, seed, recorder).await?;
+    rehearsal.report.took_us = micros(started.elapsed());
+    Ok(rehearsal)
+}
+
+async fn rehearse_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Recorder) -> Result<Rehearsal, GroupError> {
+    let started = Instant::now();
     let log_marks = log_marks(&group);
     let began = Instant::now();
     let nodes: Vec<(String, Endpoint)> =
         group.run.nodes.iter().map(|node| (node.name.clone(), endpoint(node))).collect();
+    let watcher = Watcher::start(nodes.clone(), began)?;
     let writers = Writers::start(drill.load, nodes, began, seed)?;
     await_acknowledged(&writers, u64::from(drill.load.writers), FIRST_WRITES_LIMIT).await;
 
+    let before = group.run.nodes.iter().map(|node| Place {
+        node: node.name.clone(),
+        upstream: node.upstream.clone(),
+        state: if node.upstream.is_none() { NodeState::Master } else { NodeState::Replica },
+    });
+    let mut course = Course { before: before.collect(), ..Course::default() };
     let mut stage = Stage::new(group, began);
     for step in &drill.steps {
         tokio::time::sleep(step.after).await;
@@ -111,12 +154,17 @@ async fn rehearse(
     tokio::time::sleep(AFTERWARDS).await;
     let load_end = began.elapsed();
     let history = writers.finish().await;
+    course.length = load_end;
+    course.offsets = watcher.finish().await;
     if drill.load.workload == Workload::Mixed {
         tokio::time::sleep(DEADLINE_MAX).await;
     }
-    let findings = find(drill, stage, history, load_end, &log_marks).await?;
+    let group = stage.group.clone();
+    let (findings, held) = find(drill, stage, &history, load_end, &log_marks, &mut course).await?;
+    course.logs = logs(&group, &log_marks);
     let verdict = Verdict::of(&findings);
-    Ok(DrillReport { drill: drill.name.clone(), seed, verdict, findings, took_us: micros(started.elapsed()) })
+    let report = DrillReport { drill: drill.name.clone(), seed, verdict, findings, took_us: micros(started.elapsed()) };
+    Ok(Rehearsal { report, history, held, course })
 }
 
 async fn await_acknowledged(writers: &Writers, count: u64, limit: Duration) {
@@ -131,13 +179,21 @@ fn log_marks(group: &Group) -> BTreeMap<String, u64> {
     group.run.nodes.iter().map(|node| (node.name.clone(), mark(&node.name))).collect()
 }
 
+/// What every node has logged since then.
+fn logs(group: &Group, log_marks: &BTreeMap<String, u64>) -> Vec<(String, Vec<String>)> {
+    let since = |name: &String| text_since(&group.dir.log_file(name), log_marks.get(name).copied().unwrap_or(0));
+    let lines = |name: &String| since(name).lines().map(str::to_owned).collect();
+    group.run.nodes.iter().map(|node| (node.name.clone(), lines(&node.name))).collect()
+}
+
 async fn find(
     drill: &Drill,
     stage: Stage,
-    history: History,
+    history: &History,
     load_end: Duration,
     log_marks: &BTreeMap<String, u64>,
-) -> Result<Findings, GroupError> {
+    course: &mut Course,
+) -> Result<(Findings, Option<Contents>), GroupError> {
     let (view, clients, not_level) = await_level(&stage.group).await?;
     let contents = read_back(&stage.group, &clients).await;
     let masters: Vec<String> =
@@ -148,26 +204,40 @@ async fn find(
     let never = Span { from: Duration::MAX, to: Duration::MAX };
     let steps = stage.span().unwrap_or(never);
     let first_disturbance = stage.disturbances.first().map_or(Duration::ZERO, |span| span.from);
-    let was_under_load = stage.disturbances.iter().map(|span| span.has_request(&history)).reduce(|a, b| a || b);
-    Ok(Findings {
+    let was_under_load = stage.disturbances.iter().map(|span| span.has_request(history)).reduce(|a, b| a || b);
+    let nodes: Vec<NodeEnd> =
+        view.nodes.iter().map(|node| node_end(&stage.group, node, &contents, log_marks)).collect();
+    course.after = nodes.iter().zip(&view.nodes).map(|(end, node)| place(&view, end, node)).collect();
+    let findings = Findings {
         load: drill.load,
         expect: drill.expect.clone(),
-        account: account_of(drill.load.workload, &history, held.unwrap_or(&empty)),
+        account: account_of(drill.load.workload, history, held.unwrap_or(&empty)),
         registers: (drill.load.workload == Workload::Register)
-            .then(|| registers_of(&history, held.unwrap_or(&empty), load_end)),
-        outage: Outage::of(&history, drill.load.writers, first_disturbance, load_end),
-        latency: Latencies::of(&history, steps),
+            .then(|| registers_of(history, held.unwrap_or(&empty), load_end)),
+        outage: Outage::of(history, drill.load.writers, first_disturbance, load_end),
+        latency: Latencies::of(history, steps),
         divergence: reference.zip(held).and_then(|(name, held)| {
             let read = contents.iter().filter_map(|(node, read)| Some((node, read.as_ref().ok()?)));
             read.filter(|(node, _)| *node != name).find_map(|(node, own)| own.divergence(node, held, name))
         }),
         not_level: not_level.or_else(|| unread(&contents)),
-        nodes: view.nodes.iter().map(|node| node_end(&stage.group, node, &contents, log_marks)).collect(),
+        nodes,
         masters,
         was_under_load,
         steps: stage.steps,
         claims: stage.claims,
-    })
+    };
+    let held = held.cloned();
+    Ok((findings, held))
+}
+
+/// Where a node is at the end: it may follow another one than it is meant to.
+fn place(view: &GroupView, end: &NodeEnd, node: &NodeView) -> Place {
+    let upstream = match node.report() {
+        Some(_) => view.followed_by(node).map(|upstream| upstream.name.clone()),
+        None => node.meant_upstream.clone(),
+    };
+    Place { node: end.node.clone(), upstream, state: end.state }
 }
 
 /// Waits until every replica that runs has all that the master has, if there is one. The words say who has not.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::timing::{Span, micros};
 use super::verdict::{Claim, StepTime};
-use crate::event::Recorder;
+use crate::event::{Event, Recorder};
 use crate::group::{
     self, FailoverReport, Group, GroupError, KillPlan, LaunchPlan, NodeSignal, Policy, RepointPlan, break_link,
     end_nodes, kill_master, living_process, restart_order, signal_node,
@@ -56,6 +56,8 @@ impl Stage {
         };
         let is_done = error.is_none();
         let (began_us, took_us) = (micros(span.from), micros(span.length()));
+        let what = error.as_ref().map_or_else(|| done.clone(), |error| format!("failed: {error}"));
+        recorder.show(Event::Rehearsed { at_us: began_us, step: act.to_string(), what });
         self.steps.push(StepTime { step: act.to_string(), began_us, took_us, done, error });
         is_done
     }

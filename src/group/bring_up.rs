@@ -36,6 +36,7 @@ use super::unmanaged::{self, Untouchable, refuse_unmanaged};
 use super::view::observe;
 use super::{Group, GroupError, GroupView, NodeView, endpoint, link_faults, save_config};
 use crate::event::{Event, Recorder};
+use crate::host;
 use crate::process::{
     Condition, Durability, GroupDir, LINKS, Listeners, LiveProcess, ManagedServer, Program, RunLinks, RunNode,
     RunProcess, RunState, Server, Started, StateError, UnmanagedServer, free_ports, log_tail, spawn,
@@ -357,12 +358,16 @@ fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result
     Ok(wished)
 }
 
-/// A master that is started again could have less than its living replicas.
+/// A master that is started again could have less than its living replicas. And whom a node is to follow is open while a node
+/// that was being made the master does not say whether it is.
 ///
 /// # Errors
 /// [`GroupError::Unsafe`]: that is so, unless forced.
 pub fn refuse_older_master(view: &GroupView, nodes: &[String], force: bool) -> Result<(), GroupError> {
     let master = view.meant_master();
+    if !force {
+        refuse_unsettled(view)?;
+    }
     let others_live = view.nodes.iter().any(NodeView::is_alive);
     if force || master.is_alive() || !others_live || !nodes.contains(&master.name) {
         return Ok(());
@@ -376,12 +381,27 @@ pub fn refuse_older_master(view: &GroupView, nodes: &[String], force: bool) -> R
     })
 }
 
+fn refuse_unsettled(view: &GroupView) -> Result<(), GroupError> {
+    let master = view.meant_master();
+    if !view.is_disputed || !master.is_alive() || master.report().is_some() {
+        return Ok(());
+    }
+    let master = &master.name;
+    Err(GroupError::Unsafe {
+        reason: format!(
+            "a change of masters broke off, and {master}, which lives, does not say whether it is the master"
+        ),
+        hint: "replctl promote".to_owned(),
+    })
+}
+
 /// `up` starts what is missing; it does not decide who is master. A dead master with living replicas is a failover's
 /// business: started again, it could come back with less than its replicas have, and wipe them.
 ///
 /// # Errors
 /// [`GroupError::Unsafe`]: that is what the view shows.
 pub fn refuse_if_unsafe(view: &GroupView) -> Result<(), GroupError> {
+    refuse_unsettled(view)?;
     let diagnosis = diagnose(view);
     match diagnosis {
         Diagnosis::Down
@@ -483,8 +503,12 @@ fn find_programs<'a>(starts: impl Iterator<Item = &'a RunNode>) -> Result<Vec<(E
     Ok(programs)
 }
 
-/// Returns when the user interrupts: by Ctrl-C, SIGTERM, or the end of the terminal.
+/// Returns when the user interrupts: by Ctrl-C, SIGTERM, or the end of the terminal. In another program than `replctl` signals are
+/// that program's, and it never does.
 pub async fn interruption() {
+    if !host::is_replctl() {
+        return std::future::pending().await;
+    }
     let signalled = async |kind| match tokio::signal::unix::signal(kind) {
         Ok(mut signal) => signal.recv().await,
         Err(_) => std::future::pending().await,
@@ -732,13 +756,16 @@ impl Launch {
         Ok(save_config(&self.dir, &run, node)?)
     }
 
-    /// Waits until the server answers a PING; `None` if its process ends instead.
+    /// Waits until the server answers a PING; `None` if its process ends instead. Somebody else may answer on its port: it was
+    /// faster, and the process is about to find that out and to end.
     async fn await_answer(&self, name: &str, process: &LiveProcess) -> Result<Option<NodeClient>, GroupError> {
         let node = self.node(name);
+        let pid = process.identity().pid;
         let answer = async {
             loop {
-                match ping(&node).await {
-                    Ok(client) => return Ok(client),
+                match ping_from(&node, pid).await {
+                    Ok(Some(client)) => return Ok(client),
+                    Ok(None) => tokio::time::sleep(CONNECT_EVERY).await,
                     Err(error) if may_still_come(&error) => tokio::time::sleep(CONNECT_EVERY).await,
                     Err(source) => return Err(GroupError::Wire { node: name.to_owned(), source }),
                 }
@@ -900,6 +927,12 @@ async fn ping(node: &RunNode) -> Result<NodeClient, WireError> {
     let client = NodeClient::connect(&endpoint(node), RESPONSE_LIMIT).await?;
     client.command(&["PING"]).await?;
     Ok(client)
+}
+
+/// The same, of one process; `None`: another one answers.
+async fn ping_from(node: &RunNode, pid: u32) -> Result<Option<NodeClient>, WireError> {
+    let client = ping(node).await?;
+    Ok((client.report().await?.process_id == pid).then_some(client))
 }
 
 /// Whether a server that starts may say this before it is ready.

@@ -13,6 +13,7 @@
 mod adopt;
 mod bring_up;
 mod diagnosis;
+mod ephemeral;
 mod failover;
 mod hand_over;
 mod history;
@@ -47,6 +48,7 @@ use crate::wire::{Endpoint, FormerHistory, WireError, split_words};
 pub use adopt::{Adoption, Found, adopt, discover};
 pub use bring_up::{Action, LaunchPlan, interruption, read_password, refuse_if_unsafe, refuse_older_master, up};
 pub use diagnosis::{Diagnosis, diagnose, listed};
+pub use ephemeral::{Ephemeral, reap};
 pub use failover::{Failover, Next, StepOutcome};
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
@@ -64,13 +66,13 @@ pub use salvage::{KeptStream, Salvaged};
 pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_launched, end_strays, living, unmanaged};
 pub use tail::{Tail, TailError, TailFate, TailReport};
-pub use unfinished::unfinished;
+pub use unfinished::{forget_if_nothing_came, unfinished};
 pub use unmanaged::{Diverged, Untouchable, refuse_unmanaged};
 pub use upgrade::{Former, Upgrade, build_of, standing};
 pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};
 
 /// A group that was started once: its directory and what was launched.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Group {
     /// Where its files are.
     pub dir: GroupDir,
@@ -274,6 +276,23 @@ pub fn endpoint(node: &RunNode) -> Endpoint {
             link_ports: Vec::new(),
         },
     }
+}
+
+/// Where clients reach a node, as a URL that they understand: `redis://:PASSWORD@HOST:PORT`.
+pub fn url(node: &RunNode) -> String {
+    let Endpoint { announced, login, .. } = endpoint(node);
+    let user = login.user.as_deref().map(percent_encoded).unwrap_or_default();
+    let login = login.password.map(|password| format!("{user}:{}@", percent_encoded(&password)));
+    format!("redis://{}{announced}", login.unwrap_or_default())
+}
+
+/// A user's name or password, as RFC 3986 has it in a URL.
+fn percent_encoded(text: &str) -> String {
+    let encoded = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encoded).collect()
 }
 
 /// Writes a managed node's configuration file, so that it comes back in the role that it has now. An unmanaged one has a

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Group, GroupError, link_faults};
+use super::{Group, GroupError, link_faults, reap};
 use crate::event::{Event, Recorder};
 use crate::failpoint;
 use crate::process::{
@@ -162,10 +162,13 @@ async fn end_process(identity: &ProcessIdentity, patience: Option<Duration>) -> 
         // A stopped process takes no signal but these two.
         process.signal(Signal::CONT)?;
         if process.dies_within(patience).await? {
+            reap(identity);
             return Ok(true);
         }
     }
     process.signal(Signal::KILL)?;
     failpoint::pass(|| "killed".to_owned());
-    Ok(process.dies_within(KILL_LIMIT).await?)
+    let has_died = process.dies_within(KILL_LIMIT).await?;
+    reap(identity);
+    Ok(has_died)
 }

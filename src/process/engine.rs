@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::host;
 use crate::topology::{Engine, EngineFamily};
 
 /// How long `ENGINE --version` may take.
@@ -47,6 +48,9 @@ pub enum EngineError {
         /// What happened instead.
         reason: String,
     },
+    /// Another program than `replctl` cannot serve as a repld, and there is no `replctl`.
+    #[error("there is no replctl, which serves as repld")]
+    NoReplctl,
     /// This executable cannot be found, so that it cannot start itself as a server.
     #[error("this program cannot find its own executable: {0}")]
     NoSelf(#[source] io::Error),
@@ -60,6 +64,7 @@ impl EngineError {
                 "install it, or give its path: engine = { family = \"redis\", path = \"/opt/redis/redis-server\" }, or use the engine \"repld\", which is built in",
             ),
             Self::NotExecutable(_) | Self::NoVersion { .. } => Some("check the engine's path in the topology file"),
+            Self::NoReplctl => Some("install replctl, build it (cargo build), or name it in REPLCTL_PROGRAM"),
             Self::NoSelf(_) => None,
         }
     }
@@ -123,7 +128,8 @@ impl Program {
             return Ok(Self::at(path));
         }
         if engine.family == EngineFamily::Repld {
-            let path = std::env::current_exe().map_err(EngineError::NoSelf)?;
+            let own = std::env::current_exe().map_err(EngineError::NoSelf)?;
+            let path = if host::is_replctl() { own } else { replctl_near(&own).ok_or(EngineError::NoReplctl)? };
             return Ok(Self { path, leading_args: &["serve"] });
         }
         let name = engine.family.program();
@@ -145,7 +151,7 @@ impl Program {
     /// # Errors
     /// [`EngineError::NoVersion`]: it fails, takes longer than five seconds, or names no version.
     pub async fn version(&self) -> Result<String, EngineError> {
-        if self.leading_args == ["serve"] {
+        if self.leading_args == ["serve"] && host::is_replctl() {
             return Ok(env!("CARGO_PKG_VERSION").to_owned());
         }
         let text = self.version_text().await?;
@@ -169,6 +175,17 @@ impl Program {
     fn no_version(&self, reason: String) -> EngineError {
         EngineError::NoVersion { program: self.path.clone(), reason }
     }
+}
+
+/// The `replctl` for a program that is none: the one that `REPLCTL_PROGRAM` names, the one beside it or one directory above, as cargo
+/// builds them, or the one on `PATH`.
+fn replctl_near(own: &Path) -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("REPLCTL_PROGRAM") {
+        return std::path::absolute(named).ok().filter(|path| is_executable(path));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let near = own.ancestors().skip(1).take(2).map(Path::to_owned);
+    near.chain(std::env::split_paths(&path)).map(|dir| dir.join("replctl")).find(|path| is_executable(path))
 }
 
 /// The first word that is digits and dots, with or without `v=` before it.

@@ -45,6 +45,11 @@ impl ProcessIdentity {
         }
     }
 
+    /// Its pid as the system's calls take it.
+    pub fn raw(&self) -> Option<Pid> {
+        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+    }
+
     /// The identity of a child that has not been reaped, dead or alive: until then nobody else can have its pid.
     ///
     /// # Errors
@@ -115,7 +120,7 @@ impl LiveProcess {
     /// # Errors
     /// The kernel has no pidfds (Linux before 5.3), or `/proc` cannot be read.
     pub fn open(identity: &ProcessIdentity) -> io::Result<Option<Self>> {
-        let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let Some(pid) = identity.raw() else { return Ok(None) };
         let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
             Ok(pidfd) => pidfd,
             Err(Errno::SRCH) => return Ok(None),

@@ -12,6 +12,7 @@ use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Where the system takes the ports of outgoing connections from, if it does not say.
 const EPHEMERAL: (u16, u16) = (32768, 60999);
@@ -29,13 +30,20 @@ const LOWEST: u16 = 10_000;
 pub fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     let (low, high) = ephemeral_range();
     let quiet: Vec<u16> = (LOWEST..low).chain(high.saturating_add(1)..u16::MAX).collect();
-    // Two tools that choose at once begin at different places.
-    let start = RandomState::new().hash_one(std::process::id()) as usize;
+    // Two tools that choose at once begin at different places, and groups that one process starts at once get different ports:
+    // each choice goes on where the last one ended.
+    static NEXT: LazyLock<Mutex<usize>> =
+        LazyLock::new(|| Mutex::new(RandomState::new().hash_one(std::process::id()) as usize));
+    let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
     // All are held until the last is chosen, or the same one could be chosen twice.
-    let mut held: Vec<TcpListener> = (0..quiet.len())
-        .filter_map(|step| TcpListener::bind((Ipv4Addr::LOCALHOST, quiet[(start + step) % quiet.len()])).ok())
-        .take(count)
-        .collect();
+    let mut held = Vec::with_capacity(count);
+    for _ in 0..quiet.len() {
+        if held.len() == count {
+            break;
+        }
+        *next = next.wrapping_add(1);
+        held.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, quiet[*next % quiet.len()])).ok());
+    }
     while held.len() < count {
         held.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?);
     }

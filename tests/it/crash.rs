@@ -2,6 +2,7 @@
 //!
 //! The points are not listed here: a command is run once to see which it passes. See `src/failpoint.rs`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -52,6 +53,17 @@ const SWITCHOVER_OF_A_CHAIN: Command =
 const START: Command = Command { words: &["start", "n3"], prepare: from_a_dead_replica, leaves: Leaves::Whole };
 const RESTART: Command = Command { words: &["restart", "n3"], prepare: from_n1, leaves: Leaves::Whole };
 const RESTART_ALL: Command = Command { words: &["restart", "--all"], prepare: from_n1, leaves: Leaves::Whole };
+/// A rolling upgrade: see [`newer`].
+const UPGRADE: Command =
+    Command { words: &["restart", "--all", "--engine", "./newer"], prepare: from_a_fresh_group, leaves: Leaves::Whole };
+/// To another engine altogether, which reads no files of the one before.
+const GO_OVER_TO_REPLD: Command =
+    Command { words: &["restart", "--all", "--engine", "repld"], prepare: from_a_fresh_group, leaves: Leaves::Whole };
+const GO_OVER_TO_VALKEY: Command = Command {
+    words: &["restart", "--all", "--engine", "valkey-server"],
+    prepare: from_a_fresh_group,
+    leaves: Leaves::Whole,
+};
 const REPOINT: Command =
     Command { words: &["repoint", "n3", "--to", "n2"], prepare: from_a_star, leaves: Leaves::Whole };
 const DOWN: Command = Command { words: &["down"], prepare: from_up, leaves: Leaves::Nothing };
@@ -64,9 +76,28 @@ struct Victim {
     command: Command,
 }
 
+/// The user's hook writes down here what it was told.
+const TOLD: &str = "told";
+const HOOK: &str = "[hooks]\nafter-promote = ['sh', '-c', 'echo $REPLCTL_OLD_MASTER to $REPLCTL_NEW_MASTER >> told']\n";
+
+/// A later version of `engine`, as far as anybody can see: it calls itself so, or is at another place.
+fn newer(engine: &str) -> String {
+    match engine {
+        "repld" => format!(
+            "#!/bin/sh\n[ \"$1\" = --version ] && echo repld 99.0.0 && exit\nexec {} serve \"$@\"\n",
+            env!("CARGO_BIN_EXE_replctl")
+        ),
+        _ => format!("#!/bin/sh\nexec {engine} \"$@\"\n"),
+    }
+}
+
 impl Victim {
     fn new(engine: &'static str, command: Command) -> Self {
-        Self { live: Live::prepared(&topology("trio", engine, &TRIO)), engine, command }
+        let live = Live::prepared(&(topology("trio", engine, &TRIO) + HOOK));
+        live.here.write("newer", newer(engine)).write(TOLD, "");
+        let program = live.here.directory().join("newer");
+        std::fs::set_permissions(program, PermissionsExt::from_mode(0o700)).expect("it is ours");
+        Self { live, engine, command }
     }
 
     /// Kills the command at every point that it passes.
@@ -110,6 +141,8 @@ impl Victim {
     /// Whether the point was passed, and so the command was killed there; then whatever must hold does.
     fn dies_at(&self, point: &str) -> bool {
         (self.command.prepare)(&self.live);
+        let old_master = self.meant_master();
+        self.live.here.write(TOLD, "");
         let mut command = self.live.here.command(self.command.words);
         let output = command.env("REPLCTL_FAILPOINT", point).output().expect("replctl runs");
         if output.status.signal() != Some(9) {
@@ -122,12 +155,14 @@ impl Victim {
         assert_eq!(again.code, Some(0), "{context}: once more:\n{}{}", again.stdout, again.stderr);
         if !matches!(self.command.leaves, Leaves::Nothing) {
             self.files_have_the_roles(&context);
+            self.hook_was_told(old_master, &context);
         }
         match self.command.leaves {
             Leaves::Whole => self.is_whole(&context),
             Leaves::AllButOne => {
                 let code = self.live.run(&["status"]).code;
                 assert_eq!(code, Some(4), "{context}: the dead one is named");
+                self.dead_one_comes_back_by_hand_as_a_replica(&context);
                 self.live.run(&["up", "group.toml"]).exits(0);
                 self.is_whole(&context);
             }
@@ -147,7 +182,9 @@ impl Victim {
                 let seen = status.json();
                 assert_eq!(seen["diagnosis"]["name"], "healthy", "{context}: {seen}");
                 let masters = masters(&self.live, &seen);
-                assert_eq!(masters.len(), 1, "{context}: {masters:?} are masters: {seen}");
+                // Who was told to end takes its time, and then nobody is.
+                let has_ended_since = || masters.is_empty() && self.live.run(&["status"]).code == Some(4);
+                assert!(masters.len() == 1 || has_ended_since(), "{context}: {masters:?} are masters: {seen}");
             }
             Some(4) => {
                 let seen = status.json();
@@ -177,6 +214,61 @@ impl Victim {
         known.sort_unstable();
         alive.sort_unstable();
         assert_eq!(alive, known, "{context}: processes that nobody knows, or that have gone");
+        self.has_its_engine(context);
+    }
+
+    /// After an upgrade everybody is served by what was wished, and still has what there was before.
+    fn has_its_engine(&self, context: &str) {
+        let Some(family) = self.wished_engine().map(|engine| engine.trim_end_matches("-server")) else { return };
+        let text = std::fs::read(self.live.state("trio").join("run.json")).expect("it is there");
+        let run: Value = serde_json::from_slice(&text).expect("JSON");
+        for node in nodes(&run) {
+            let engine = &node["engine"];
+            let is_newer = engine["path"].as_str().is_some_and(|path| path.ends_with("/newer"));
+            assert!(is_newer || engine["path"].is_null() && engine["family"] == family, "{context}: {node}");
+            self.live.arrives(node["name"].as_str().expect("a name"), "kept", "1");
+        }
+    }
+
+    fn wished_engine(&self) -> Option<&'static str> {
+        let at = self.command.words.iter().position(|word| *word == "--engine")?;
+        Some(self.command.words[at + 1])
+    }
+
+    fn meant_master(&self) -> Option<String> {
+        let status = self.live.run(&["status", "--json"]);
+        let status: Value = serde_json::from_str(&status.stdout).ok()?;
+        let nodes = status["nodes"].as_array()?;
+        nodes.iter().find(|node| node["meant_upstream"].is_null())?["name"].as_str().map(str::to_owned)
+    }
+
+    /// The hook knows of every change from the master before to the one that there is now, however often it was told.
+    fn hook_was_told(&self, old_master: Option<String>, context: &str) {
+        let (Some(mut master), now) = (old_master, self.meant_master()) else { return };
+        let told = std::fs::read_to_string(self.live.here.directory().join(TOLD)).expect("it is there");
+        for (from, to) in told.lines().map(|line| line.split_once(" to ").expect("the hook writes so")) {
+            assert!(
+                from == master || to == master,
+                "{context}: a change is missing in what the hook was told:\n{told}"
+            );
+            master = to.to_owned();
+        }
+        assert_eq!(Some(master), now, "{context}: the hook does not know the last change:\n{told}");
+    }
+
+    /// Somebody starts the dead node who does not know replctl.
+    fn dead_one_comes_back_by_hand_as_a_replica(&self, context: &str) {
+        let status = self.live.status();
+        let dead = nodes(&status).iter().find(|node| node["condition"] == "dead");
+        let Some(dead) = dead.and_then(|node| node["name"].as_str()) else { panic!("{context}: nobody is: {status}") };
+        let port = self.live.port(dead);
+        let mut process = self.live.start_by_hand("trio", dead, self.engine);
+        let client = redis::Client::open(("127.0.0.1", port)).expect("an address");
+        let role = || redis::cmd("ROLE").query::<Vec<redis::Value>>(&mut client.get_connection().ok()?).ok();
+        self.live.eventually("it says what it is", || role().is_some());
+        let is_replica = role().is_some_and(|role| role[0] == redis::Value::BulkString(b"slave".to_vec()));
+        process.kill().and_then(|()| process.wait()).expect("it is ours");
+        assert!(is_replica, "{context}: {dead}, started by hand, is a second master");
     }
 
     /// Whoever starts a node by hand, be it the dead one, starts it in its role.
@@ -202,6 +294,9 @@ impl Victim {
         let names = std::iter::once(group).chain(nodes).flat_map(files);
         let left: Vec<PathBuf> = names.filter(|path| path.to_string_lossy().contains("unfinished")).collect();
         assert!(left.is_empty(), "{context}: {left:?}");
+        let aside = std::fs::read_dir(self.live.state("trio").join("aside"));
+        let aside: Vec<_> = aside.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        assert!(aside.is_empty(), "{context}: old files are kept that nobody needs any more: {aside:?}");
     }
 }
 
@@ -232,6 +327,13 @@ fn from_up(live: &Live) {
 fn from_n1(live: &Live) {
     from_up(live);
     live.run(&["switchover", "n1"]).exits(0);
+}
+
+/// The engine of the file serves all nodes, and there is something to be kept.
+fn from_a_fresh_group(live: &Live) {
+    from_nothing(live);
+    from_up(live);
+    assert_eq!(live.ask("n1", &["SET", "kept", "1"]), "OK");
 }
 
 fn from_a_dead_master(live: &Live) {
@@ -298,11 +400,9 @@ fn an_up_after_a_down_killed_on_its_way_is_ended_by_the_next() {
 
 #[test]
 fn a_change_of_masters_that_was_killed_is_told_to_the_hook_and_not_made_twice() {
-    let hook = "[hooks]\nafter-promote = ['sh', '-c', 'echo $REPLCTL_OLD_MASTER to $REPLCTL_NEW_MASTER >> told']\n";
     for command in [SWITCHOVER_TO_ANYBODY, PROMOTE] {
-        let live = Live::prepared(&(topology("trio", "repld", &TRIO) + hook));
-        let victim = Victim { live, engine: "repld", command };
-        let told = victim.live.here.directory().join("told");
+        let victim = Victim::new("repld", command);
+        let told = victim.live.here.directory().join(TOLD);
         for point in victim.trace().into_iter().step_by(2) {
             (command.prepare)(&victim.live);
             let status = victim.live.status();
@@ -339,6 +439,27 @@ fn a_switchover_of_another_engine_killed_on_its_way_is_ended_by_the_next() {
 }
 
 #[test]
+fn a_switchover_killed_before_its_order_is_no_change_to_what_comes_next() {
+    let next: [&[&[&str]]; 3] =
+        [&[&["restart", "--all"]], &[&["kill", "n2"], &["start", "n2"]], &[&["repoint", "n3", "--to", "n2"]]];
+    let tried = |engine: &&str, commands: &[&[&str]]| {
+        let live = Live::trio(engine);
+        let mut switchover = live.here.command(&["switchover", "n2"]);
+        let output = switchover.env("REPLCTL_FAILPOINT", "sending FAILOVER TO").output().expect("replctl runs");
+        assert_eq!(output.status.signal(), Some(9), "{engine}: it is killed before that");
+        for command in commands {
+            live.run(command).exits(0);
+        }
+        assert_eq!(live.json(&["status"], 0)["diagnosis"]["name"], "healthy", "{engine}: {commands:?}");
+    };
+    std::thread::scope(|scope| {
+        for (engine, commands) in engines().iter().flat_map(|engine| next.map(|commands| (engine, commands))) {
+            scope.spawn(move || tried(engine, commands));
+        }
+    });
+}
+
+#[test]
 fn a_start_killed_anywhere_is_ended_by_the_next() {
     Victim::new("repld", START).dies_everywhere();
 }
@@ -360,9 +481,17 @@ fn a_down_killed_anywhere_is_ended_by_the_next() {
 }
 
 #[test]
-#[ignore = "takes minutes: tests/long/crash-points"]
+fn a_rolling_upgrade_killed_on_its_way_is_ended_by_the_next() {
+    Victim::new("repld", UPGRADE).dies_at_each(SAMPLE);
+}
+
+/// `REPLCTL_CRASH_POINTS_OF` takes those whose name begins so, as `redis-server, restart --all`.
+#[test]
+#[ignore = "takes an hour: tests/long/crash-points"]
 fn every_command_killed_anywhere_is_ended_by_the_next_on_every_server() {
+    let wished = std::env::var("REPLCTL_CRASH_POINTS_OF").unwrap_or_default();
     for engine in engines() {
+        let go_over = if *engine == "repld" { GO_OVER_TO_VALKEY } else { GO_OVER_TO_REPLD };
         for command in [
             UP,
             UP_AGAIN,
@@ -375,11 +504,18 @@ fn every_command_killed_anywhere_is_ended_by_the_next_on_every_server() {
             START,
             RESTART,
             RESTART_ALL,
+            UPGRADE,
+            go_over,
             REPOINT,
             DOWN,
             WIPE,
         ] {
-            Victim::new(engine, command).dies_everywhere();
+            let victim = Victim::new(engine, command);
+            let has_its_engine =
+                victim.wished_engine().is_none_or(|wished| wished == "./newer" || engines().contains(&wished));
+            if has_its_engine && victim.what().starts_with(&wished) {
+                victim.dies_everywhere();
+            }
         }
     }
 }

@@ -21,6 +21,12 @@ fn drill(live: &Live, arguments: &[&str], code: i32) -> Vec<Value> {
     report["drills"].as_array().unwrap_or_else(|| panic!("no drills in {report}")).clone()
 }
 
+/// Does drills, whose output does not matter.
+fn drill_exits(live: &Live, arguments: &[&str], code: i32) {
+    let mut command = live.here.command(&[&["drill"], arguments].concat());
+    crate::Run::from(command.env("TMPDIR", live.here.root.path()).output().expect("replctl runs")).exits(code);
+}
+
 /// Every write is in one column.
 fn adds_up(report: &Value) {
     let account = &report["account"];
@@ -232,6 +238,53 @@ fn an_expectation_that_cannot_hold_fails() {
     }
     let xml = std::fs::read_to_string(live.here.directory().join("verdicts.xml")).expect("it was written");
     assert!(xml.contains("tests=\"4\" failures=\"4\"") && xml.contains("name=\"two masters (seed 1)\""), "{xml}");
+}
+
+#[test]
+fn a_page_and_a_history_tell_what_happened_and_need_nothing_else() {
+    let live = Live::prepared("");
+    let report = drill(&live, &["kill-master", "--html", "report.html", "--edn", "history.edn"], 0).remove(0);
+    let read = |name: &str| std::fs::read_to_string(live.here.directory().join(name)).expect("it was written");
+    let page = read("report.html");
+    for words in ["kill-master", "passed", "Acknowledged writes a second", "Afterwards", "what the nodes logged"] {
+        assert!(page.to_lowercase().contains(&words.to_lowercase()), "{words}");
+    }
+    // Three curves, one with a line for each node, and two trees.
+    assert!(page.matches("<svg").count() == 5 && page.matches("<polyline").count() >= 6, "{page}");
+    for request in ["http:", "https:", "src=", "<script", "url(", "@import"] {
+        assert!(!page.contains(request), "{request}");
+    }
+    let history = read("history.edn");
+    let issued = report["account"]["issued"].as_u64().expect("a count") as usize;
+    assert_eq!(history.lines().count(), issued * 2 + 2, "each is asked and answered, and so is the last read");
+    assert_eq!(history.matches(":type :ok").count() as u64, report["account"]["survived"].as_u64().expect("it") + 1);
+    let last = history.lines().last().expect("it is not empty");
+    assert!(last.contains(":f :read, :value #{1 ") && history.starts_with("{:index 0, :type :invoke, "), "{last}");
+    drill_exits(&live, &["kill-master", "switchover", "--edn", "history.edn"], 2);
+}
+
+/// Every process has at most one request on its way, and none after one that was not answered.
+#[test]
+fn a_history_is_one_that_jepsen_takes() {
+    let steps = "steps = [{ after = '200ms', do = 'kill-master' }, { do = 'promote' }]\n";
+    for load in ["append", "counter", "register"] {
+        let live = with_drills(
+            "repld",
+            &format!("[[drill]]\nname = 'd'\nload = {{ workload = '{load}', rate = 200 }}\n{steps}"),
+        );
+        drill_exits(&live, &["group.toml", "--edn", "history.edn"], 0);
+        let history = std::fs::read_to_string(live.here.directory().join("history.edn")).expect("it was written");
+        let mut last = std::collections::HashMap::new();
+        for line in history.lines() {
+            let word = |key: &str| line.split(key).nth(1).and_then(|rest| rest.split(',').next()).expect("a word");
+            let (kind, process) = (word(":type "), word(":process "));
+            let before = last.insert(process.to_owned(), kind.to_owned());
+            match kind {
+                ":invoke" => assert!(matches!(before.as_deref(), None | Some(":ok" | ":fail")), "{load}: {line}"),
+                _ => assert_eq!(before.as_deref(), Some(":invoke"), "{load}: {line}"),
+            }
+        }
+    }
 }
 
 #[test]

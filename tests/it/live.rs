@@ -175,6 +175,16 @@ impl Live {
         self.here.root.path().join("state").join(name)
     }
 
+    /// Waits until no process works in this fixture.
+    #[track_caller]
+    pub fn eventually_gone(&self) {
+        let deadline = Instant::now() + LIMIT;
+        while !self.processes().is_empty() {
+            assert!(Instant::now() < deadline, "something is left behind");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The living processes that work in this fixture.
     pub fn processes(&self) -> Vec<u32> {
         let root = self.here.root.path().canonicalize().expect("the fixture is there");

@@ -17,6 +17,7 @@ mod live;
 mod nodes;
 mod promote;
 mod rolling;
+mod run;
 mod salvage;
 mod sentinel_disaster;
 mod servers;

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -155,6 +156,33 @@ fn a_stranger_on_a_nodes_port_is_named_and_left_alone() {
     let expected = format!("(pid {})", std::process::id());
     assert!(run.stderr.contains(&format!("node n1: port {port} is held by")), "{}", run.stderr);
     assert!(run.stderr.contains(&expected), "{}", run.stderr);
+}
+
+/// Puts a server on the port of n1 just before n1's own binds it, the first time.
+const OVERTAKEN: &str = r#"#!/bin/sh
+[ "$1" = --version ] && echo repld 99.0.0 && exit
+case $PWD in */n1) if mkdir HERE/taken; then
+    (cd HERE && { echo bind 127.0.0.1; grep '^port ' "$OLDPWD/node.conf"; } > taken/conf && exec REPLCTL serve taken/conf) &
+    sleep 0.5
+fi ;; esac
+exec REPLCTL serve "$@"
+"#;
+
+#[test]
+fn who_answers_on_a_port_that_was_free_a_moment_ago_is_not_taken_for_the_node() {
+    let live = Live::prepared("");
+    let here = live.here.directory();
+    let script =
+        OVERTAKEN.replace("HERE", here.to_str().expect("text")).replace("REPLCTL", env!("CARGO_BIN_EXE_replctl"));
+    live.here.write("engine", script);
+    std::fs::set_permissions(here.join("engine"), PermissionsExt::from_mode(0o700)).expect("it is ours");
+    let engine = format!("engine = {{ family = \"repld\", path = \"{}\" }}", here.join("engine").display());
+    let nodes = TRIO.map(|(node, _)| (node, engine.as_str()));
+    live.here.write("group.toml", topology("trio", "repld", &nodes));
+    live.run(&["up", "group.toml"]).exits(0);
+    let taken = std::fs::read_to_string(here.join("taken/conf")).expect("somebody was there before");
+    assert!(!taken.contains(&format!("port {}\n", live.port("n1"))), "n1 got another port");
+    assert_eq!(live.json(&["status"], 0)["diagnosis"]["name"], "healthy");
 }
 
 #[test]

@@ -29,25 +29,39 @@ pub const CONNECTIONS: usize = 50;
 /// Length of every value, in bytes.
 const VALUE_BYTES: usize = 32;
 /// Requests in a script: so many that the keys they name do not fit the processor's nearer caches.
-const SCRIPT_REQUESTS: u64 = 1 << 19;
+pub const SCRIPT_REQUESTS: u64 = 1 << 19;
+/// Elements are drawn from so many, so that hardly any is drawn twice.
+const ELEMENTS: u64 = 1_000_000_000_000;
 /// A connection that gets no reply for so long has a server that stopped answering.
 const STALL: Duration = Duration::from_secs(20);
 
-/// What a load asks for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    /// `SET key value`
-    Set,
-    /// `GET key`
-    Get,
-}
+/// What a load asks for. Elements and values are drawn with the keys; a command that takes elements away finds those that
+/// a load with the same keys has put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[rustfmt::skip]
+pub enum Command { Set, Get, Lpush, Rpop, Rpush, Lpop, Hset, Hget, Sadd, Sismember, Spop, Zadd, Zscore, Zrange, Xadd, Xrevrange }
 
 impl std::fmt::Display for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Command::Set => "SET",
-            Command::Get => "GET",
-        })
+        f.write_str(&format!("{self:?}").to_uppercase())
+    }
+}
+
+impl Command {
+    /// Appends a request. Whatever the arguments, requests of one command have the same length.
+    fn push(self, to: &mut Vec<u8>, key: &[u8], number: u64, value: &[u8]) {
+        let (name, element) = (self.to_string(), element(number));
+        let name = name.as_bytes();
+        match self {
+            Command::Set | Command::Lpush | Command::Rpush => push(to, &[name, key, value]),
+            Command::Get | Command::Rpop | Command::Lpop | Command::Spop => push(to, &[name, key]),
+            Command::Hset => push(to, &[name, key, &element, value]),
+            Command::Hget | Command::Sadd | Command::Sismember | Command::Zscore => push(to, &[name, key, &element]),
+            Command::Zadd => push(to, &[name, key, (100_000 + number % 900_000).to_string().as_bytes(), &element]),
+            Command::Zrange => push(to, &[name, key, b"0", b"9"]),
+            Command::Xadd => push(to, &[name, key, b"*", b"field", value]),
+            Command::Xrevrange => push(to, &[name, key, b"+", b"-", b"COUNT", b"5"]),
+        }
     }
 }
 
@@ -63,10 +77,8 @@ impl Script {
         let mut random = Random(0x9E37_79B9_7F4A_7C15);
         let mut bytes = Vec::new();
         for _ in 0..SCRIPT_REQUESTS {
-            match command {
-                Command::Set => push_set(&mut bytes, random.below(keys), &random.value(), None),
-                Command::Get => push(&mut bytes, &[b"GET", &key(random.below(keys))]),
-            }
+            let (key, number, value) = (key(random.below(keys)), random.below(ELEMENTS), random.value());
+            command.push(&mut bytes, &key, number, &value);
         }
         let request_bytes = bytes.len() / SCRIPT_REQUESTS as usize;
         Script { bytes, request_bytes }
@@ -216,7 +228,7 @@ impl Connection {
     }
 }
 
-/// Counts the whole replies at the start of `bytes`, and the bytes they take. Only what SET and GET answer is known.
+/// Counts the whole replies at the start of `bytes`, and the bytes they take. Maps and whatever else only RESP3 has are not known.
 pub fn count_replies(bytes: &[u8]) -> Result<(usize, usize)> {
     let (mut replies, mut used) = (0, 0);
     while let Some(length) = reply_length(&bytes[used..])? {
@@ -241,6 +253,17 @@ fn reply_length(bytes: &[u8]) -> Result<Option<usize>> {
             let whole = line.len() + text.parse::<usize>().context("length of a bulk reply")? + 2;
             Ok((bytes.len() >= whole).then_some(whole))
         }
+        b':' => Ok(Some(line.len())),
+        b'*' => {
+            let mut whole = line.len();
+            for _ in 0..text.parse::<usize>().context("length of an array reply")? {
+                match reply_length(&bytes[whole..])? {
+                    Some(length) => whole += length,
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(whole))
+        }
         _ => bail!("the server answered the load with {:?}", String::from_utf8_lossy(line)),
     }
 }
@@ -250,16 +273,25 @@ fn reply_length(bytes: &[u8]) -> Result<Option<usize>> {
 /// # Errors
 /// As [`run`].
 pub fn fill(port: u16, keys: u64, ttl_secs: Option<u32>) -> Result<()> {
+    fill_with(port, keys, |chunk, number, random| {
+        push_set(chunk, number, &random.value(), ttl_secs);
+        1
+    })
+}
+
+/// Sends what `make` appends for every number below `keys`, in order; it returns how many requests that are.
+///
+/// # Errors
+/// As [`run`].
+pub fn fill_with(port: u16, keys: u64, make: impl Fn(&mut Vec<u8>, u64, &mut Random) -> usize) -> Result<()> {
     const CHUNK: u64 = 1000;
     let mut random = Random(0xD1B5_4A32_D192_ED03);
     let mut connection = connect(port)?.swap_remove(0);
     let (mut chunk, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     for first in (0..keys).step_by(CHUNK as usize) {
         stop_if_interrupted()?;
-        let numbers = first..keys.min(first + CHUNK);
-        let replies = (numbers.end - numbers.start) as usize;
         chunk.clear();
-        numbers.for_each(|number| push_set(&mut chunk, number, &random.value(), ttl_secs));
+        let replies = (first..keys.min(first + CHUNK)).map(|number| make(&mut chunk, number, &mut random)).sum();
         connection.send(&chunk, replies, Instant::now())?;
         while !connection.receive(&mut buffer)? {}
     }
@@ -267,14 +299,22 @@ pub fn fill(port: u16, keys: u64, ttl_secs: Option<u32>) -> Result<()> {
 }
 
 /// `key:` and twelve digits: 16 bytes.
-fn key(number: u64) -> [u8; 16] {
-    let mut key = *b"key:000000000000";
+pub fn key(number: u64) -> [u8; 16] {
+    numbered(*b"key:000000000000", number)
+}
+
+/// `elem` and twelve digits: 16 bytes.
+fn element(number: u64) -> [u8; 16] {
+    numbered(*b"elem000000000000", number)
+}
+
+fn numbered(mut name: [u8; 16], number: u64) -> [u8; 16] {
     let mut rest = number;
-    for digit in key[4..].iter_mut().rev() {
+    for digit in name[4..].iter_mut().rev() {
         *digit += (rest % 10) as u8;
         rest /= 10;
     }
-    key
+    name
 }
 
 fn push_set(to: &mut Vec<u8>, number: u64, value: &[u8; VALUE_BYTES], ttl_secs: Option<u32>) {
@@ -299,7 +339,7 @@ fn thread_cpu_time() -> Duration {
 }
 
 /// xorshift64*: fast, and the same sequence in every run.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -309,12 +349,13 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 11) % bound
     }
 
     /// Printable bytes.
-    fn value(&mut self) -> [u8; VALUE_BYTES] {
+    pub fn value(&mut self) -> [u8; VALUE_BYTES] {
         let mut value = [0; VALUE_BYTES];
         for chunk in value.chunks_exact_mut(8) {
             chunk.copy_from_slice(&self.next().to_le_bytes());

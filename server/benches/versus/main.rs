@@ -10,6 +10,7 @@
 //! the rounds counts. `docs/performance.md` says what each figure means. It is a benchmark and no test: whatever the
 //! figures, the exit code is 0 once they were measured.
 
+mod aggregates;
 mod client;
 mod paced;
 mod report;
@@ -67,6 +68,10 @@ enum Group {
     Memory,
     /// From REPLICAOF to a replica with equal offset and equally many keys; what a paced client sees meanwhile
     Sync,
+    /// Ten commands on lists, hashes, sets, sorted sets and streams at pipeline 16, on many small ones and on a large one
+    Aggregates,
+    /// Bytes per key of small strings and small aggregates
+    Small,
     /// Instructions per request, counted by valgrind
     Cpu,
 }
@@ -126,7 +131,7 @@ impl Versus {
         Ok(Versus {
             contestants,
             groups: if options.only.is_empty() {
-                vec![Group::Tput, Group::Replica, Group::Memory, Group::Sync]
+                vec![Group::Tput, Group::Replica, Group::Memory, Group::Aggregates, Group::Small, Group::Sync]
             } else {
                 options.only
             },
@@ -154,6 +159,8 @@ impl Versus {
                 Group::Replica => self.throughput_with_replica()?,
                 Group::Memory => self.memory()?,
                 Group::Sync => self.full_syncs()?,
+                Group::Aggregates => self.aggregates()?,
+                Group::Small => self.small_values()?,
                 Group::Cpu => self.instructions()?,
             }
         }
@@ -287,8 +294,19 @@ fn load(
     duration: Duration,
     settled: impl FnOnce() -> Result<()>,
 ) -> Result<Load> {
+    load_until(server, script, pipeline, Until::Elapsed(duration), settled)
+}
+
+/// As [`load`], until anything.
+fn load_until(
+    server: &Server,
+    script: &Script,
+    pipeline: usize,
+    until: Until,
+    settled: impl FnOnce() -> Result<()>,
+) -> Result<Load> {
     let cpu_before = server.cpu_time()?;
-    let run = client::run(server.port, script, pipeline, Until::Elapsed(duration))?;
+    let run = client::run(server.port, script, pipeline, until)?;
     let answered = Instant::now();
     settled()?;
     let per_sec = run.requests as f64 / (run.elapsed + answered.elapsed()).as_secs_f64();

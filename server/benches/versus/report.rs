@@ -38,6 +38,11 @@ impl<T> Rounds<T> {
         self.samples[contestant].push(sample);
     }
 
+    /// One figure of each sample.
+    pub fn map<U>(&self, figure: impl Fn(&T) -> U) -> Rounds<U> {
+        Rounds { samples: self.samples.iter().map(|samples| samples.iter().map(&figure).collect()).collect() }
+    }
+
     fn median(&self, contestant: usize, figure: impl Fn(&T) -> f64) -> f64 {
         median(self.samples[contestant].iter().map(figure).collect())
     }
@@ -77,6 +82,28 @@ const BARS: &[(&str, Bound)] = &[
     ("GET P=64 throughput", Bound::AtLeast(2.5)),
     ("SET P=16, replica caught up throughput", Bound::AtLeast(1.6)),
     ("bytes per key", Bound::AtMost(0.65)),
+    ("LPUSH P=16, small throughput", Bound::AtLeast(1.5)),
+    ("LPUSH P=16, large throughput", Bound::AtLeast(1.5)),
+    ("RPOP P=16, small throughput", Bound::AtLeast(1.5)),
+    ("RPOP P=16, large throughput", Bound::AtLeast(1.5)),
+    ("HSET P=16, small throughput", Bound::AtLeast(1.5)),
+    ("HSET P=16, large throughput", Bound::AtLeast(1.5)),
+    ("SADD P=16, small throughput", Bound::AtLeast(1.5)),
+    ("SADD P=16, large throughput", Bound::AtLeast(1.5)),
+    ("ZADD P=16, small throughput", Bound::AtLeast(1.5)),
+    ("ZADD P=16, large throughput", Bound::AtLeast(1.5)),
+    ("XADD P=16, small throughput", Bound::AtLeast(1.5)),
+    ("XADD P=16, large throughput", Bound::AtLeast(1.5)),
+    ("bytes per key: string of 8 bytes", Bound::AtMost(1.0)),
+    ("bytes per key: string of 64 bytes", Bound::AtMost(1.0)),
+    ("bytes per key: integer", Bound::AtMost(1.0)),
+    ("bytes per key: hash of 5 fields", Bound::AtMost(1.0)),
+    ("bytes per key: hash of 20 fields", Bound::AtMost(1.0)),
+    ("bytes per key: set of 10 integers", Bound::AtMost(1.0)),
+    ("bytes per key: set of 10 strings", Bound::AtMost(1.0)),
+    ("bytes per key: sorted set of 10", Bound::AtMost(1.0)),
+    ("bytes per key: list of 10", Bound::AtMost(1.0)),
+    ("bytes per key: stream of 10", Bound::AtMost(1.0)),
     ("full sync of 1000000 keys", Bound::AtMost(0.333)),
     ("full sync of 5000000 keys", Bound::AtMost(0.333)),
     ("full sync of 1000000 keys, read master p99.9", Bound::AtMost(0.2)),

@@ -92,7 +92,7 @@ pub(super) fn list(context: &mut ServerContext, args: Args) -> Result<Flow> {
     for client in context.instance.clients.values() {
         let wanted = kind.is_none_or(|kind| client.kind.get() == kind)
             && ids.as_ref().is_none_or(|ids| ids.contains(&client.id));
-        if wanted {
+        if wanted && !client.is_killed() {
             text.push_str(&client.describe(now_ms));
             text.push('\n');
         }

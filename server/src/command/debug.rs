@@ -29,6 +29,14 @@ pub(super) fn debug(context: &mut ServerContext, args: Args) -> Result<Flow> {
             context.instance.active_expiry = parse_integer(args.get(2))? != 0;
             context.ok()
         }
+        (b"pause-cron", 3) => {
+            context.instance.is_idle = parse_integer(args.get(2))? != 0;
+            context.ok()
+        }
+        (b"config-rewrite-force-all", 2) => {
+            context.instance.config.rewrite_all().map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
+            context.ok()
+        }
         (b"set-skip-checksum-validation", 3) => {
             context.instance.ignores_checksums = parse_integer(args.get(2))? != 0;
             context.ok()

@@ -8,9 +8,9 @@ use super::{
     Args, Attempt, Command, Effect, ErrorReply, Handler, ReadContext, ServerContext, WriteContext, monitor, object,
     pubsub, table, transaction,
 };
-use crate::client::{Admission, Client, Queued, ReplyMode, Session};
+use crate::client::{Admission, Client, QueueSize, Queued, ReplyMode, Session};
 use crate::instance::{Awaited, Instance, Place};
-use crate::keyspace::{EntryRef, Keyspace};
+use crate::keyspace::{EntryRef, Key, Keyspace};
 use crate::log::log;
 use crate::notify::{Classes, Event};
 use crate::number::parse_i64;
@@ -47,7 +47,8 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Looks the command up, and hashes its first key and fetches that key's slot into the cache.
+    /// Looks the command up, and hashes its first key and fetches that key's slot into the cache. `last` is what the last
+    /// request of the same parser asked for, if that was planned and its name says it.
     #[inline]
     pub fn new(
         request: Request,
@@ -62,7 +63,9 @@ impl Planned {
         }
         let args = Args::new(bytes, spans, 0);
         let command = match *last {
-            Some(command) if command.name.as_bytes().eq_ignore_ascii_case(args.get(0)) => Some(command),
+            Some(command) if request.repeats || command.name.as_bytes().eq_ignore_ascii_case(args.get(0)) => {
+                Some(command)
+            }
             _ => {
                 let command = table::resolve(args).ok();
                 // The name of what is divided, or of a part, does not say what is asked for.
@@ -122,7 +125,81 @@ struct WatchedTarget {
 
 impl Instance {
     /// Runs one request of `session` and writes its reply to `out`.
+    #[inline]
     pub fn execute(
+        &mut self,
+        session: &mut Session,
+        planned: &Planned,
+        args: Args,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Flow {
+        let may_pass = |command: &&Command| session.admission.unseen && command.is_quick() && command.takes(args.len());
+        if let Some(command) = planned.command.filter(may_pass) {
+            let canonical = (!planned.request.inline).then_some(bytes);
+            let call = Call { command, args, canonical };
+            match command.handler {
+                Handler::Read(handler) if session.admission.reads => {
+                    return self.read_unseen(session, &call, handler, out);
+                }
+                Handler::Write(handler) if session.admission.writes => {
+                    return self.write_unseen(session, &call, handler, out);
+                }
+                _ => {}
+            }
+        }
+        self.execute_any(session, planned, args, bytes, out)
+    }
+
+    /// Runs a quick command on keys whose gates are open, and of which nobody is to be told but replicas.
+    #[inline]
+    fn read_unseen(
+        &mut self,
+        session: &mut Session,
+        call: &Call,
+        handler: fn(&mut ReadContext, Args) -> super::Result<()>,
+        out: &mut Vec<u8>,
+    ) -> Flow {
+        let start = self.begin_unseen(session, call, out);
+        let caller = Caller::of(session);
+        match self.call_read(caller, call, handler, out) {
+            Ok(()) => Flow::Continue,
+            Err(error) => self.fail(session, call, &error, start, out),
+        }
+    }
+
+    /// The same for one that changes keys.
+    #[inline]
+    fn write_unseen(
+        &mut self,
+        session: &mut Session,
+        call: &Call,
+        handler: fn(&mut WriteContext, Args) -> super::Result<Effect>,
+        out: &mut Vec<u8>,
+    ) -> Flow {
+        let start = self.begin_unseen(session, call, out);
+        let caller = Caller::of(session);
+        self.expire_keys_of(caller, call);
+        self.effect.clear();
+        match handler(&mut self.write_context(caller, out), call.args) {
+            Ok(Effect::None) => {}
+            Ok(effect) => self.commit(caller, call, effect),
+            Err(error) => return self.fail(session, call, &error, start, out),
+        }
+        Flow::Continue
+    }
+
+    /// Counts it, and returns where its reply begins.
+    #[inline]
+    fn begin_unseen(&mut self, session: &Session, call: &Call, out: &[u8]) -> usize {
+        session.client.last_command.set(call.command.name);
+        self.stats.total_commands_processed += 1;
+        self.count_call(session.is_upstream(), call.command);
+        out.len()
+    }
+
+    #[inline(never)]
+    fn execute_any(
         &mut self,
         session: &mut Session,
         planned: &Planned,
@@ -212,6 +289,12 @@ impl Instance {
 
     /// What `session` may do to keys, as far as no gate has to be asked for each request.
     pub fn admission(&self, session: &Session) -> Admission {
+        let unseen = self.is_unseen(session);
+        if session.is_upstream() {
+            // It is obeyed without asking.
+            let obeyed = session.transaction.is_none();
+            return Admission { reads: obeyed, writes: obeyed, unseen };
+        }
         let unhindered = session.authenticated
             && session.transaction.is_none()
             && session.feed.is_none()
@@ -224,7 +307,29 @@ impl Instance {
         Admission {
             reads: unhindered && serves && self.has_room(),
             writes: unhindered && serves && self.config.maxmemory == 0 && self.gate_write().is_ok(),
+            unseen,
         }
+    }
+
+    /// Whether nobody looks on at what `session` does to keys: then there is only the data to be changed, the replicas to
+    /// be told, and the session to be answered. If so, its commands count as uses of keys from here on.
+    fn is_unseen(&self, session: &Session) -> bool {
+        let unseen = self.monitors.is_empty()
+            && !self.tracking.is_on()
+            && !session.tracks
+            && self.watchers.is_empty()
+            && !self.waiters.await_keys()
+            && !self.waiters.any_ready()
+            && self.config.notify_keyspace_events == Classes::NONE
+            && session.reply_mode == ReplyMode::On
+            && session.touches()
+            && session.feed.is_none()
+            && self.transaction_stream.is_none()
+            && !self.times_each();
+        if unseen {
+            self.keyspace.hold_access(false);
+        }
+        unseen
     }
 
     /// Says no before anything was run. A transaction that this was to belong to can't be run either; one that it was
@@ -392,8 +497,11 @@ impl Instance {
     fn queue_or_call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         match &mut session.transaction {
             Some(transaction) if !call.command.is(table::RUNS_IN_MULTI) => {
-                transaction.queue.push(call.args.queue(call));
-                session.client.queued.set(Some(transaction.queue.len()));
+                let queued = call.args.queue(call);
+                let size = session.client.queued.get().unwrap_or_default();
+                let bytes = size.bytes + queued.memory_bytes();
+                session.client.queued.set(Some(QueueSize { requests: size.requests + 1, bytes }));
+                transaction.queue.push(queued);
                 Reply::new(out, session.protocol).simple("QUEUED");
                 Flow::Continue
             }
@@ -404,20 +512,20 @@ impl Instance {
     /// Runs a command that nothing stands against.
     pub(crate) fn call(&mut self, session: &mut Session, call: &Call, out: &mut Vec<u8>) -> Flow {
         let start = out.len();
-        self.stats.commands.of(call.command).calls += 1;
         let caller = Caller::of(session);
-        // What an upstream sends comes in turns of its own, and is not timed.
-        let is_timed = !caller.is_upstream && !self.joins_run(call.command);
+        let is_timed = !self.count_call(caller.is_upstream, call.command) && !caller.is_upstream;
         let begun_us = if is_timed { self.end_run() } else { 0 };
+        self.keyspace.hold_access(!caller.touches && call.command.name != "touch");
         let result = match call.command.handler {
             Handler::Read(handler) => self.call_read(caller, call, handler, out).map(|()| Flow::Continue),
             Handler::Write(handler) => {
-                let run = |context: &mut WriteContext| handler(context, call.args).map(Attempt::Done);
-                self.call_write(caller, call, out, run).map(|_| Flow::Continue)
+                let run = |context: &mut WriteContext| handler(context, call.args);
+                self.call_write(caller, call, out, run, |effect| *effect).map(|_| Flow::Continue)
             }
             Handler::Blocking(handler) => {
                 let run = |context: &mut WriteContext| handler(context, call.args, None);
-                self.call_write(caller, call, out, run).map(|attempt| self.wait_if_must(session, call, attempt))
+                let attempt = self.call_write(caller, call, out, run, Attempt::effect);
+                attempt.map(|attempt| self.wait_if_must(session, call, attempt))
             }
             Handler::Server(handler) => {
                 // Who watches a key that has expired watches one that is absent.
@@ -438,13 +546,28 @@ impl Instance {
             let arguments = || monitor::shown(call.command, call.args);
             self.end_command(&session.client, call.command, begun_us, arguments);
         }
-        result.unwrap_or_else(|error| {
-            // A handler may fail after it has begun its reply.
-            out.truncate(start);
-            self.stats.commands.of(call.command).failed += 1;
-            self.reply_error(session, error.text(), out);
-            Flow::Continue
-        })
+        result.unwrap_or_else(|error| self.fail(session, call, &error, start, out))
+    }
+
+    /// Counts a call, with the run that it belongs to if it does to one.
+    #[inline]
+    fn count_call(&mut self, is_upstream: bool, command: &'static Command) -> bool {
+        // What an upstream sends comes in turns of its own, and is not timed.
+        let joins = !is_upstream && self.joins_run(command);
+        if !joins {
+            self.stats.commands.of(command).calls += 1;
+        }
+        joins
+    }
+
+    /// Answers with an error in place of what a handler may have written before it failed.
+    #[cold]
+    #[inline(never)]
+    fn fail(&mut self, session: &Session, call: &Call, error: &ErrorReply, start: usize, out: &mut Vec<u8>) -> Flow {
+        out.truncate(start);
+        self.stats.commands.of(call.command).failed += 1;
+        self.reply_error(session, error.text(), out);
+        Flow::Continue
     }
 
     /// Lets the client wait if its command found nothing: not within a transaction, nor one that must go on.
@@ -483,7 +606,9 @@ impl Instance {
         let caller =
             Caller { db: *db, protocol: client.protocol.get(), is_upstream: false, id: client.id, touches: true };
         let begun_us = self.end_run();
-        let attempt = self.call_write(caller, &call, out, |context| handler(context, args, Some(key)));
+        self.keyspace.hold_access(false);
+        let run = |context: &mut WriteContext| handler(context, args, Some(key));
+        let attempt = self.call_write(caller, &call, out, run, Attempt::effect);
         if !matches!(attempt, Ok(Attempt::Wait { .. } | Attempt::WaitWith { .. })) {
             self.end_command(client, call.command, begun_us, || monitor::shown(call.command, args));
         }
@@ -500,6 +625,7 @@ impl Instance {
         }
     }
 
+    #[inline]
     fn call_read(
         &mut self,
         caller: Caller,
@@ -507,7 +633,6 @@ impl Instance {
         handler: fn(&mut ReadContext, Args) -> super::Result<()>,
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
-        self.keyspace.hold_access(!caller.touches && call.command.name != "touch");
         let mut context = ReadContext {
             keyspace: &self.keyspace,
             db: caller.db,
@@ -520,6 +645,16 @@ impl Instance {
             reply: Reply::new(out, caller.protocol),
         };
         let result = handler(&mut context, call.args);
+        if self.keyspace.saw_expired() || self.met.any() {
+            self.follow_up(caller, call);
+        }
+        result
+    }
+
+    /// Does what follows from what a reading handler has met.
+    #[cold]
+    #[inline(never)]
+    fn follow_up(&mut self, caller: Caller, call: &Call) {
         if self.keyspace.take_saw_expired() {
             self.expire_keys_of(caller, call);
         }
@@ -529,17 +664,53 @@ impl Instance {
         for name in self.met.missed.take() {
             self.notify(Classes::MISS, "keymiss", caller.db, &name);
         }
-        result
+    }
+
+    /// Deletes keys that a command of `session` has moved elsewhere, as its own `DEL` would.
+    pub(super) fn delete_moved(&mut self, session: &Session, keys: &[&[u8]]) {
+        let arguments: Vec<Vec<u8>> = [&b"DEL"[..]].iter().chain(keys).map(|argument| argument.to_vec()).collect();
+        let command = table::find(b"del").expect("it is in the table");
+        let Handler::Write(handler) = command.handler else { return };
+        let request = Queued::new(command, &arguments);
+        let args = Args::new(&request.request, &request.spans, self.keyspace.hash(keys[0]));
+        let call = Call { command, args, canonical: None };
+        let run = |context: &mut WriteContext| handler(context, args);
+        let deleted = self.call_write(Caller::of(session), &call, &mut Vec::new(), run, |effect| *effect);
+        debug_assert!(deleted.is_ok(), "nothing can be wrong with a DEL");
     }
 
     #[inline]
-    fn call_write(
+    fn write_context<'a>(&'a mut self, caller: Caller, out: &'a mut Vec<u8>) -> WriteContext<'a> {
+        let is_heard = self.is_heard(caller);
+        WriteContext {
+            db: caller.db,
+            now_ms: self.now_ms,
+            expiry_ms: self.expiry_ms(caller),
+            random: &mut self.dice,
+            stats: &self.stats,
+            config: &self.config,
+            ignores_checksums: self.ignores_checksums,
+            owns_data: caller.is_upstream || self.replication.is_master(),
+            is_heard,
+            keyspace: &mut self.keyspace,
+            reply: Reply::new(out, caller.protocol),
+            effect: &mut self.effect,
+            events: &mut self.events,
+        }
+    }
+
+    /// Runs a handler, and then what follows from the effect that its outcome has. Most outcomes are nothing but the effect: were
+    /// they all made attempts here, whose copies are wider than what was just written into them, each would wait until
+    /// everything that the handler has written was in the cache.
+    #[inline(never)]
+    fn call_write<R>(
         &mut self,
         caller: Caller,
         call: &Call,
         out: &mut Vec<u8>,
-        run: impl FnOnce(&mut WriteContext) -> super::Result<Attempt>,
-    ) -> super::Result<Attempt> {
+        run: impl FnOnce(&mut WriteContext) -> super::Result<R>,
+        effect: impl FnOnce(&R) -> Effect,
+    ) -> super::Result<R> {
         let db = caller.db;
         self.expire_keys_of(caller, call);
         let targets = if self.watchers.is_empty() { Vec::new() } else { self.watched_targets(call, db) };
@@ -547,34 +718,19 @@ impl Instance {
         if is_observed {
             self.keyspace.record_writes();
         }
-        let expiry_ms = self.expiry_ms(caller);
         self.effect.clear();
-        self.keyspace.hold_access(!caller.touches);
         let notifies = self.config.notify_keyspace_events != Classes::NONE;
         if notifies && self.config.notify_keyspace_events.has(Classes::NEW) {
             self.keyspace.record_created();
         }
-        let mut context = WriteContext {
-            db,
-            now_ms: self.now_ms,
-            expiry_ms,
-            random: &mut self.dice,
-            stats: &self.stats,
-            config: &self.config,
-            ignores_checksums: self.ignores_checksums,
-            owns_data: caller.is_upstream || self.replication.is_master(),
-            keyspace: &mut self.keyspace,
-            reply: Reply::new(out, caller.protocol),
-            effect: &mut self.effect,
-            events: &mut self.events,
-        };
-        let attempt = run(&mut context);
+        let outcome = run(&mut self.write_context(caller, out));
         let written = if is_observed { self.keyspace.take_written() } else { HashSet::new() };
         if notifies {
-            self.end_events(attempt.is_ok());
+            self.end_events(outcome.is_ok());
         }
-        let attempt = attempt?;
-        if let Attempt::Done(effect @ (Effect::Verbatim | Effect::Rewritten)) = attempt {
+        let outcome = outcome?;
+        let effect = effect(&outcome);
+        if effect != Effect::None {
             if is_observed {
                 self.tell_of_change(call, caller, &targets, &written);
             }
@@ -583,7 +739,7 @@ impl Instance {
         if notifies {
             self.publish_events();
         }
-        Ok(attempt)
+        Ok(outcome)
     }
 
     /// A handler has said all that has happened to keys; nothing if it failed.
@@ -635,14 +791,18 @@ impl Instance {
 
     /// Tells the save points and the replicas of a change.
     #[inline]
+    /// Whether anybody is told of the writes of this caller: a replica forwards its upstream's very bytes.
+    fn is_heard(&self, caller: Caller) -> bool {
+        !caller.is_upstream && (self.replication.backlog.is_some() || self.aof.is_open())
+    }
+
     fn commit(&mut self, caller: Caller, call: &Call, effect: Effect) {
         self.persistence.dirty += 1;
         let db = caller.db;
         if self.replication.following().is_some() && (!caller.is_upstream || !self.own_deadlines.is_empty()) {
             self.note_own_deadlines(caller, call);
         }
-        // A replica forwards its upstream's very bytes.
-        if caller.is_upstream || self.replication.backlog.is_none() && !self.aof.is_open() {
+        if !self.is_heard(caller) {
             return;
         }
         match (effect, call.canonical) {
@@ -689,16 +849,30 @@ impl Instance {
 
     /// Deletes what has expired of the keys that a command names, and says so in the stream. Only a master does, and a
     /// writable replica where a client writes.
+    #[inline]
     fn expire_keys_of(&mut self, caller: Caller, call: &Call) {
+        let may_be_due =
+            self.keyspace.with_deadline(caller.db) > 0 || self.keyspace.may_have_field_deadlines(caller.db);
+        if !caller.is_upstream && (may_be_due || call.command.is(table::ELSEWHERE)) {
+            self.expire_due_keys_of(caller, call);
+        }
+    }
+
+    #[inline(never)]
+    fn expire_due_keys_of(&mut self, caller: Caller, call: &Call) {
         let is_own = self.replication.is_master() || call.command.is_write();
-        if caller.is_upstream || !is_own || self.is_paused(true) {
+        if !is_own || self.is_paused(true) {
             return;
         }
         if let Some((db, name)) = elsewhere(call) {
-            self.expire_key(db, name);
+            self.expire_key(db, self.keyspace.key(name));
         }
         if self.keyspace.with_deadline(caller.db) > 0 {
-            call.command.keys.of(call.args).for_each(|name| self.expire_key(caller.db, name));
+            if call.command.keys == Keys::ONE {
+                self.expire_key(caller.db, call.args.first_key());
+            } else {
+                call.command.keys.of(call.args).for_each(|name| self.expire_key(caller.db, self.keyspace.key(name)));
+            }
         }
         if self.keyspace.may_have_field_deadlines(caller.db) {
             call.command.keys.of(call.args).for_each(|name| while self.expire_fields(caller.db, name) {});
@@ -727,15 +901,15 @@ impl Instance {
     /// Deletes a key whose time has come, if that is this server's decision.
     pub(crate) fn expire_if_due(&mut self, db: usize, name: &[u8]) {
         if self.replication.is_master() && !self.is_paused(true) {
-            self.expire_key(db, name);
+            self.expire_key(db, self.keyspace.key(name));
         }
     }
 
-    fn expire_key(&mut self, db: usize, name: &[u8]) {
+    fn expire_key(&mut self, db: usize, key: Key) {
         if db >= self.keyspace.databases() || self.keyspace.with_deadline(db) == 0 {
             return;
         }
-        let key = self.keyspace.key(name);
+        let name = key.bytes;
         if self.keyspace.peek(db, key).is_some_and(|entry| entry.is_expired(self.now_ms)) {
             self.keyspace.remove(db, key);
             self.stats.expired_keys += 1;

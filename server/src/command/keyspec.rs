@@ -2,7 +2,7 @@
 //!
 //! The gates find keys by the quicker [`Keys`](super::table::Keys); this is for those who ask, and for access control.
 
-use super::{Args, Command, about::about};
+use super::{Args, Command, about::about, migrate};
 use crate::number::parse_i64;
 use crate::resp::Reply;
 
@@ -130,7 +130,9 @@ impl KeySpec {
             Find::Unknown => Vec::new(),
             Find::Counted => {
                 let count = args.maybe(first).and_then(parse_i64).and_then(|count| usize::try_from(count).ok());
-                (first + 1..(first + 1).saturating_add(count.unwrap_or(0)).min(len)).collect()
+                let end = (first + 1).saturating_add(count.unwrap_or(0));
+                // More than there are: the command will say so, and touch none.
+                if end > len { Vec::new() } else { (first + 1..end).collect() }
             }
             Find::Range { last, step, limit } => {
                 let end = match (last, limit) {
@@ -215,6 +217,10 @@ pub(super) fn describe_access(reply: &mut Reply, access: Access) {
 
 /// The keys of a request, by their places, and what is done to each.
 pub fn keys(command: &Command, args: Args) -> Vec<(usize, Access)> {
+    if command.name == "migrate" {
+        // A password may look like the word that its keys follow.
+        return migrate::keys(args).into_iter().map(|place| (place, RW | ACCESS | DELETE)).collect();
+    }
     let specs = about(command.name).specs;
     let mut found: Vec<(usize, Access)> = Vec::new();
     for spec in specs.iter().filter(|spec| spec.access & NOT_KEY == 0) {

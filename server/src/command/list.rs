@@ -52,6 +52,18 @@ impl List {
         }
     }
 
+    /// Takes the element at this end away after it was shown.
+    fn pop_with(&mut self, end: End, show: impl FnOnce(&[u8])) {
+        let index = match end {
+            End::Front => 0,
+            End::Back => self.len().saturating_sub(1),
+        };
+        if let Some(element) = self.get(index) {
+            show(element);
+            self.remove(index, 1);
+        }
+    }
+
     fn pop(&mut self, end: End) -> Option<Vec<u8>> {
         match end {
             End::Front => self.pop_front(),
@@ -130,12 +142,16 @@ fn pop_many(context: &mut WriteContext, name: &[u8], end: End, count: usize) -> 
 fn pop(context: &mut WriteContext, args: Args, end: End, name: &str) -> Result<Effect> {
     let popped = match args.len() {
         2 => {
-            let element = context.edit(args.first_key(), Absent::Skip, |list: &mut List| list.pop(end))?.flatten();
-            context.reply.bulk_or_null(element.as_deref());
-            if element.is_some() {
-                context.notify_taken(Classes::LIST, end.pop_event(), args.get(1));
+            let (key, reply) = (args.first_key(), &mut context.reply);
+            let popped =
+                context.keyspace.edit(context.db, key, context.expiry_ms, Absent::Skip, |list: &mut List| {
+                    list.pop_with(end, |element| reply.bulk(element))
+                })?;
+            match popped {
+                Some(()) => context.notify_taken(Classes::LIST, end.pop_event(), args.get(1)),
+                None => context.reply.null(),
             }
-            usize::from(element.is_some())
+            usize::from(popped.is_some())
         }
         3 => {
             let count = parse_count(args.get(2), 0, "ERR value is out of range, must be positive")?;

@@ -23,6 +23,7 @@ mod keyspec;
 mod lcs;
 mod list;
 mod memory;
+mod migrate;
 mod monitor;
 mod object;
 mod pubsub;
@@ -44,6 +45,7 @@ use std::ops::Range;
 
 pub use acl::{LogEntry, User, Users};
 pub use execute::{Flow, Planned};
+pub use migrate::Connections;
 pub use table::Command;
 
 /// Whether there is a command of this name.
@@ -229,6 +231,14 @@ pub struct Met {
     expired: RefCell<Vec<Box<[u8]>>>,
 }
 
+impl Met {
+    /// Whether there is any.
+    #[inline]
+    fn any(&self) -> bool {
+        !self.missed.borrow().is_empty() || !self.expired.borrow().is_empty()
+    }
+}
+
 /// What a reading handler sees.
 pub struct ReadContext<'a> {
     keyspace: &'a Keyspace,
@@ -267,6 +277,7 @@ impl<'a> ReadContext<'a> {
         entry
     }
 
+    #[inline(never)]
     fn note_miss(&self, key: Key) {
         self.stats.keyspace_misses.update(|misses| misses + 1);
         if self.config.notify_keyspace_events.has(Classes::MISS) {
@@ -309,6 +320,8 @@ pub struct WriteContext<'a> {
     ignores_checksums: bool,
     /// What is changed here is changed for all that have these data: this is the master, or its word.
     owns_data: bool,
+    /// Somebody reads what follows from [`Effect::Rewritten`]; otherwise it need not be encoded.
+    is_heard: bool,
     reply: Reply<'a>,
     /// Where [`Effect::Rewritten`] is encoded.
     effect: &'a mut Vec<u8>,
@@ -434,6 +447,13 @@ pub enum Attempt {
         /// As with [`Attempt::Wait`].
         deadline_ms: Option<i64>,
     },
+}
+
+impl Attempt {
+    /// Who waits has changed nothing.
+    fn effect(&self) -> Effect {
+        if let Attempt::Done(effect) = self { *effect } else { Effect::None }
+    }
 }
 
 /// How a command is run, and with that what it may touch.

@@ -24,6 +24,10 @@ pub(super) fn shown(command: &Command, args: Args) -> Vec<Vec<u8>> {
         "auth" => index > 0,
         "acl|setuser" | "acl|deluser" | "acl|getuser" => index > 1,
         "hello" => (index > 2 && args.is(index - 1, "auth")) || (index > 3 && args.is(index - 2, "auth")),
+        "migrate" => {
+            let follows = |distance: usize, word: &str| index >= 6 + distance && args.is(index - distance, word);
+            follows(1, "auth") || follows(1, "auth2") || follows(2, "auth2")
+        }
         "config|set" => index > 2 && index % 2 == 1 && Config::is_sensitive(args.get(index - 1)),
         _ => false,
     };

@@ -1,11 +1,12 @@
 //! `SUBSCRIBE`, `PUBLISH` and their kin.
 
 use super::{Args, ErrorReply, Flow, Result, ServerContext};
-use crate::client::{ClientKind, Subscriptions};
+use crate::client::{ClientKind, Subscriptions, remembered_bytes};
 use crate::pubsub::Topic;
 use crate::resp::{Protocol, Reply};
 
-fn count(context: &ServerContext, topic: Topic, added: isize) -> usize {
+/// Counts a subscription that has come or gone, and returns how many there are of such topics.
+fn count(context: &ServerContext, topic: Topic, name: &[u8], added: isize) -> usize {
     let client = &context.session.client;
     let mut counts = client.subscriptions.get();
     let count = match topic {
@@ -14,6 +15,7 @@ fn count(context: &ServerContext, topic: Topic, added: isize) -> usize {
         Topic::Shard => &mut counts.shards,
     };
     *count = count.saturating_add_signed(added);
+    counts.bytes = counts.bytes.saturating_add_signed(added * remembered_bytes(name) as isize);
     client.subscriptions.set(counts);
     let kind = if counts.any() { ClientKind::Subscriber } else { ClientKind::Normal };
     if matches!(client.kind.get(), ClientKind::Normal | ClientKind::Subscriber) {
@@ -33,7 +35,7 @@ fn confirm(context: &mut ServerContext, word: &str, name: Option<&[u8]>, count: 
 fn subscribe_to(context: &mut ServerContext, args: Args, topic: Topic, word: &str) -> Result<Flow> {
     for name in args.from(1) {
         let added = context.instance.pubsub.subscribe(topic, name, &context.session.client);
-        let count = count(context, topic, isize::from(added));
+        let count = count(context, topic, name, isize::from(added));
         confirm(context, word, Some(name), count);
     }
     Ok(Flow::Continue)
@@ -45,12 +47,12 @@ fn unsubscribe_from(context: &mut ServerContext, args: Args, topic: Topic, word:
     let mut names: Vec<&[u8]> = args.from(1).collect();
     names.extend(all.iter().map(|name| &name[..]));
     if names.is_empty() {
-        let count = count(context, topic, 0);
+        let count = count(context, topic, b"", 0);
         confirm(context, word, None, count);
     }
     for name in names {
         let removed = context.instance.pubsub.unsubscribe(topic, name, id);
-        let count = count(context, topic, -isize::from(removed));
+        let count = count(context, topic, name, -isize::from(removed));
         confirm(context, word, Some(name), count);
     }
     Ok(Flow::Continue)

@@ -61,7 +61,8 @@ pub(super) fn bgrewriteaof(context: &mut ServerContext, _args: Args) -> Result<F
     if context.instance.aof.rewrite.is_some() {
         return Err(ErrorReply::new("ERR Background append only file rewriting already in progress"));
     }
-    let is_busy = context.instance.persistence.snapshot_since_ms.is_some();
+    let is_in_transaction = context.instance.transaction_stream.is_some();
+    let is_busy = context.instance.persistence.snapshot_since_ms.is_some() || is_in_transaction;
     context.instance.schedule_rewrite();
     context.reply().simple(match is_busy {
         true => "Background append only file rewriting scheduled",
@@ -133,10 +134,10 @@ pub(super) fn config_set(context: &mut ServerContext, args: Args) -> Result<Flow
     let before = context.instance.config.clone();
     let changed = context.instance.config.set(&assignments, context.session.client.origin());
     let changed = changed.map_err(|error| ErrorReply::owned(format!("ERR {error}")))?;
-    if changed.contains(&"replicaof")
-        && let Err(error) = check_upstream(context.instance, context.instance.config.replicaof.as_ref())
-    {
+    if let Err(error) = try_out(context.instance, &changed) {
         context.instance.config = before;
+        // It was let do so before.
+        let _ = context.instance.set_oom_score();
         return Err(error);
     }
     apply(context.instance, &changed);
@@ -155,6 +156,25 @@ pub(super) fn config_rewrite(context: &mut ServerContext, _args: Args) -> Result
 pub(super) fn config_resetstat(context: &mut ServerContext, _args: Args) -> Result<Flow> {
     context.instance.stats = Stats { lazyfreed_before: lazily_freed().1, ..Stats::default() };
     context.ok()
+}
+
+/// Does what may fail before anything else is done.
+fn try_out(instance: &mut Instance, changed: &[&'static str]) -> Result<()> {
+    if changed.contains(&"replicaof") {
+        check_upstream(instance, instance.config.replicaof.as_ref())?;
+    }
+    let related = |name: &str, reason: &str| {
+        ErrorReply::owned(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"))
+    };
+    if changed.iter().any(|name| name.starts_with("oom-score-adj")) {
+        instance.set_oom_score().map_err(|reason| related("oom-score-adj", &reason))?;
+    }
+    let (name, reason) = match (changed.contains(&"port"), changed.contains(&"bind")) {
+        (true, _) => ("port", "Unable to listen on this port. Check server logs."),
+        (false, true) => ("bind", "Failed to bind to specified addresses."),
+        (false, false) => return Ok(()),
+    };
+    instance.listen().map_err(|_| related(name, reason))
 }
 
 /// Lets changed directives take effect that are not read anew each time they matter.
@@ -182,6 +202,10 @@ fn apply(instance: &mut Instance, changed: &[&'static str]) {
             "maxmemory-policy" | "lfu-log-factor" | "lfu-decay-time" => instance.track_uses(),
             // In a transaction what has to go does so after its end.
             "maxmemory" if instance.transaction_stream.is_none() => _ = instance.make_room(),
+            "maxmemory-clients" => {
+                instance.measure_clients();
+                instance.evict_clients();
+            }
             "replica-full-sync-guard" | "replica-expect-master-id" => instance.lift_refusal(),
             _ => {}
         }

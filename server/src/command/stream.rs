@@ -126,9 +126,11 @@ impl TrimOptions {
         const LIMITS: (usize, usize) = (10_000, 1_000_000);
         let (mut trim, mut limit, mut make, mut index) = (None::<Trim>, None, true, 2);
         while let Some(option) = args.maybe(index) {
+            if is_add && option == b"*" {
+                break;
+            }
             let more = args.len() - index - 1;
             match option.to_ascii_lowercase().as_slice() {
-                b"*" if is_add => break,
                 name @ (b"maxlen" | b"minid") if more > 0 => {
                     if trim.is_some() {
                         return Err(ErrorReply::new(
@@ -246,42 +248,75 @@ pub(super) fn xadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
     if matches!(new_id, NewId::Given(Id::MIN)) {
         return Err(ErrorReply::new("ERR The ID specified in XADD must be greater than 0-0"));
     }
-    let key = args.first_key();
-    let Some(last) = context.value::<Stream>(key)?.map(Stream::last_id).or(options.make.then_some(Id::MIN)) else {
+    let (key, now_ms) = (args.first_key(), context.now_ms);
+    let block_size = context.config.stream_block_size();
+    let absent = if options.make { Absent::Create } else { Absent::Skip };
+    let added = context.edit(key, absent, |stream: &mut Stream| {
+        let last = stream.last_id();
+        if last == Id::MAX {
+            return Err(ErrorReply::new("ERR The stream has exhausted the last possible ID, unable to add more items"));
+        }
+        let too_small =
+            ErrorReply::new("ERR The ID specified in XADD is equal or smaller than the target stream top item");
+        let id = new_id.after(last, now_ms).ok_or(too_small)?;
+        stream.append(id, args.from(fields), block_size);
+        let Some(trim) = &options.trim else { return Ok((id, 0, None)) };
+        let trimmed = trim.run(stream);
+        Ok((id, trimmed, trim.is_approximate.then(|| (trim.argument, trim.exact(stream)))))
+    })?;
+    let Some(added) = added else {
         context.reply.null();
         return Ok(Effect::None);
     };
-    if last == Id::MAX {
-        return Err(ErrorReply::new("ERR The stream has exhausted the last possible ID, unable to add more items"));
-    }
-    let too_small = ErrorReply::new("ERR The ID specified in XADD is equal or smaller than the target stream top item");
-    let id = new_id.after(last, context.now_ms).ok_or(too_small)?;
-    let block_size = context.config.stream_block_size();
-    let exact = context.edit(key, Absent::Create, |stream: &mut Stream| {
-        stream.append(id, args.from(fields), block_size);
-        let trim = options.trim.as_ref()?;
-        let trimmed = trim.run(stream);
-        Some((trimmed, trim.is_approximate.then(|| (trim.argument, trim.exact(stream)))))
-    })?;
-    let (trimmed, exact) = exact.flatten().unwrap_or_default();
+    let (id, trimmed, exact) = added?;
     context.notify(Classes::STREAM, "xadd", key.bytes);
     if trimmed > 0 {
         context.notify(Classes::STREAM, "xtrim", key.bytes);
     }
-    let id_text = id.to_string();
+    let id_text = IdText::of(id);
     context.reply.bulk(id_text.as_bytes());
     if exact.is_none() && matches!(new_id, NewId::Given(_)) {
         return Ok(Effect::Verbatim);
     }
-    append_exact(context, args, exact, Some((options.id, &id_text)));
+    append_exact(context, args, exact, Some((options.id, id_text.as_bytes())));
     Ok(Effect::Rewritten)
 }
 
+/// The text of an id, without an allocation.
+struct IdText {
+    bytes: [u8; 2 * IdText::NUMBER_BYTES_MAX + 1],
+    len: usize,
+}
+
+impl IdText {
+    const NUMBER_BYTES_MAX: usize = 20;
+
+    fn of(id: Id) -> IdText {
+        let mut text = IdText { bytes: [b'-'; 2 * IdText::NUMBER_BYTES_MAX + 1], len: 0 };
+        text.push(itoa::Buffer::new().format(id.ms));
+        text.len += 1;
+        text.push(itoa::Buffer::new().format(id.seq));
+        text
+    }
+
+    fn push(&mut self, number: &str) {
+        self.bytes[self.len..][..number.len()].copy_from_slice(number.as_bytes());
+        self.len += number.len();
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// The request as it can be repeated: with the id that was given, and a threshold that was reached.
-fn append_exact(context: &mut WriteContext, args: Args, exact: Option<(usize, String)>, id: Option<(usize, &String)>) {
+fn append_exact(context: &mut WriteContext, args: Args, exact: Option<(usize, String)>, id: Option<(usize, &[u8])>) {
+    if !context.is_heard {
+        return;
+    }
     let mut request: Vec<&[u8]> = args.from(0).collect();
     if let Some((index, id)) = id {
-        request[index] = id.as_bytes();
+        request[index] = id;
     }
     if let Some((index, threshold)) = &exact {
         request[index - 1] = b"=";

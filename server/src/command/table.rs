@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 
 use super::{
     Args, ErrorReply, Handler, QUOTED_BYTES_MAX, about::about, acl, bit, client, connection, debug, field_deadline,
-    function, geo, hash, hyperloglog, introspection, key, lcs, list, memory, monitor, object, pubsub, quotable,
-    replication, server, set, slowlog, sort, sorted_set, stream, string, tracking, transaction,
+    function, geo, hash, hyperloglog, introspection, key, lcs, list, memory, migrate, monitor, object, pubsub,
+    quotable, replication, server, set, slowlog, sort, sorted_set, stream, string, tracking, transaction,
 };
 use crate::number::parse_i64;
 
@@ -42,6 +42,8 @@ pub const PUBSUB: Flags = 1 << 11;
 pub const SKIP_MONITOR: Flags = 1 << 12;
 /// Is not kept by `SLOWLOG`: it may be slow for other reasons.
 pub const SKIP_SLOWLOG: Flags = 1 << 13;
+/// Names another database than the session's.
+pub const ELSEWHERE: Flags = 1 << 14;
 
 /// Changes something that is no key.
 pub const CHANGES: Flags = 1 << 29;
@@ -86,12 +88,13 @@ pub struct Keys {
 
 impl Keys {
     pub(super) const NONE: Keys = Keys { first: 0, last: 0, step: 0, count: 0, stored: false, streams: false };
-    const ONE: Keys = Keys { first: 1, last: 1, step: 1, ..Keys::NONE };
+    pub(super) const ONE: Keys = Keys { first: 1, last: 1, step: 1, ..Keys::NONE };
     const SECOND: Keys = Keys { first: 2, last: 2, step: 1, ..Keys::NONE };
     const FROM_SECOND: Keys = Keys { first: 2, ..Keys::ALL };
     const TWO: Keys = Keys { first: 1, last: 2, step: 1, ..Keys::NONE };
     const ALL: Keys = Keys { first: 1, last: -1, step: 1, ..Keys::NONE };
     const ALL_BUT_LAST: Keys = Keys { last: -2, ..Keys::ALL };
+    const THIRD: Keys = Keys { first: 3, last: 3, step: 1, ..Keys::NONE };
     const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, ..Keys::NONE };
     /// So many as the first argument says.
     const COUNTED: Keys = Keys { count: 1, ..Keys::NONE };
@@ -462,7 +465,7 @@ pub static COMMANDS: &[Command] = &[
     command("geosearch", -7, 0, Keys::ONE, Read(geo::geosearch)),
     command("geosearchstore", -8, DENY_OOM, Keys::TWO, Write(geo::geosearchstore)),
     // Keys and databases.
-    command("copy", -3, DENY_OOM, Keys::TWO, Write(object::copy)),
+    command("copy", -3, DENY_OOM | ELSEWHERE, Keys::TWO, Write(object::copy)),
     command("dbsize", 1, FAST, Keys::NONE, Read(key::dbsize)),
     command("del", -2, 0, Keys::ALL, Write(key::del)),
     command("dump", 2, 0, Keys::ONE, Read(object::dump)),
@@ -481,7 +484,8 @@ pub static COMMANDS: &[Command] = &[
         command("memory|stats", 2, 0, Keys::NONE, Server(memory::stats)),
         command("memory|usage", -3, 0, Keys::SECOND, Read(object::memory_usage)),
     ]),
-    command("move", 3, FAST, Keys::ONE, Write(key::move_key)),
+    command("migrate", -6, MAY_REPLICATE | CHANGES, Keys::THIRD, Server(migrate::migrate)),
+    command("move", 3, FAST | ELSEWHERE, Keys::ONE, Write(key::move_key)),
     container("object", &[
         command("object|encoding", 3, 0, Keys::SECOND, Read(object::encoding)),
         command("object|freq", 3, 0, Keys::SECOND, Read(object::freq)),

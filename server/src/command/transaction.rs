@@ -2,7 +2,7 @@
 
 use super::execute::Call;
 use super::{Args, Command, ErrorReply, Flow, Result, ServerContext};
-use crate::client::{Queued, Session, Transaction};
+use crate::client::{QueueSize, Queued, Session, Transaction};
 use crate::instance::Instance;
 use crate::resp::Span;
 
@@ -28,6 +28,11 @@ impl Queued {
         }
         Queued { command, request, spans, inline: true }
     }
+
+    /// What it takes to keep it.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Queued>() + self.request.len() + size_of_val(&self.spans[..])
+    }
 }
 
 pub(super) fn multi(context: &mut ServerContext, _args: Args) -> Result<Flow> {
@@ -35,7 +40,7 @@ pub(super) fn multi(context: &mut ServerContext, _args: Args) -> Result<Flow> {
         return Err(ErrorReply::new("ERR MULTI calls can not be nested"));
     }
     context.session.transaction = Some(Transaction::default());
-    context.session.client.queued.set(Some(0));
+    context.session.client.queued.set(Some(QueueSize::default()));
     context.ok()
 }
 

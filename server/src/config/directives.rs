@@ -64,8 +64,9 @@ impl Directive {
             }
             words => words,
         };
-        // Without any, `save` says that there are no save points.
-        let too_few = words.is_empty() && self.name() != "save";
+        // Without any, `save` says that there are no save points, and these two say which words they know.
+        let is_told = ["save", "shutdown-on-sigint", "shutdown-on-sigterm"].contains(&self.name());
+        let too_few = words.is_empty() && !is_told;
         if too_few || words.len() > 1 && !self.several_words {
             return Err("wrong number of arguments".into());
         }
@@ -139,9 +140,11 @@ const MAX_MEMORY: u64 = i64::MAX as u64;
 directives! {
     // The network.
     /// The TCP port listened on; 0 for none.
-    port: u16 = 6379, ["port"], Integer(0, 65535), AtStart;
+    port: u16 = 6379, ["port"], Integer(0, 65535), Live;
     /// The addresses listened on; none for no TCP at all. Unlike Redis, only the loopback ones unless told otherwise.
-    bind: Vec<BindAddress> = loopback(), ["bind"], BindAddresses, AtStart;
+    bind: Vec<BindAddress> = loopback(), ["bind"], BindAddresses, Live;
+    /// The address that the link to the master comes from; any without one.
+    bind_source_addr: Option<String> = None, ["bind-source-addr"], Text, Live;
     /// The length of the queue of connections that are not accepted yet.
     tcp_backlog: u32 = 511, ["tcp-backlog"], Integer(0, MAX_I32), AtStart;
     /// A Unix socket to listen on.
@@ -183,6 +186,11 @@ directives! {
     /// What SIGTERM does.
     shutdown_on_sigterm: ShutdownOptions = ShutdownOptions::default(), ["shutdown-on-sigterm"], ShutdownFlags, Live;
 
+    /// Tell the kernel how willingly it shall end this process when memory runs out.
+    oom_score_adj: OomScoreAdj = OomScoreAdj::No, ["oom-score-adj"], Choice(OOM_SCORES), Live;
+    /// That score: of a master, of a replica, and of a process that saves, which there is none of.
+    oom_score_adj_values: [i32; 3] = [0, 200, 800], ["oom-score-adj-values"], OomScores, Live;
+
     // Who may do what.
     /// The password that clients must give.
     requirepass: Option<Secret> = None, ["requirepass"], Password, Live;
@@ -203,6 +211,8 @@ directives! {
 
     /// Data and clients' buffers may take so many bytes; 0: no limit.
     maxmemory: u64 = 0, ["maxmemory"], Memory(0, MAX_MEMORY), Live;
+    /// Clients may take so many of them together.
+    maxmemory_clients: ClientMemory = ClientMemory::Bytes(0), ["maxmemory-clients"], BytesOrPercent, Live;
     /// What goes when they would take more.
     maxmemory_policy: MemoryPolicy = MemoryPolicy::NoEviction, ["maxmemory-policy"], Choice(MEMORY_POLICIES), Live;
     /// So many keys are drawn to find one that goes.
@@ -337,8 +347,7 @@ directives! {
 }
 
 const fn kept(names: &'static [&'static str], check: Check, default: &'static str, change: Change) -> Directive {
-    let several_words = check.several_words();
-    Directive { names, change, sensitive: false, several_words, store: Store::Kept { check, default } }
+    Directive { names, change, sensitive: false, several_words: false, store: Store::Kept { check, default } }
 }
 
 static KEPT: &[Directive] = &[
@@ -370,25 +379,8 @@ static KEPT: &[Directive] = &[
     kept(&["io-threads-do-reads"], Check::YesNo, "no", AtStart),
     kept(&["cluster-enabled"], Check::Only(&Check::YesNo, "no", "repld is no cluster node"), "no", AtStart),
     kept(&["tls-port"], Check::Only(&Check::Integer(0, 65535), "0", "repld speaks no TLS"), "0", AtStart),
-    kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", AtStart),
-    kept(
-        &["maxmemory-clients"],
-        Check::Only(&Check::Memory, "0", "repld limits each client's memory, but not their sum"),
-        "0",
-        Live,
-    ),
+    kept(&["tls-replication"], Check::Only(&Check::YesNo, "no", "repld speaks no TLS"), "no", Live),
     kept(&["activedefrag"], Check::Only(&Check::YesNo, "no", "repld's allocator needs no defragmentation"), "no", Live),
-    kept(
-        &["oom-score-adj"],
-        Check::Only(
-            &Check::OneOf(&["no", "yes", "relative", "absolute"]),
-            "no",
-            "repld leaves the kernel's choice of a victim alone",
-        ),
-        "no",
-        Live,
-    ),
-    kept(&["oom-score-adj-values"], Check::Words, "0 200 800", Live),
     kept(&["watchdog-period"], Check::Integer(0, MAX_I32), "0", Live),
     kept(&["loading-process-events-interval-bytes"], Check::Memory, "2097152", Live),
     kept(&["always-show-logo"], Check::YesNo, "no", AtStart),
@@ -437,6 +429,14 @@ const ALLOWED: &[(&str, Allowed)] = &[("no", Allowed::No), ("yes", Allowed::Yes)
 
 const FSYNC: &[(&str, Fsync)] = &[("everysec", Fsync::EverySecond), ("always", Fsync::Always), ("no", Fsync::Never)];
 const CHANNELS: &[(&str, bool)] = &[("allchannels", true), ("resetchannels", false)];
+
+/// `yes` is the old name of `relative`.
+const OOM_SCORES: &[(&str, OomScoreAdj)] = &[
+    ("no", OomScoreAdj::No),
+    ("yes", OomScoreAdj::Relative),
+    ("relative", OomScoreAdj::Relative),
+    ("absolute", OomScoreAdj::Absolute),
+];
 
 const DISKLESS_LOAD: &[(&str, DisklessLoad)] =
     &[("disabled", DisklessLoad::Disabled), ("on-empty-db", DisklessLoad::OnEmptyDb), ("swapdb", DisklessLoad::SwapDb)];

@@ -136,6 +136,34 @@ impl Kind<u64> for Memory {
     }
 }
 
+/// An amount of memory, or hundredths of `maxmemory`.
+pub(super) struct BytesOrPercent;
+
+impl Kind<ClientMemory> for BytesOrPercent {
+    fn update(&self, value: &mut ClientMemory, words: &[Vec<u8>]) -> Result<(), String> {
+        *value = match words[0].strip_suffix(b"%") {
+            Some(digits) => {
+                let percent = integer(digits).filter(|percent| *percent >= 0);
+                let percent = percent.ok_or("argument must be a memory or percent value")?;
+                let percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
+                ClientMemory::Percent(percent.ok_or("percentage argument must be less or equal to 100")?)
+            }
+            None => {
+                let bytes = parse_memory(&words[0]).ok_or("argument must be a memory or percent value")?;
+                ClientMemory::Bytes(in_range(bytes, 0, i64::MAX as u64)?)
+            }
+        };
+        Ok(())
+    }
+
+    fn print(&self, value: &ClientMemory) -> Vec<u8> {
+        match value {
+            ClientMemory::Bytes(bytes) => bytes.to_string().into_bytes(),
+            ClientMemory::Percent(percent) => format!("{percent}%").into_bytes(),
+        }
+    }
+}
+
 /// One of several names.
 pub(super) struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
 
@@ -149,6 +177,25 @@ impl<T: Copy + PartialEq> Kind<T> for Choice<T> {
     fn print(&self, value: &T) -> Vec<u8> {
         let name = self.0.iter().find(|(_, chosen)| chosen == value).map_or("", |(name, _)| *name);
         name.as_bytes().to_vec()
+    }
+}
+
+/// Three scores for the kernel.
+pub(super) struct OomScores;
+
+impl Kind<[i32; 3]> for OomScores {
+    const SEVERAL_WORDS: bool = true;
+
+    fn update(&self, value: &mut [i32; 3], words: &[Vec<u8>]) -> Result<(), String> {
+        let invalid = "Invalid oom-score-adj-values, elements must be between -2000 and 2000.";
+        let score = |word: &Vec<u8>| integer(word).filter(|score| score.abs() <= 2000).map(|score| score as i32);
+        let scores: Option<Vec<i32>> = words.iter().map(score).collect();
+        *value = scores.ok_or(invalid)?.try_into().map_err(|_| "wrong number of arguments")?;
+        Ok(())
+    }
+
+    fn print(&self, value: &[i32; 3]) -> Vec<u8> {
+        value.map(|score| score.to_string()).join(" ").into_bytes()
     }
 }
 
@@ -398,6 +445,10 @@ impl Kind<ShutdownOptions> for ShutdownFlags {
     const SEVERAL_WORDS: bool = true;
 
     fn update(&self, value: &mut ShutdownOptions, words: &[Vec<u8>]) -> Result<(), String> {
+        const WORDS: [&str; 5] = ["default", "save", "nosave", "now", "force"];
+        if words.is_empty() {
+            return Err(one_of(WORDS));
+        }
         let mut options = ShutdownOptions::default();
         for word in words {
             match word.to_ascii_lowercase().as_slice() {
@@ -407,7 +458,7 @@ impl Kind<ShutdownOptions> for ShutdownFlags {
                 b"save" | b"nosave" => return Err("shutdown can't both save and not save".into()),
                 b"now" => options.now = true,
                 b"force" => options.force = true,
-                _ => return Err(one_of(["default", "save", "nosave", "now", "force"])),
+                _ => return Err(one_of(WORDS)),
             }
         }
         *value = options;
@@ -433,17 +484,11 @@ pub(super) enum Check {
     Memory,
     OneOf(&'static [&'static str]),
     Text,
-    /// Several words, at least one.
-    Words,
     /// Of the values that the check allows, the one that is possible here, and what is said of any other.
     Only(&'static Check, &'static str, &'static str),
 }
 
 impl Check {
-    pub(super) const fn several_words(&self) -> bool {
-        matches!(self, Check::Words)
-    }
-
     /// The value in the form in which it is kept.
     pub(super) fn normalize(&self, words: &[Vec<u8>]) -> Result<Vec<u8>, String> {
         let word = &words[0];
@@ -456,7 +501,6 @@ impl Check {
                 chosen.map(|name| name.as_bytes().to_vec()).ok_or_else(|| one_of(names.iter().copied()))
             }
             Check::Text => Ok(word.clone()),
-            Check::Words => Ok(words.join(&b' ')),
             Check::Only(check, only, reason) => {
                 let value = check.normalize(words)?;
                 if value == only.as_bytes() { Ok(value) } else { Err((*reason).into()) }

@@ -63,8 +63,8 @@ impl Config {
         }
         for option in command_line.options {
             match option {
-                Ok(words) => loader.line(&words, "command line", 0),
-                Err(words::UnbalancedQuotes) => loader.problem("command line", UNBALANCED.into()),
+                Ok(words) => loader.line(&words, COMMAND_LINE, 0),
+                Err(words::UnbalancedQuotes) => loader.problem(COMMAND_LINE, UNBALANCED.into()),
             }
         }
         let Loader { config, problems, .. } = loader.finish();
@@ -78,6 +78,9 @@ impl Config {
         loader.finish().config
     }
 }
+
+/// What the arguments are called as a place.
+const COMMAND_LINE: &str = "command line";
 
 const UNBALANCED: &str = "Unbalanced quotes in configuration line";
 
@@ -195,12 +198,13 @@ impl Loader {
             self.config.save.clear();
         }
         if let Err(reason) = directive.update(&mut self.config, words) {
-            let value = if directive.sensitive {
-                "…".into()
-            } else {
-                String::from_utf8_lossy(&words.join(&b' ')).into_owned()
+            let value: String = match (directive.sensitive, place) {
+                (true, _) => " …".into(),
+                // Where one word ends and the next begins is what is mostly wrong there.
+                (false, COMMAND_LINE) => words.iter().map(|word| format!(" {}", quoted(word))).collect(),
+                (false, _) => words.iter().map(|word| format!(" {}", String::from_utf8_lossy(word))).collect(),
             };
-            self.problem(place, format!("'{} {value}': {reason}", directive.name()));
+            self.problem(place, format!("'{}{value}': {reason}", directive.name()));
         }
     }
 
@@ -252,6 +256,10 @@ fn read_bounded(source: &mut dyn Read) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too long for a configuration"));
     }
     Ok(text)
+}
+
+fn quoted(word: &[u8]) -> String {
+    format!("\"{}\"", String::from_utf8_lossy(word))
 }
 
 fn unknown(name: &str) -> String {

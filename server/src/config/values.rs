@@ -69,6 +69,29 @@ impl fmt::Display for Upstream {
     }
 }
 
+/// How much memory all clients may take together (`maxmemory-clients`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientMemory {
+    /// So many bytes; 0: any number.
+    Bytes(u64),
+    /// So many hundredths of `maxmemory`, if there is one.
+    Percent(u8),
+}
+
+impl ClientMemory {
+    /// With less, nobody could say that it should be more.
+    const LEAST_BYTES: u64 = 128 * 1024;
+
+    /// The number of bytes, of a server with this `maxmemory`; `None` for any number.
+    pub fn bytes(self, maxmemory: u64) -> Option<u64> {
+        let bytes = match self {
+            ClientMemory::Bytes(bytes) => bytes,
+            ClientMemory::Percent(percent) => (u128::from(maxmemory) * u128::from(percent) / 100) as u64,
+        };
+        (bytes > 0).then_some(bytes.max(Self::LEAST_BYTES))
+    }
+}
+
 /// How much unsent output a client may pile up before it is disconnected, per class of client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputLimits {
@@ -107,6 +130,17 @@ pub enum Fsync {
     Always,
     /// When the operating system likes.
     Never,
+}
+
+/// Whether the kernel is told how willingly it shall end this process (`oom-score-adj`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OomScoreAdj {
+    /// It is not.
+    No,
+    /// By a number that is added to the score it had at the start.
+    Relative,
+    /// By the score itself.
+    Absolute,
 }
 
 /// How a replica loads a full resynchronization (`repl-diskless-load`).

@@ -1,13 +1,18 @@
-//! `maxmemory`: what has to go so that what comes has room.
-//! <https://redis.io/docs/latest/develop/reference/eviction/>
+//! `maxmemory` and `maxmemory-clients`: what has to go so that what comes has room.
+//! <https://redis.io/docs/latest/develop/reference/eviction/>,
+//! <https://redis.io/docs/latest/develop/reference/clients/#client-eviction>
 //!
 //! Which key is the one that the policy wants gone is only estimated: a few are drawn, and the worst that were ever seen
 //! and are still there wait in a pool for their turn, as in Redis. Only a master decides, and says so in its stream; a
 //! replica that has a limit of its own (`replica-ignore-maxmemory no`) decides for itself, and tells nobody.
 
+use std::rc::Rc;
+
 use super::Instance;
+use crate::client::{Client, ClientKind};
 use crate::config::{MemoryPolicy, Order};
 use crate::keyspace::{AccessClock, EntryRef, Keyspace};
+use crate::log::log;
 use crate::notify::Classes;
 use crate::replication::Backlog;
 
@@ -160,10 +165,51 @@ impl Instance {
         self.eviction_pool = Pool::default();
     }
 
-    /// Looks at what clients' buffers take.
-    pub(super) fn measure_clients(&mut self) {
+    /// Looks at what clients take.
+    pub(crate) fn measure_clients(&mut self) {
         self.peak_bytes = self.peak_bytes.max(self.used_memory());
-        self.client_bytes = self.clients.values().map(|client| client.memory_bytes()).sum();
+        for client in self.clients.values().filter(|client| !client.is_killed()) {
+            let bytes = client.memory_bytes();
+            self.client_bytes = self.client_bytes - client.measured_bytes.replace(bytes) + bytes;
+        }
+    }
+
+    /// How much clients may take together; `None` for any amount.
+    fn client_limit(&self) -> Option<u64> {
+        self.config.maxmemory_clients.bytes(self.config.maxmemory)
+    }
+
+    /// Looks at what one client takes, and lets clients go if they all take too much.
+    pub fn limit_clients(&mut self, client: &Client) {
+        if self.client_limit().is_none() || client.is_killed() {
+            return;
+        }
+        let bytes = client.memory_bytes();
+        self.client_bytes = self.client_bytes - client.measured_bytes.replace(bytes) + bytes;
+        self.evict_clients();
+    }
+
+    /// Cuts those clients off that take most, until the others take no more than they may.
+    pub(crate) fn evict_clients(&mut self) {
+        let Some(limit) = self.client_limit().filter(|limit| self.client_bytes > *limit) else { return };
+        let counts = |client: &&Rc<Client>| {
+            !client.is_killed() && matches!(client.kind.get(), ClientKind::Normal | ClientKind::Subscriber)
+        };
+        let mut clients: Vec<(u64, Rc<Client>)> =
+            self.clients.values().filter(counts).map(|client| (client.memory_bytes(), Rc::clone(client))).collect();
+        clients.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let mut total: u64 = clients.iter().map(|(bytes, _)| bytes).sum();
+        for (bytes, client) in clients.into_iter().filter(|(_, client)| !client.no_evict.get()) {
+            if total <= limit {
+                break;
+            }
+            log!(Notice, "Evicting client: {}", client.describe(self.now_ms));
+            client.kill();
+            self.has_killed = true;
+            self.stats.evicted_clients += 1;
+            self.client_bytes -= client.measured_bytes.take();
+            total -= bytes;
+        }
     }
 }
 

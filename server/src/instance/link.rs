@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{Action, Instance};
 use crate::client::{Client, ClientKind, Session};
-use crate::command::{Args, Planned};
+use crate::command::{Args, Command, Planned};
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::replication::{Ancestry, Answer, Greeting, Handshake, History, Link, Payload, ReplicationId, Step};
@@ -204,6 +204,8 @@ impl Follower {
         self.stage = Stage::Stream(Applier {
             session: Session::new(client, true),
             parser: RequestParser::default(),
+            batch: Vec::new(),
+            last: None,
             replies: Vec::new(),
             applied: 0,
             told_synced: None,
@@ -332,10 +334,16 @@ fn take_line(unread: &mut Vec<u8>) -> Result<Option<Vec<u8>>, String> {
     Ok(Some(line))
 }
 
+/// Requests of the upstream planned together.
+const BATCH_REQUESTS: usize = 32;
+
 /// The stream of the upstream, being applied.
 struct Applier {
     session: Session,
     parser: RequestParser,
+    /// The next requests, looked up and hashed.
+    batch: Vec<Planned>,
+    last: Option<&'static Command>,
     replies: Vec<u8>,
     /// Bytes at the start of what is unread that were applied and not yet forwarded: a transaction is forwarded whole.
     applied: usize,
@@ -347,19 +355,50 @@ struct Applier {
 impl Applier {
     /// Applies what has come whole, forwards it to those below, and drops it.
     fn apply(&mut self, instance: &mut Instance, unread: &mut Vec<u8>) -> Result<(), String> {
-        let limits = Limits { bulk_bytes_max: i64::from(u32::MAX), authenticated: true };
-        let mut last = None;
-        self.parser.forget_requests();
         let mut forwardable = 0;
         loop {
-            let request = self.parser.next(unread, self.applied, limits);
-            let request = request.map_err(|error| format!("Protocol error from master: {error}"))?;
-            let Some(request) = request else { break };
-            let bytes = &unread[request.start..request.start + request.len];
+            let planned = self.plan(instance, unread);
+            let is_last = self.batch.len() < BATCH_REQUESTS;
+            self.run(instance, unread, &mut forwardable);
+            if is_last || planned.is_err() {
+                self.forward(instance, unread, &mut forwardable);
+                return planned;
+            }
+        }
+    }
+
+    /// Parses the next batch, and lets the cache fetch where its keys are, and then the entries.
+    fn plan(&mut self, instance: &Instance, unread: &mut [u8]) -> Result<(), String> {
+        let limits = Limits { bulk_bytes_max: i64::from(u32::MAX), authenticated: true };
+        self.batch.clear();
+        self.parser.forget_requests();
+        let db = self.session.db();
+        let mut parsed = self.applied;
+        while self.batch.len() < BATCH_REQUESTS {
+            let request = self.parser.next(unread, parsed, limits);
+            let Some(request) = request.map_err(|error| format!("Protocol error from master: {error}"))? else { break };
+            parsed += request.len;
+            let bytes = &unread[request.start..parsed];
             let spans = self.parser.spans(&request);
-            let db = self.session.db();
-            let planned = Planned::new(request, bytes, spans, &instance.keyspace, db, &mut last);
-            let args = Args::new(bytes, spans, planned.hash);
+            self.batch.push(Planned::new(request, bytes, spans, &instance.keyspace, db, &mut self.last));
+        }
+        for planned in self.batch.iter().filter(|planned| planned.hash != 0) {
+            instance.keyspace.prefetch_entry(db, planned.hash);
+        }
+        Ok(())
+    }
+
+    /// Runs the batch.
+    fn run(&mut self, instance: &mut Instance, unread: &mut Vec<u8>, forwardable: &mut usize) {
+        self.session.admission = instance.admission(&self.session);
+        // Bytes that have gone from the start of what is unread since the batch was planned.
+        let mut dropped = 0;
+        for index in 0..self.batch.len() {
+            let planned = self.batch[index];
+            let request = &planned.request;
+            let (start, db) = (request.start - dropped, self.session.db());
+            let bytes = &unread[start..start + request.len];
+            let args = Args::new(bytes, self.parser.spans(request), planned.hash);
             if args.is_getack() {
                 self.acknowledge = true;
                 if instance.aof.is_open() {
@@ -369,20 +408,20 @@ impl Applier {
             self.replies.clear();
             instance.execute(&mut self.session, &planned, args, bytes, &mut self.replies);
             if planted!(PingNotCounted) && planned.command.is_some_and(|command| command.name == "ping") {
-                unread.drain(request.start..request.start + request.len);
+                unread.drain(start..start + request.len);
+                dropped += request.len;
                 continue;
             }
             self.applied += request.len;
             if self.session.transaction.is_none() {
-                forwardable = self.applied;
+                *forwardable = self.applied;
             }
             if self.session.db() != db {
                 // What comes after is in another database than what came before.
-                self.forward(instance, unread, &mut forwardable);
+                dropped += *forwardable;
+                self.forward(instance, unread, forwardable);
             }
         }
-        self.forward(instance, unread, &mut forwardable);
-        Ok(())
     }
 
     fn forward(&mut self, instance: &mut Instance, unread: &mut Vec<u8>, forwardable: &mut usize) {

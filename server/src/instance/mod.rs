@@ -38,14 +38,15 @@ pub use requests::{Found, Requests, RequestsError};
 pub use timing::{Histogram, Timing};
 
 use crate::aof::Aof;
-use crate::client::{Client, ClientKind, Session};
-use crate::command::{Command, Met, Users};
+use crate::client::{Client, ClientKind, Session, remembered_bytes};
+use crate::command::{Command, Connections, Met, Users};
 use crate::config::{Config, Secret, ShutdownOptions};
 use crate::delays::Delays;
 use crate::functions::Functions;
 use crate::keyspace::Keyspace;
 use crate::log::log;
 use crate::notify::Event;
+use crate::oom_score::OomScore;
 use crate::pubsub::PubSub;
 use crate::replication::{Feed, History, Replication, ReplicationId};
 use crate::slowlog::SlowLog;
@@ -58,6 +59,9 @@ pub const REDIS_VERSION: &str = "7.0.15";
 
 /// Where the backlog lies in the data directory.
 pub const BACKLOG_FILE: &str = "backlog.bin";
+
+/// Listens where a configuration says, or goes on where it was and says why.
+pub type Listen = Box<dyn Fn(&Config) -> Result<(), String>>;
 
 /// What only the shell can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +163,7 @@ pub struct Stats {
     pub keyspace_misses: Cell<u64>,
     pub total_error_replies: u64,
     pub client_output_buffer_limit_disconnections: u64,
+    pub evicted_clients: u64,
     pub commands: CommandCounts,
     pub errors: ErrorCounts,
 }
@@ -283,6 +288,8 @@ pub struct Instance {
     pub shutdown: Option<Shutdown>,
     /// Keys are deleted when their time has come, and not only when somebody looks at them.
     pub active_expiry: bool,
+    /// What has to be done from time to time is not done, for tests.
+    pub is_idle: bool,
     /// This master hands its place to a replica.
     pub failover: Option<Failover>,
     /// The checksum of what is restored is not looked at, for tests: what is behind it is.
@@ -310,7 +317,11 @@ pub struct Instance {
     /// What has happened to keys and is not published yet.
     pub(crate) events: Vec<Event>,
     pub(crate) met: Met,
+    /// To servers that keys were moved to.
+    pub(crate) migrations: Connections,
     pub(crate) transaction_stream: Option<TransactionStream>,
+    listen: Listen,
+    oom_score: OomScore,
     next_client_id: u64,
     random: Random,
     /// What commands leave to chance.
@@ -345,6 +356,7 @@ impl Instance {
             now_ms,
             loading: None,
             key_load_delay: KeyDelay::fixed(config.key_load_delay),
+            is_idle: false,
             active_expiry: true,
             shutdown: None,
             failover: None,
@@ -363,7 +375,10 @@ impl Instance {
             own_deadlines: HashSet::new(),
             effect: Vec::new(),
             events: Vec::new(),
+            listen: Box::new(|_| Ok(())),
+            oom_score: OomScore::default(),
             met: Met::default(),
+            migrations: Connections::default(),
             transaction_stream: None,
             next_client_id: 1,
             dice: Dice::new(random.next_u64()),
@@ -433,6 +448,19 @@ impl Instance {
 
     // --- Clients ---
 
+    /// Says how to listen elsewhere.
+    pub fn set_listen(&mut self, listen: Listen) {
+        self.listen = listen;
+    }
+
+    /// Listens where the configuration says by now.
+    ///
+    /// # Errors
+    /// It cannot; it listens where it did.
+    pub(crate) fn listen(&self) -> Result<(), String> {
+        (self.listen)(&self.config)
+    }
+
     /// A connection was made.
     pub fn connect(&mut self, address: String, local_address: String, kind: ClientKind) -> Rc<Client> {
         let client = {
@@ -458,7 +486,7 @@ impl Instance {
         self.unwatch(session);
         self.forget_monitor(session);
         let client = &session.client;
-        self.client_bytes = self.client_bytes.saturating_sub(client.memory_bytes());
+        self.client_bytes -= client.measured_bytes.take();
         client.clear_waker();
         self.clients.remove(&client.id);
         self.forget_waiter(client);
@@ -518,6 +546,7 @@ impl Instance {
         let entry = self.keyspace.peek(db, self.keyspace.key(name));
         let deadline_ms = entry.and_then(|entry| entry.deadline_ms()).filter(|deadline| *deadline > self.now_ms);
         session.watched.push((db, name.into(), deadline_ms));
+        session.client.watched_bytes.update(|bytes| bytes + remembered_bytes(name));
         self.watchers.entry((db, name.into())).or_default().push(Rc::clone(&session.client));
     }
 
@@ -532,6 +561,7 @@ impl Instance {
                 }
             }
         }
+        session.client.watched_bytes.set(0);
         session.client.watch_broken.set(false);
     }
 

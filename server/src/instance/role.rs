@@ -117,7 +117,21 @@ impl Instance {
     }
 
     /// Sets the role letter of the log.
-    pub fn announce_role(&self) {
+    pub fn announce_role(&mut self) {
         log::set_role(if self.replication.following().is_some() { log::Role::Replica } else { log::Role::Master });
+        if let Err(error) = self.set_oom_score() {
+            log!(Warning, "{error}");
+        }
+    }
+
+    /// Tells the kernel how willingly it shall end this process, as the configuration says for its role.
+    ///
+    /// # Errors
+    /// It does not let this process do so.
+    pub(crate) fn set_oom_score(&mut self) -> Result<(), String> {
+        let [master, replica, _] = self.config.oom_score_adj_values;
+        let value = if self.replication.following().is_some() { replica } else { master };
+        let result = self.oom_score.set(self.config.oom_score_adj, value);
+        result.map_err(|error| format!("Failed to set oom_score_adj: {error}"))
     }
 }

@@ -24,6 +24,9 @@ impl Instance {
 
     /// What has to be done from time to time.
     pub fn tick(&mut self) {
+        if self.is_idle {
+            return;
+        }
         self.release_acknowledged();
         self.release_due();
         self.end_due_pauses();
@@ -44,6 +47,7 @@ impl Instance {
         self.rewrite_if_due();
         self.shed_unwritten();
         self.measure_clients();
+        self.evict_clients();
         self.make_room();
         self.tell_trackers();
         if self.last_second != self.now_ms / 1000 {
@@ -58,6 +62,7 @@ impl Instance {
         self.cut_silent_feeds();
         self.report_stalls();
         self.close_idle_clients();
+        self.migrations.close_idle(self.now_ms);
         self.forget_unused_backlog();
         self.shrink_backlog();
     }

@@ -126,6 +126,11 @@ impl Instance {
         }
     }
 
+    /// Whether every command is timed by itself.
+    pub(crate) fn times_each(&self) -> bool {
+        self.timing.one_by_one
+    }
+
     /// Whether the command is one of a run, which this notes; else it is timed by itself.
     #[inline]
     pub(crate) fn joins_run(&mut self, command: &'static Command) -> bool {
@@ -134,20 +139,25 @@ impl Instance {
         }
         match &mut self.timing.run {
             Some((run, calls)) if std::ptr::eq(*run, command) => *calls += 1,
-            Some(_) => {
-                self.end_run();
-                self.timing.run = Some((command, 1));
-            }
-            None => self.timing.run = Some((command, 1)),
+            _ => self.begin_run(command),
         }
         true
     }
 
-    /// Notes the time of what was run last, and returns the present one, in microseconds.
+    #[inline(never)]
+    fn begin_run(&mut self, command: &'static Command) {
+        if self.timing.run.is_some() {
+            self.end_run();
+        }
+        self.timing.run = Some((command, 1));
+    }
+
+    /// Notes the calls and the time of what was run last, and returns the present time, in microseconds.
     pub(crate) fn end_run(&mut self) -> i64 {
         let since_us = std::mem::replace(&mut self.timing.at_us, (self.timing.clock)());
         if let Some((command, calls)) = self.timing.run.take() {
             let took_us = (self.timing.at_us - since_us).max(0) as u64;
+            self.stats.commands.of(command).calls += calls;
             self.note_time(command, took_us, calls);
         }
         self.timing.at_us

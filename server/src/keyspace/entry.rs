@@ -240,6 +240,15 @@ impl Entry {
         unsafe { self.boxed_ptr().map(|value| &mut *value) }
     }
 
+    /// Where the boxed value is, if there is one.
+    ///
+    /// # Safety
+    /// The entry lives.
+    pub(super) unsafe fn boxed(self) -> Option<*const Value> {
+        // SAFETY: by the contract.
+        unsafe { self.boxed_ptr().map(<*mut Value>::cast_const) }
+    }
+
     /// Moves the content out. Only [`Entry::free`] may follow.
     ///
     /// # Safety

@@ -21,7 +21,8 @@
 //! # Pipelines and loads
 //! Random reads cost cache misses, not instructions. Whoever has several keys at hand hashes them all, calls
 //! [`Keyspace::prefetch_slot`] for each, then [`Keyspace::prefetch_entry`] for each, and only then executes; for inserts
-//! of new keys the first phase is enough. 16 to 32 keys at a time hide most of the misses.
+//! of new keys the first phase is enough. 16 to 32 keys at a time hide most of the misses. Values other than strings lie
+//! elsewhere: [`Keyspace::prefetch_value`] and [`Keyspace::prefetch_elements`] for each follow the way to them.
 //!
 //! # Time
 //! The keyspace has no clock: callers pass the time, in milliseconds since the Unix epoch. An expired entry is absent to
@@ -180,7 +181,20 @@ impl Keyspace {
         }
     }
 
+    /// Third phase, for values other than strings: asks for what an entry points to; false if it points to nothing.
+    pub fn prefetch_value(&self, db: usize, hash: u64) -> bool {
+        self.tables[db].as_ref().is_some_and(|table| table.segment(hash).prefetch_value(hash))
+    }
+
+    /// Fourth phase: asks for what the value points to, where its elements or the way to them begins.
+    pub fn prefetch_elements(&self, db: usize, hash: u64) {
+        if let Some(table) = &self.tables[db] {
+            table.segment(hash).prefetch_elements(hash);
+        }
+    }
+
     /// The live entry. An expired one counts as absent and raises the flag of [`Keyspace::take_saw_expired`].
+    #[inline]
     pub fn get(&self, db: usize, key: Key<'_>, now_ms: i64) -> Option<EntryRef<'_>> {
         let entry = self.peek(db, key)?;
         if entry.is_expired(now_ms) {
@@ -188,6 +202,12 @@ impl Keyspace {
             return None;
         }
         Some(entry)
+    }
+
+    /// Whether a `get` met an expired entry since [`Keyspace::take_saw_expired`].
+    #[inline]
+    pub fn saw_expired(&self) -> bool {
+        self.saw_expired.get()
     }
 
     /// Whether a `get` met an expired entry since the last call, which clears the flag.
@@ -227,11 +247,13 @@ impl Keyspace {
     }
 
     /// The entry, expired or not.
+    #[inline]
     pub fn peek(&self, db: usize, key: Key<'_>) -> Option<EntryRef<'_>> {
         self.tables[db].as_ref()?.find(key)
     }
 
     /// Stores a string, in place where it fits; returns whether the key existed (expired or not).
+    #[inline]
     pub fn set_str(&mut self, db: usize, key: Key<'_>, value: &[u8], deadline: Deadline) -> bool {
         let (table, clock) = self.table_for_write(db, key);
         let existed = table.set_str(key, value, deadline, clock);
@@ -302,6 +324,7 @@ impl Keyspace {
     }
 
     /// The database's table, made if need be, after the walk has saved what a write to `key` would change.
+    #[inline]
     fn table_for_write(&mut self, db: usize, key: Key<'_>) -> (&mut Table, &AccessClock) {
         if let Some(written) = &mut self.written {
             written.insert((db, key.hash));

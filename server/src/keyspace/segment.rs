@@ -14,6 +14,7 @@
 use super::Key;
 use super::entry::{Entry, EntryRef};
 use super::slab::Slab;
+use crate::prefetch::prefetch;
 use std::ptr::NonNull;
 
 const GROUPS: usize = 8;
@@ -199,6 +200,31 @@ impl Segment {
         });
     }
 
+    /// Asks for the value of that entry; false if it does not lie elsewhere.
+    pub(super) fn prefetch_value(&self, hash: u64) -> bool {
+        let mut is_elsewhere = false;
+        self.probe(hash, |entry| {
+            // SAFETY: entries in slots live.
+            if let Some(value) = unsafe { entry.boxed() } {
+                prefetch(value.cast());
+                is_elsewhere = true;
+            }
+            true
+        });
+        is_elsewhere
+    }
+
+    /// Asks for what that value has on the heap.
+    pub(super) fn prefetch_elements(&self, hash: u64) {
+        self.probe(hash, |entry| {
+            // SAFETY: entries in slots live, and so do their boxes.
+            if let Some(value) = unsafe { entry.boxed().map(|value| &*value) } {
+                prefetch(value.elements_start());
+            }
+            true
+        });
+    }
+
     /// Asks for all entries.
     pub(super) fn prefetch_entries(&self) {
         self.entries().for_each(prefetch_entry);
@@ -340,16 +366,6 @@ fn prefetch_entry(entry: Entry) {
     let start = entry.address().as_ptr();
     prefetch(start);
     prefetch(start.wrapping_add(TYPICAL_SIZE - 1));
-}
-
-fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint and never faults.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 #[cfg(test)]

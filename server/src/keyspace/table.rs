@@ -121,18 +121,21 @@ impl Table {
         last.checked_add(1)
     }
 
+    #[inline]
     pub(super) fn find(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
         let segment = self.segment(key.hash);
         segment.find(key).map(|place| segment.entry_ref(place))
     }
 
     /// Where the key is, its entry and its deadline.
+    #[inline]
     fn locate(&self, key: Key<'_>) -> Option<(Place, Entry, Option<i64>)> {
         let segment = self.segment(key.hash);
         let place = segment.find(key)?;
         Some((place, segment.entry(place), segment.entry_ref(place).deadline_ms()))
     }
 
+    #[inline]
     pub(super) fn set_str(&mut self, key: Key<'_>, value: &[u8], deadline: Deadline, clock: &AccessClock) -> bool {
         let Some((place, entry, old_ms)) = self.locate(key) else {
             self.add(key, deadline.after(None), Content::str(value), clock.fresh());
@@ -364,6 +367,7 @@ impl Table {
     }
 
     /// Keeps the counts, and the segment's bound, when a key's deadline changes.
+    #[inline]
     fn note_deadline(&mut self, hash: u64, old_ms: Option<i64>, new_ms: Option<i64>) {
         if let Some(old_ms) = old_ms {
             self.with_deadline -= 1;

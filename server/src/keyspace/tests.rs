@@ -589,6 +589,8 @@ fn prefetching_is_harmless_whatever_the_hash() {
         for hash in (0..1000).map(|n| keyspace.hash(&name(n))) {
             keyspace.prefetch_slot(0, hash);
             keyspace.prefetch_entry(0, hash);
+            keyspace.prefetch_value(0, hash);
+            keyspace.prefetch_elements(0, hash);
         }
         fill(&mut keyspace, 0, round * 300..(round + 1) * 300);
     }

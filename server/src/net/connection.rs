@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 
 use super::stream::Stream;
-use super::{Server, feed};
+use super::{READ_BYTES, Server, feed};
 use crate::client::Session;
 use crate::command::{Args, Command, Flow, Planned};
 use crate::instance::Instance;
@@ -24,6 +24,9 @@ use crate::resp::{Limits, ProtocolError, Reply, RequestParser};
 
 /// Requests planned together.
 const BATCH_REQUESTS: usize = 32;
+
+/// No more of a long argument is read in a turn.
+const LONG_READ_BYTES: usize = 1 << 20;
 
 /// An output buffer that has grown beyond this is given back when it is empty.
 const OUTPUT_BYTES_KEPT: usize = 256 * 1024;
@@ -115,7 +118,9 @@ impl Connection {
             // The server ends, and nobody is told what is not on the disk.
             return Poll::Pending;
         }
-        match self.poll_flush(context) {
+        let flushed = self.poll_flush(context);
+        server.limit_clients(&self.session.client);
+        match flushed {
             Poll::Ready(Err(_)) => return Poll::Ready(End::Closed),
             Poll::Ready(Ok(())) if self.closing => return Poll::Ready(End::Closed),
             Poll::Pending if self.closing => return Poll::Pending,
@@ -131,14 +136,33 @@ impl Connection {
         }
     }
 
-    /// Reads once and plans what has arrived; 0 bytes are the end.
+    /// Reads, and plans what has arrived; 0 bytes are the end. Once, unless the rest of a long argument is there, too.
     pub(super) fn poll_read(&mut self, context: &mut Context, server: &Rc<Server>) -> Poll<io::Result<usize>> {
+        let mut total = 0;
+        loop {
+            let length = match self.poll_read_once(context, server) {
+                Poll::Pending if total > 0 => return Poll::Ready(Ok(total)),
+                result => ready!(result)?,
+            };
+            total += length;
+            let lacks_some = self.requests.input.len() < self.requests.parser.wanted_bytes();
+            if length == 0 || self.session.client.is_killed() {
+                return Poll::Ready(Ok(0));
+            }
+            if length < READ_BYTES || !lacks_some || total >= LONG_READ_BYTES {
+                return Poll::Ready(Ok(total));
+            }
+        }
+    }
+
+    fn poll_read_once(&mut self, context: &mut Context, server: &Rc<Server>) -> Poll<io::Result<usize>> {
         let mut shared = server.read_buffer.borrow_mut();
         let mut buffer = ReadBuf::new(&mut shared);
         ready!(self.stream.poll_read(context, &mut buffer))?;
         let read = buffer.filled();
-        self.requests.input.extend_from_slice(read);
-        self.session.client.input_bytes.set(self.requests.input.capacity());
+        self.requests.take_in(read);
+        self.requests.measure(&self.session);
+        server.limit_clients(&self.session.client);
         let instance = server.instance.borrow();
         let arrived = self.requests.input.len();
         if arrived as u64 > instance.config.client_query_buffer_limit {
@@ -168,13 +192,13 @@ impl Connection {
         let flow = {
             let mut instance = server.instance.borrow_mut();
             instance.begin_turn();
-            let input = &self.requests.input;
-            self.session.client.query_bytes.set((input.len(), input.capacity() - input.len()));
+            self.requests.measure(&self.session);
             self.session.client.last_active_ms.set(instance.now_ms);
             let flow = self.requests.run(&mut instance, &mut self.session, &mut self.out);
             self.yields = std::mem::take(&mut instance.has_killed);
             instance.end_turn();
             instance.stats.total_net_input_bytes += self.requests.forget_run() as u64;
+            self.requests.measure(&self.session);
             let pending_bytes = (self.out.len() - self.sent) as u64;
             instance.stats.total_net_output_bytes += pending_bytes;
             let client = &self.session.client;
@@ -223,6 +247,25 @@ impl Connection {
 }
 
 impl Requests {
+    /// Adds what was read. Of an argument that is longer than what is there, no more is made room for than it needs.
+    fn take_in(&mut self, read: &[u8]) {
+        let needed = self.input.len() + read.len();
+        if needed > self.input.capacity() {
+            let doubled = 2 * self.input.capacity();
+            let whole = self.parsed + self.parser.wanted_bytes();
+            let room = if whole >= needed { doubled.min(whole) } else { doubled };
+            self.input.reserve_exact(room.max(needed) - self.input.len());
+        }
+        self.input.extend_from_slice(read);
+    }
+
+    /// Lets everyone know what waits here.
+    fn measure(&self, session: &Session) {
+        let waiting = self.input.len().saturating_sub(self.parser.begun_bytes());
+        session.client.query_bytes.set((waiting, self.input.capacity() - self.input.len()));
+        session.client.input_bytes.set(self.input.capacity());
+    }
+
     /// Whether everything planned was run.
     fn is_exhausted(&self) -> bool {
         self.next == self.batch.len()
@@ -300,8 +343,13 @@ impl Requests {
     fn prefetch(&self, instance: &Instance, session: &Session) {
         let left = &self.batch[self.next..];
         if left.len() > 1 {
-            for planned in left.iter().filter(|planned| planned.hash != 0) {
-                instance.keyspace.prefetch_entry(session.db(), planned.hash);
+            let (keyspace, db) = (&instance.keyspace, session.db());
+            let mut hashes = left.iter().map(|planned| planned.hash).filter(|hash| *hash != 0);
+            hashes.clone().for_each(|hash| keyspace.prefetch_entry(db, hash));
+            // What a client sends at once mostly concerns values of one type, and strings come with their entries.
+            if hashes.next().is_some_and(|hash| keyspace.prefetch_value(db, hash)) {
+                hashes.clone().for_each(|hash| _ = keyspace.prefetch_value(db, hash));
+                hashes.for_each(|hash| keyspace.prefetch_elements(db, hash));
             }
         }
     }
@@ -313,7 +361,11 @@ impl Requests {
             planned.request.start -= start;
         }
         self.parsed -= start;
-        self.input.drain(..start);
+        if start == self.input.len() {
+            self.input.clear();
+        } else {
+            self.input.drain(..start);
+        }
         if self.input.is_empty() && self.input.capacity() > INPUT_BYTES_KEPT {
             self.input = Vec::new();
         }

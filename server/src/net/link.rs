@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -179,6 +179,19 @@ impl Timer {
     }
 }
 
+/// Connects from this address, or from any.
+async fn connect_from(source: Option<&str>, upstream: &Upstream) -> io::Result<TcpStream> {
+    let place = (upstream.host.as_str(), upstream.port);
+    let Some(source) = source else { return TcpStream::connect(place).await };
+    let failed = |error| io::Error::other(format!("bind-source-addr '{source}': {error}"));
+    let source = lookup_host((source, 0)).await.map_err(failed)?.next().ok_or(io::ErrorKind::NotFound)?;
+    let mut addresses = lookup_host(place).await?;
+    let address = addresses.find(|address| address.is_ipv4() == source.is_ipv4()).ok_or(io::ErrorKind::NotFound)?;
+    let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(source).map_err(failed)?;
+    socket.connect(address).await
+}
+
 /// A connection with what was read from it and not used.
 pub(super) struct Wire {
     stream: TcpStream,
@@ -190,7 +203,8 @@ impl Wire {
     async fn connect(server: &Server, upstream: &Upstream, patience: Duration) -> Result<Wire, LinkError> {
         log!(Notice, "Connecting to MASTER {upstream}");
         log!(Notice, "MASTER <-> REPLICA sync started");
-        let connecting = TcpStream::connect((upstream.host.as_str(), upstream.port));
+        let source = server.instance.borrow().config.bind_source_addr.clone();
+        let connecting = connect_from(source.as_deref(), upstream);
         let stream = match timeout(patience, connecting).await {
             Err(_) => return Err(LinkError::Said("Timeout connecting to the MASTER...".into())),
             Ok(Err(error)) => {

@@ -9,6 +9,7 @@ mod connection;
 mod feed;
 mod image;
 mod link;
+mod listen;
 mod loading;
 mod persist;
 mod receive;
@@ -18,22 +19,23 @@ mod stream;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
+use tokio::net::{TcpStream, UnixListener};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, spawn_local};
 
+use self::listen::Listeners;
 use self::stream::Stream;
-use crate::client::{ClientKind, Session};
-use crate::config::{Config, ShutdownOptions};
+use crate::client::{Client, ClientKind, Session};
+use crate::config::{ClientMemory, Config, ShutdownOptions};
 use crate::instance::{Action, Instance, Pause, PausedBy, Random};
 use crate::log::log;
 use crate::replication::Remains;
@@ -78,9 +80,12 @@ pub(crate) struct Server {
     stop: Notify,
 }
 
+/// Asked for twice in each turn, and therefore not by way of `SystemTime`, which takes several times the instructions.
 fn now_us() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one timespec; it cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
 
 fn now_ms() -> i64 {
@@ -104,12 +109,19 @@ pub(crate) fn serve(config: Config, remains: Option<Remains>) -> Result<(), Stri
 }
 
 async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
-    let listeners = listen(&config)?;
+    let listeners = Rc::new(Listeners::default());
+    listeners.listen(&config).inspect_err(|_| {
+        log!(Warning, "Failed listening on port {} (TCP), aborting.", config.port);
+    })?;
     let socket = config.unixsocket.as_ref().map(|path| config.dir.join(path));
     let unix_listener = socket.as_deref().map(|path| listen_unix(path, config.unixsocketperm)).transpose()?;
     let pidfile = config.pidfile.as_ref().map(|path| config.dir.join(path));
     let mut instance = Instance::new(config, now_ms(), Random::from_system());
     instance.set_clock(now_us);
+    instance.set_listen({
+        let listeners = Rc::clone(&listeners);
+        Box::new(move |config| listeners.listen(config))
+    });
     instance.make_users()?;
     instance.startup_bytes = crate::info::own_bytes();
     let is_ghost = remains.is_some();
@@ -145,9 +157,7 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     let (port, pid) = (server.instance.borrow().config.port, std::process::id());
     log!(Warning, "Running mode=standalone, port={port}, PID: {pid}");
     log!(Notice, "Server initialized");
-    for listener in listeners {
-        spawn_local(accept(Rc::clone(&server), listener));
-    }
+    spawn_local(accept(Rc::clone(&server), listeners));
     if let Some(listener) = unix_listener {
         spawn_local(accept_unix(Rc::clone(&server), listener));
     }
@@ -174,46 +184,6 @@ async fn run(config: Config, remains: Option<Remains>) -> Result<(), String> {
     server.failure.take().map_or(Ok(()), Err)
 }
 
-fn listen(config: &Config) -> Result<Vec<TcpListener>, String> {
-    if config.port == 0 {
-        return Ok(Vec::new());
-    }
-    let mut listeners = Vec::new();
-    for bind in &config.bind {
-        let addresses = (bind.host(), config.port).to_socket_addrs();
-        let result = addresses.and_then(|mut addresses| {
-            let address = addresses.next().ok_or(io::Error::other("the name has no address"))?;
-            listen_at(address, config.tcp_backlog)
-        });
-        match result {
-            Ok(listener) => listeners.push(listener),
-            // An address that this machine does not have is no harm if it was said to be optional.
-            Err(error) if bind.optional && error.kind() == io::ErrorKind::AddrNotAvailable => {}
-            Err(error) if bind.optional && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
-            Err(error) => {
-                let port = config.port;
-                log!(Warning, "Could not create server TCP listening socket {}:{port}: bind: {error}", bind.host());
-                log!(Warning, "Failed listening on port {port} (TCP), aborting.");
-                return Err(format!("can't listen on {}:{port}: {error}", bind.host()));
-            }
-        }
-    }
-    if listeners.is_empty() && !config.bind.is_empty() {
-        return Err(format!("none of the addresses to listen on exists here (port {})", config.port));
-    }
-    Ok(listeners)
-}
-
-fn listen_at(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    if address.is_ipv6() {
-        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    socket.bind(address)?;
-    socket.listen(backlog)
-}
-
 /// Listens at a path, in place of what an earlier server may have left there.
 fn listen_unix(path: &Path, permissions: u32) -> Result<UnixListener, String> {
     let fail = |error: io::Error| format!("can't listen on {}: {error}", path.display());
@@ -228,9 +198,9 @@ fn listen_unix(path: &Path, permissions: u32) -> Result<UnixListener, String> {
     Ok(listener)
 }
 
-async fn accept(server: Rc<Server>, listener: TcpListener) {
+async fn accept(server: Rc<Server>, listeners: Rc<Listeners>) {
     loop {
-        match listener.accept().await {
+        match listeners.accept().await {
             Ok((stream, peer)) => server.welcome_tcp(stream, peer),
             Err(error) => accept_later(&error).await,
         }
@@ -285,6 +255,14 @@ impl Server {
         let session = Session::new(client, instance.users.default_user().is_open());
         drop(instance);
         spawn_local(connection::serve(Rc::clone(self), stream, session));
+    }
+
+    /// Looks at what a client takes, where that is limited.
+    fn limit_clients(&self, client: &Client) {
+        let mut instance = self.instance.borrow_mut();
+        if instance.config.maxmemory_clients != ClientMemory::Bytes(0) {
+            instance.limit_clients(client);
+        }
     }
 
     /// Carries out what a turn has asked for, and lets the replicas be fed.

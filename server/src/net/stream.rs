@@ -25,9 +25,19 @@ impl Stream {
 
     #[inline]
     pub(super) fn poll_write(&mut self, context: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        // Mostly there is room, and nobody has to be woken when there is.
+        let result = match self {
+            Stream::Tcp(stream) => stream.try_write(bytes),
+            Stream::Unix(stream) => stream.try_write(bytes),
+        };
+        match (result, self) {
+            (Err(error), Stream::Tcp(stream)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Pin::new(stream).poll_write(context, bytes)
+            }
+            (Err(error), Stream::Unix(stream)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Pin::new(stream).poll_write(context, bytes)
+            }
+            (result, _) => Poll::Ready(result),
         }
     }
 

@@ -479,7 +479,13 @@ impl Backlog {
 
     /// The database that the stream has selected at its end; `None` if it has selected none yet, or none that whoever
     /// writes next may count on.
+    #[inline]
     pub fn selected_db(&self) -> Option<u32> {
+        let [first, second] = self.selections;
+        let newer = if first.from > second.from { first } else { second };
+        if newer.from <= self.end {
+            return newer.db;
+        }
         let forgotten = |selection: &Selection| selection.from == self.end + 1 && selection.db.is_none();
         if self.selections.iter().any(forgotten) {
             return None;

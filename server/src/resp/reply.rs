@@ -151,8 +151,19 @@ impl<'a> Reply<'a> {
     }
 }
 
+/// A line of a type and a number. Most lengths have one or two digits, which need no conversion.
 #[inline]
 fn header(out: &mut Vec<u8>, kind: u8, value: i64) {
+    let digit = |value: i64| b'0' + value as u8;
+    match value {
+        0..10 => out.extend_from_slice(&[kind, digit(value), b'\r', b'\n']),
+        10..100 => out.extend_from_slice(&[kind, digit(value / 10), digit(value % 10), b'\r', b'\n']),
+        _ => long_header(out, kind, value),
+    }
+}
+
+#[inline(never)]
+fn long_header(out: &mut Vec<u8>, kind: u8, value: i64) {
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(value).as_bytes();
     out.reserve(digits.len() + 3);

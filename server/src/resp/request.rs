@@ -32,6 +32,9 @@ pub struct Request {
     pub argc: usize,
     /// An inline request: its bytes are not the protocol's canonical form of its arguments.
     pub inline: bool,
+    /// It asks for the same as the last request that asked for anything, with as many arguments: they begin alike. False
+    /// where that was not found out.
+    pub repeats: bool,
 }
 
 /// What a connection's requests may declare at most.
@@ -65,6 +68,52 @@ pub struct RequestParser {
     position: usize,
     /// The declared length of the argument being received.
     bulk_len: Option<usize>,
+    /// That of the last request that had arguments.
+    head: Head,
+}
+
+/// How a request begins: with the number of its arguments and the first of them, the command's name. In a pipeline most
+/// requests begin alike, and what is the same byte by byte need not be read again.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    /// Its bytes, the first one lowest.
+    bytes: u128,
+    /// Those of the sixteen that belong to it.
+    mask: u128,
+    name: Span,
+    argc: usize,
+}
+
+impl Head {
+    /// No request begins like this.
+    const NONE: Head = Head { bytes: 1, mask: 0, name: Span { start: 0, len: 0 }, argc: 0 };
+
+    /// That of a whole array request, if it is short.
+    fn of(input: &[u8], spans: &[Span]) -> Head {
+        let name = spans[0];
+        let len = name.start + name.len;
+        match input.first_chunk() {
+            Some(first) if len <= u128::BITS / 8 && spans.len() <= ARGUMENTS_MAX_UNAUTHENTICATED as usize => {
+                let mask = u128::MAX >> (u128::BITS - 8 * len);
+                Head { bytes: u128::from_le_bytes(*first) & mask, mask, name, argc: spans.len() }
+            }
+            _ => Head::NONE,
+        }
+    }
+
+    /// Where the next argument begins, if this is how `input` begins.
+    #[inline]
+    fn end_in(&self, input: &[u8]) -> Option<usize> {
+        let first = u128::from_le_bytes(*input.first_chunk()?);
+        let end = (self.name.start + self.name.len) as usize + 2;
+        (first & self.mask == self.bytes && end <= input.len()).then_some(end)
+    }
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Head::NONE
+    }
 }
 
 impl RequestParser {
@@ -75,13 +124,22 @@ impl RequestParser {
 
     /// Forgets the requests returned so far; an unfinished one is kept.
     pub fn forget_requests(&mut self) {
-        self.spans.drain(..self.first_span);
+        if self.first_span == self.spans.len() {
+            self.spans.clear();
+        } else {
+            self.spans.drain(..self.first_span);
+        }
         self.first_span = 0;
     }
 
     /// Bytes that must have arrived, counted from the start of the unfinished request, before it can go on.
     pub fn wanted_bytes(&self) -> usize {
         self.bulk_len.map_or(0, |len| self.position + len + 2)
+    }
+
+    /// Bytes of the unfinished request before the argument that is being received.
+    pub fn begun_bytes(&self) -> usize {
+        self.bulk_len.map_or(0, |_| self.position)
     }
 
     /// The next request in `buffer` from `start` on, or `None` if it has not arrived whole.
@@ -93,15 +151,21 @@ impl RequestParser {
     /// The input breaks the protocol or a limit; nothing behind it can be read.
     pub fn next(&mut self, buffer: &mut [u8], start: usize, limits: Limits) -> Result<Option<Request>, ProtocolError> {
         let input = &mut buffer[start..];
+        let mut repeats = false;
         if self.missing == 0 {
-            match input.first() {
-                None => return Ok(None),
-                Some(b'*') => match self.begin_array(input, limits)? {
+            match (self.head.end_in(input), input.first()) {
+                (Some(end), _) => {
+                    self.spans.push(self.head.name);
+                    (self.missing, self.position) = (self.head.argc - 1, end);
+                    repeats = true;
+                }
+                (None, None) => return Ok(None),
+                (None, Some(b'*')) => match self.begin_array(input, limits)? {
                     Begun::Wait => return Ok(None),
                     Begun::Empty(len) => return Ok(Some(self.finish(start, len, false))),
                     Begun::Array => {}
                 },
-                Some(_) => return self.inline(input, start),
+                (None, Some(_)) => return self.inline(input, start),
             }
         }
         while self.missing > 0 {
@@ -110,7 +174,12 @@ impl RequestParser {
             }
         }
         let len = self.position;
-        Ok(Some(self.finish(start, len, false)))
+        let mut request = self.finish(start, len, false);
+        request.repeats = repeats;
+        if !repeats {
+            self.head = Head::of(input, self.spans(&request));
+        }
+        Ok(Some(request))
     }
 
     fn finish(&mut self, start: usize, len: usize, inline: bool) -> Request {
@@ -118,7 +187,7 @@ impl RequestParser {
         let argc = self.spans.len() - first_span;
         self.first_span = self.spans.len();
         self.position = 0;
-        Request { start, len, first_span, argc, inline }
+        Request { start, len, first_span, argc, inline, repeats: false }
     }
 
     fn begin_array(&mut self, input: &[u8], limits: Limits) -> Result<Begun, ProtocolError> {
@@ -206,7 +275,11 @@ impl RequestParser {
             self.spans.truncate(self.first_span);
             return refuse("unbalanced quotes in request");
         }
-        Ok(Some(self.finish(start, newline + 1, true)))
+        let request = self.finish(start, newline + 1, true);
+        if request.argc > 0 {
+            self.head = Head::NONE;
+        }
+        Ok(Some(request))
     }
 }
 
@@ -380,6 +453,33 @@ mod tests {
             vec![words(&["SET", "k", ""]), words(&["PING"]), words(&[]), words(&[]), words(&[]), words(&["PING"])];
         for chunk in 1..=input.len() {
             assert_eq!(parse_all(input, chunk), Ok(expected.clone()), "chunks of {chunk}");
+        }
+    }
+
+    #[test]
+    fn a_request_repeats_the_one_before_it_only_if_it_asks_for_the_same_with_as_many_arguments() {
+        let mut parser = RequestParser::default();
+        let requests: [(&str, bool); 10] = [
+            ("*2\r\n$3\r\nGET\r\n$1\r\na\r\n", false),
+            ("*2\r\n$3\r\nGET\r\n$1\r\nb\r\n", true),
+            ("*2\r\n$3\r\nget\r\n$1\r\nb\r\n", false),
+            ("*3\r\n$3\r\nget\r\n$1\r\nb\r\n$1\r\nc\r\n", false),
+            ("\r\n", false),
+            ("*3\r\n$3\r\nget\r\n$1\r\nb\r\n$1\r\nc\r\n", true),
+            ("GET a\r\n", false),
+            ("*3\r\n$3\r\nget\r\n$1\r\nb\r\n$1\r\nc\r\n", false),
+            ("*2\r\n$9\r\nRANDOMKEY\r\n$1\r\na\r\n", false),
+            ("*2\r\n$9\r\nRANDOMKEY\r\n$1\r\na\r\n", false),
+        ];
+        for (number, (request, repeats)) in requests.into_iter().enumerate() {
+            // Half of it arrives first.
+            let (half, mut whole) =
+                (&mut request.as_bytes()[..request.len() / 2].to_vec(), request.as_bytes().to_vec());
+            if number % 2 == 0 {
+                assert_eq!(parser.next(half, 0, LIMITS), Ok(None));
+            }
+            let parsed = parser.next(&mut whole, 0, LIMITS).expect("good requests").expect("whole requests");
+            assert_eq!((parsed.repeats, parsed.len), (repeats, request.len()), "request {number}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! A few elements in one buffer, in the order they came in: what a small hash or set takes least memory as.
 
+use super::counted::Counted;
 use super::record::{self, Payload};
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,25 +8,29 @@ use std::ops::Range;
 
 /// Records one after the other; every operation walks over them.
 pub(super) struct Flat<P: Payload + ?Sized> {
-    bytes: Vec<u8>,
-    len: u32,
+    records: Counted,
     payload: PhantomData<P>,
 }
 
 impl<P: Payload + ?Sized> Flat<P> {
     /// Nothing yet; allocates nothing.
     pub fn new() -> Self {
-        Flat { bytes: Vec::new(), len: 0, payload: PhantomData }
+        Flat { records: Counted::new(), payload: PhantomData }
     }
 
     /// How many elements there are.
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.records.count()
     }
 
     /// What it allocated, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.bytes.capacity()
+        self.records.heap_bytes()
+    }
+
+    /// Where the buffer is.
+    pub fn start(&self) -> *const u8 {
+        self.records.start()
     }
 
     /// All elements, in the order they came in.
@@ -35,14 +40,15 @@ impl<P: Payload + ?Sized> Flat<P> {
 
     /// The same, each with where it is.
     fn records(&self) -> impl Iterator<Item = (Range<usize>, &[u8], P::Ref<'_>)> + use<'_, P> {
-        let mut rest = self.bytes.as_slice();
+        let records = self.records.elements();
+        let mut rest = records;
         std::iter::from_fn(move || {
             if rest.is_empty() {
                 return None;
             }
-            let start = self.bytes.len() - rest.len();
+            let start = records.len() - rest.len();
             let (key, payload) = record::take::<P>(&mut rest);
-            Some((start..self.bytes.len() - rest.len(), key, payload))
+            Some((start..records.len() - rest.len(), key, payload))
         })
     }
 
@@ -57,31 +63,28 @@ impl<P: Payload + ?Sized> Flat<P> {
 
     /// Puts an element at the end, or in the place of the one that has the same key; returns whether it is new.
     pub fn insert(&mut self, key: &[u8], payload: P::Ref<'_>) -> bool {
-        let added = record::len_bytes::<P>(key, payload);
-        let Some((place, _)) = self.find(key) else {
-            self.bytes.reserve_exact(added);
-            record::put::<P>(key, payload, &mut self.bytes);
-            self.len += 1;
-            return true;
+        let size = record::len_bytes::<P>(key, payload);
+        let old = self.find(key).map(|(place, _)| place);
+        let is_new = old.is_none();
+        let place = match old {
+            Some(place) => self.records.resize(place, size),
+            None => self.records.insert(self.records.elements().len(), size),
         };
-        let mut record = Vec::with_capacity(added);
-        record::put::<P>(key, payload, &mut record);
-        self.bytes.splice(place, record);
-        false
+        record::write::<P>(key, payload, place);
+        is_new
     }
 
     /// Removes an element; returns whether it was there.
     pub fn remove(&mut self, key: &[u8]) -> bool {
         let Some((place, _)) = self.find(key) else { return false };
-        self.bytes.drain(place);
-        self.len -= 1;
+        self.records.remove(place, 1);
         true
     }
 }
 
 impl<P: Payload + ?Sized> Clone for Flat<P> {
     fn clone(&self) -> Self {
-        Flat { bytes: self.bytes.clone(), ..*self }
+        Flat { records: self.records.clone(), ..*self }
     }
 }
 

@@ -58,6 +58,14 @@ impl List {
         self.len() == 0
     }
 
+    /// Where the way to the elements begins.
+    pub fn start(&self) -> *const u8 {
+        match &self.0 {
+            Form::One(node) => Arc::as_ptr(node).cast(),
+            Form::Many(directory) => Arc::as_ptr(directory).cast(),
+        }
+    }
+
     /// What it takes on the heap, in bytes.
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {

@@ -18,6 +18,7 @@
 
 use super::record::{self, Payload};
 use super::{Dice, reserve};
+use crate::prefetch::prefetch;
 use siphasher::sip::SipHasher13;
 use std::collections::HashSet;
 use std::fmt;
@@ -86,6 +87,7 @@ impl<P: Payload + ?Sized> Map<P> {
     pub fn get(&self, key: &[u8]) -> Option<P::Ref<'_>> {
         let hash = hash(key);
         let segment = &self.segments[self.locate(hash).0];
+        prefetch(segment.places.as_ptr().cast());
         segment.find::<P>(hash, key).map(|index| segment.element::<P>(index).1)
     }
 
@@ -97,7 +99,9 @@ impl<P: Payload + ?Sized> Map<P> {
     /// Adds an element, or replaces the one that has the same key; returns whether it is new.
     pub fn insert(&mut self, key: &[u8], payload: P::Ref<'_>) -> bool {
         let hash = hash(key);
-        let is_new = self.edit(self.locate(hash).0, |segment| match segment.find::<P>(hash, key) {
+        let number = self.locate(hash).0;
+        self.segments[number].prefetch();
+        let is_new = self.edit(number, |segment| match segment.find::<P>(hash, key) {
             Some(index) => {
                 segment.replace::<P>(index, key, payload);
                 false
@@ -329,6 +333,13 @@ impl Segment {
 
     fn elements<P: Payload + ?Sized>(&self) -> impl Iterator<Item = (&[u8], P::Ref<'_>)> {
         (0..self.len()).map(|index| self.element::<P>(index))
+    }
+
+    /// Asks the cache for what an insertion will need, all at once: its ways there are none of each other's.
+    fn prefetch(&self) {
+        prefetch(self.tags.as_ptr());
+        prefetch(self.places.as_ptr().wrapping_add(self.len()).cast());
+        prefetch(self.records.as_ptr().wrapping_add(self.records.len()));
     }
 
     fn find<P: Payload + ?Sized>(&self, hash: u64, key: &[u8]) -> Option<usize> {

@@ -8,6 +8,7 @@
 //! - `heap_bytes` and `clone_bytes` are known, not counted.
 //! - An empty one is never stored: a key whose last element goes, goes with it. Only a stream without entries is still one.
 
+mod counted;
 mod dice;
 mod digest;
 mod flat;
@@ -85,6 +86,9 @@ pub enum Value {
     Stream(Stream),
 }
 
+/// What the allocator gives in one piece without loss; every key of another type than a string has such a box.
+const _: () = assert!(size_of::<Value>() <= 32);
+
 /// A borrowed value, wherever it is stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ValueRef<'a> {
@@ -119,6 +123,18 @@ impl Value {
     #[inline]
     pub fn next_field_deadline_ms(&self) -> Option<i64> {
         if let Value::Hash(hash) = self { hash.next_deadline_ms() } else { None }
+    }
+
+    /// Where the elements, or the way to them, begin on the heap: what a cache may be asked for.
+    pub fn elements_start(&self) -> *const u8 {
+        match self {
+            Value::Str(bytes) => bytes.as_ptr(),
+            Value::List(list) => list.start(),
+            Value::Hash(hash) => hash.start(),
+            Value::Set(set) => set.start(),
+            Value::SortedSet(set) => set.start(),
+            Value::Stream(stream) => stream.start(),
+        }
     }
 
     /// What it takes when boxed, in bytes.

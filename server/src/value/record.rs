@@ -17,6 +17,9 @@ pub trait Payload: 'static {
     /// Appends it to a record.
     fn put(payload: Self::Ref<'_>, out: &mut Vec<u8>);
 
+    /// Writes the same over `place`, which has just the room for it.
+    fn write(payload: Self::Ref<'_>, place: &mut [u8]);
+
     /// Takes what [`Payload::put`] has written off the front.
     fn take<'a>(bytes: &mut &'a [u8]) -> Self::Ref<'a>;
 }
@@ -31,6 +34,8 @@ impl Payload for () {
 
     fn put((): (), _: &mut Vec<u8>) {}
 
+    fn write((): (), _: &mut [u8]) {}
+
     fn take<'a>(_: &mut &'a [u8]) -> Self::Ref<'a> {}
 }
 
@@ -44,6 +49,10 @@ impl Payload for f64 {
 
     fn put(score: f64, out: &mut Vec<u8>) {
         out.extend_from_slice(&score.to_le_bytes());
+    }
+
+    fn write(score: f64, place: &mut [u8]) {
+        place.copy_from_slice(&score.to_le_bytes());
     }
 
     fn take(bytes: &mut &[u8]) -> f64 {
@@ -65,6 +74,10 @@ impl Payload for [u8] {
         put_string(value, out);
     }
 
+    fn write(value: &[u8], place: &mut [u8]) {
+        write_string(value, place);
+    }
+
     fn take<'a>(bytes: &mut &'a [u8]) -> &'a [u8] {
         take_string(bytes)
     }
@@ -79,6 +92,12 @@ pub(super) fn len_bytes<P: Payload + ?Sized>(key: &[u8], payload: P::Ref<'_>) ->
 pub(super) fn put<P: Payload + ?Sized>(key: &[u8], payload: P::Ref<'_>, out: &mut Vec<u8>) {
     put_string(key, out);
     P::put(payload, out);
+}
+
+/// Writes a record over `place`, which has just the room for it.
+pub(super) fn write<P: Payload + ?Sized>(key: &[u8], payload: P::Ref<'_>, place: &mut [u8]) {
+    let rest = write_string(key, place);
+    P::write(payload, rest);
 }
 
 /// Takes a record off the front.
@@ -100,6 +119,20 @@ fn put_string(string: &[u8], out: &mut Vec<u8>) {
     }
     out.push(len as u8);
     out.extend_from_slice(string);
+}
+
+/// Writes a string to the start of `place` and returns the rest.
+fn write_string<'a>(string: &[u8], place: &'a mut [u8]) -> &'a mut [u8] {
+    let (mut len, mut at) = (string.len(), 0);
+    while len >= 0x80 {
+        place[at] = len as u8 | 0x80;
+        len >>= 7;
+        at += 1;
+    }
+    place[at] = len as u8;
+    let (content, rest) = place[at + 1..].split_at_mut(string.len());
+    content.copy_from_slice(string);
+    rest
 }
 
 fn take_string<'a>(bytes: &mut &'a [u8]) -> &'a [u8] {
@@ -129,6 +162,9 @@ mod tests {
             let mut bytes = Vec::new();
             put::<[u8]>(&key, &value, &mut bytes);
             assert_eq!(bytes.len(), len_bytes::<[u8]>(&key, &value));
+            let mut written = vec![0; bytes.len()];
+            write::<[u8]>(&key, &value, &mut written);
+            assert_eq!(written, bytes);
             put::<f64>(&key, 1.5, &mut bytes);
             put::<()>(&key, (), &mut bytes);
             let mut rest = bytes.as_slice();

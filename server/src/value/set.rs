@@ -87,6 +87,15 @@ impl Set {
         self.len() == 0
     }
 
+    /// Where the members, or the way to them, begin.
+    pub fn start(&self) -> *const u8 {
+        match &self.0 {
+            Form::Integers(members) => members.start(),
+            Form::Small(members) => members.start(),
+            Form::Big(members) => (&raw const **members).cast(),
+        }
+    }
+
     /// What it takes on the heap, in bytes.
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {

@@ -79,6 +79,14 @@ impl SortedSet {
         self.len() == 0
     }
 
+    /// Where the entries, or the way to them, begin.
+    pub fn start(&self) -> *const u8 {
+        match &self.0 {
+            Form::Small(run) => run.start(),
+            Form::Big(big) => (&raw const **big).cast(),
+        }
+    }
+
     /// What it takes on the heap, in bytes; of a big one an estimate.
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {

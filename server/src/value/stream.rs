@@ -78,12 +78,18 @@ impl Default for BlockSize {
 /// Entries that lie together.
 #[derive(Clone, Default)]
 pub struct Block {
-    ids: Vec<Id>,
-    /// Where the fields of each entry end.
-    ends: Vec<usize>,
+    marks: Vec<Mark>,
     bytes: Vec<u8>,
     /// How many were ever put into it.
     appended: usize,
+}
+
+/// What is found of an entry before its fields are read.
+#[derive(Clone, Copy)]
+struct Mark {
+    id: Id,
+    /// Where its fields end.
+    end: usize,
 }
 
 /// An entry: fields and values in turns.
@@ -108,43 +114,49 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 impl Block {
+    /// Where the fields of an entry begin.
+    fn start(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.marks[before].end)
+    }
+
     fn entry(&self, index: usize) -> Entry<'_> {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        Entry { id: self.ids[index], fields: Fields(&self.bytes[start..self.ends[index]]) }
+        let Mark { id, end } = self.marks[index];
+        Entry { id, fields: Fields(&self.bytes[self.start(index)..end]) }
     }
 
     /// All its entries.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Entry<'_>> + ExactSizeIterator + Clone {
-        (0..self.ids.len()).map(|index| self.entry(index))
+        (0..self.marks.len()).map(|index| self.entry(index))
+    }
+
+    /// How many entries come before `id`.
+    fn before(&self, id: Id) -> usize {
+        self.marks.partition_point(|mark| mark.id < id)
     }
 
     fn range(&self, start: Id, end: Id) -> impl DoubleEndedIterator<Item = Entry<'_>> + Clone {
-        let (first, last) = (self.ids.partition_point(|id| *id < start), self.ids.partition_point(|id| *id <= end));
+        let (first, last) = (self.before(start), self.marks.partition_point(|mark| mark.id <= end));
         (first..last.max(first)).map(|index| self.entry(index))
     }
 
     fn push<'f>(&mut self, id: Id, fields: impl Iterator<Item = &'f [u8]>) {
         fields.for_each(|field| record::put::<()>(field, (), &mut self.bytes));
-        self.ids.push(id);
-        self.ends.push(self.bytes.len());
+        self.marks.push(Mark { id, end: self.bytes.len() });
         self.appended += 1;
     }
 
     fn remove(&mut self, index: usize) {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        let len = self.ends[index] - start;
-        self.bytes.drain(start..start + len);
-        self.ids.remove(index);
-        self.ends.remove(index);
-        self.ends[index..].iter_mut().for_each(|end| *end -= len);
+        let (start, end) = (self.start(index), self.marks[index].end);
+        self.bytes.drain(start..end);
+        self.marks.remove(index);
+        self.marks[index..].iter_mut().for_each(|mark| mark.end -= end - start);
     }
 
     fn remove_first(&mut self, count: usize) {
-        let start = if count == 0 { 0 } else { self.ends[count - 1] };
+        let start = self.start(count);
         self.bytes.drain(..start);
-        self.ids.drain(..count);
-        self.ends.drain(..count);
-        self.ends.iter_mut().for_each(|end| *end -= start);
+        self.marks.drain(..count);
+        self.marks.iter_mut().for_each(|mark| mark.end -= start);
     }
 
     fn is_full(&self, size: BlockSize) -> bool {
@@ -347,12 +359,16 @@ impl Stream {
         self.0.is_new
     }
 
+    /// Where the way to the entries begins.
+    pub fn start(&self) -> *const u8 {
+        (&raw const *self.0).cast()
+    }
+
     /// What it takes on the heap, in bytes; an estimate.
     pub fn heap_bytes(&self) -> usize {
-        const PER_ENTRY: usize = size_of::<Id>() + size_of::<usize>();
         let blocks = self.0.blocks.len() * size_of::<Block>() + self.0.blocks.heap_bytes();
         let groups = self.0.groups.iter().map(|(name, group)| name.len() + group.heap_bytes());
-        size_of::<State>() + self.0.bytes + self.0.len * PER_ENTRY + blocks + groups.sum::<usize>()
+        size_of::<State>() + self.0.bytes + self.0.len * size_of::<Mark>() + blocks + groups.sum::<usize>()
     }
 
     /// What a clone takes on the heap that the original does not share, in bytes.
@@ -430,12 +446,10 @@ impl Stream {
         if id <= state.last_id {
             return false;
         }
-        let last = state.blocks.last().filter(|(_, block)| !block.is_full(size)).map(|(first, _)| first);
-        let first = last.unwrap_or_else(|| {
+        if state.blocks.last_mut().is_none_or(|block| block.is_full(size)) {
             state.blocks.insert(id, Arc::default());
-            id
-        });
-        let block = Arc::make_mut(state.blocks.get_mut(first).expect("it is there or was just made"));
+        }
+        let block = Arc::make_mut(state.blocks.last_mut().expect("it is there or was just made"));
         let before = block.bytes.len();
         block.push(id, fields);
         state.bytes += block.bytes.len() - before;
@@ -447,8 +461,8 @@ impl Stream {
 
     /// Begins a new block with the next entry: what was read as one is kept as one.
     pub fn end_block(&mut self) {
-        if let Some((first, _)) = self.0.blocks.last() {
-            Arc::make_mut(self.0.blocks.get_mut(first).expect("it was just found")).appended = usize::MAX;
+        if let Some(block) = self.0.blocks.last_mut() {
+            Arc::make_mut(block).appended = usize::MAX;
         }
     }
 
@@ -456,8 +470,8 @@ impl Stream {
     pub fn remove(&mut self, id: Id) -> bool {
         let state = &mut *self.0;
         let Some((first, block)) = state.blocks.last_until(id) else { return false };
-        let Ok(index) = block.ids.binary_search(&id) else { return false };
-        let len = block.ids.len();
+        let Ok(index) = block.marks.binary_search_by_key(&id, |mark| mark.id) else { return false };
+        let len = block.marks.len();
         state.bytes -= block.entry(index).fields.0.len();
         if len == 1 {
             state.blocks.remove(first);
@@ -475,10 +489,10 @@ impl Stream {
         let state = &mut *self.0;
         let before = state.len;
         while let Some((first, block)) = state.blocks.first() {
-            let entries = block.ids.len();
+            let entries = block.marks.len();
             let excess = match bound {
                 Bound::Len(len) => state.len.saturating_sub(len).min(entries),
-                Bound::Id(id) => block.ids.partition_point(|other| *other < id),
+                Bound::Id(id) => block.before(id),
             };
             if excess == 0 || limit > 0 && before - state.len + entries > limit {
                 break;
@@ -490,7 +504,7 @@ impl Stream {
                 continue;
             }
             if !whole_blocks && let Some(block) = state.blocks.get_mut(first) {
-                state.bytes -= block.ends[excess - 1];
+                state.bytes -= block.start(excess);
                 Arc::make_mut(block).remove_first(excess);
                 state.len -= excess;
             }

@@ -32,8 +32,8 @@ pub fn xml(reports: &[DrillReport]) -> String {
     xml + "</testsuite>\n"
 }
 
-/// Text as XML has it; control characters are no XML at all.
-fn escaped(text: &str) -> String {
+/// Text as XML and HTML have it; control characters are no XML at all.
+pub fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
         match char {

@@ -32,17 +32,12 @@ pub fn show(report: &DrillReport, topology: &Topology, printer: &Printer) {
     show_writes(findings, printer);
     show_times(findings, printer);
     let nodes = findings.nodes.iter().map(|node| {
-        let resync = match node.resync {
-            Some(Resync::Partial) => "partial",
-            Some(Resync::Full) => "full",
-            Some(Resync::Unknown) | None => "-",
-        };
         let number = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
         vec![
             node.node.clone(),
             format!("{:?}", node.state).to_lowercase(),
             node.engine.clone(),
-            resync.to_owned(),
+            resync(node.resync).to_owned(),
             number(node.offset.map(|offset| offset.to_string())),
             number(node.keys.map(|keys| keys.to_string())),
         ]
@@ -51,7 +46,7 @@ pub fn show(report: &DrillReport, topology: &Topology, printer: &Printer) {
         "{}\n",
         table::plain(&["node", "at the end", "engine", "resync", ">offset", ">keys"], nodes)
     ));
-    show_verdict(report, printer);
+    printer.data(verdict(report));
 }
 
 fn show_writes(findings: &Findings, printer: &Printer) {
@@ -91,25 +86,34 @@ fn show_times(findings: &Findings, printer: &Printer) {
     printer.data(format_args!("{}\n", table::plain(&headings, rows.map(|(phase, latency)| row(phase, latency)))));
 }
 
-fn show_verdict(report: &DrillReport, printer: &Printer) {
-    let name = &report.drill;
-    match &report.verdict {
-        Verdict::Passed => printer.data(format_args!("passed: {name}{}", summary(&report.findings))),
-        Verdict::Inconclusive { reason } => printer.data(format_args!("inconclusive: {name}: {reason}")),
-        Verdict::Failed { reasons } => {
-            printer.data(format_args!("failed: {name}: {}", reasons.join("; ")));
-        }
+/// How a node came to a new history, in a word.
+pub fn resync(resync: Option<Resync>) -> &'static str {
+    match resync {
+        Some(Resync::Partial) => "partial",
+        Some(Resync::Full) => "full",
+        Some(Resync::Unknown) | None => "-",
     }
 }
 
-fn summary(findings: &Findings) -> String {
+/// The verdict in one line.
+pub fn verdict(report: &DrillReport) -> String {
+    let name = &report.drill;
+    match &report.verdict {
+        Verdict::Passed => format!("passed: {name}: {}", summary(&report.findings)),
+        Verdict::Inconclusive { reason } => format!("inconclusive: {name}: {reason}"),
+        Verdict::Failed { reasons } => format!("failed: {name}: {}", reasons.join("; ")),
+    }
+}
+
+/// What a drill that has passed has shown.
+pub fn summary(findings: &Findings) -> String {
     let outage = table::milliseconds(findings.outage.overall_us);
     match &findings.account {
         Some(account) => format!(
-            ": {} of {} acknowledged writes are there, and none was acknowledged for at most {outage}",
+            "{} of {} acknowledged writes are there, and none was acknowledged for at most {outage}",
             account.survived,
             account.survived + account.lost,
         ),
-        None => format!(": the nodes hold the same, no write was acknowledged for at most {outage}"),
+        None => format!("the nodes hold the same, no write was acknowledged for at most {outage}"),
     }
 }

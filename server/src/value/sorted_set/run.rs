@@ -13,14 +13,12 @@
 //! A member with a score of up to 30 takes two bytes more than the member.
 
 use super::Entry;
+use crate::value::counted::Counted;
 use std::ops::Range;
 
 /// Entries in ascending order of (score, member), no member twice.
 #[derive(Clone, Default)]
-pub(super) struct Run {
-    bytes: Vec<u8>,
-    len: u32,
-}
+pub(super) struct Run(Counted);
 
 /// Where an entry is, or would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,27 +31,36 @@ pub(super) struct Place {
 
 impl Run {
     pub(super) fn len(&self) -> usize {
-        self.len as usize
+        self.0.count()
     }
 
     /// Bytes that the entries take.
     pub(super) fn size(&self) -> usize {
-        self.bytes.len()
+        self.bytes().len()
     }
 
     /// Bytes that the buffer takes.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.bytes.capacity()
+        self.0.heap_bytes()
+    }
+
+    /// Where the buffer is.
+    pub(super) fn start(&self) -> *const u8 {
+        self.0.start()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.elements()
     }
 
     pub(super) fn iter(&self) -> Entries<'_> {
-        Entries { rest: &self.bytes, left: self.len() }
+        Entries { rest: self.bytes(), left: self.len() }
     }
 
     /// The entries of these indices.
     pub(super) fn slice(&self, indices: Range<usize>) -> Entries<'_> {
         let offset = self.offset(indices.start);
-        Entries { rest: &self.bytes[offset..], left: indices.len() }
+        Entries { rest: &self.bytes()[offset..], left: indices.len() }
     }
 
     pub(super) fn first(&self) -> Option<Entry<'_>> {
@@ -65,7 +72,7 @@ impl Run {
         let mut place = Place { index: 0, offset: 0 };
         let mut entries = self.iter();
         while entries.next().is_some_and(precedes) {
-            place = Place { index: place.index + 1, offset: self.bytes.len() - entries.rest.len() };
+            place = Place { index: place.index + 1, offset: self.size() - entries.rest.len() };
         }
         place
     }
@@ -79,7 +86,7 @@ impl Run {
             if entry.member == member {
                 return Some((Place { index, offset }, entry.score));
             }
-            offset = self.bytes.len() - entries.rest.len();
+            offset = self.size() - entries.rest.len();
         }
         None
     }
@@ -87,49 +94,38 @@ impl Run {
     /// Puts an entry where [`Run::place`] said.
     pub(super) fn insert(&mut self, place: Place, entry: Entry) {
         let head = Head::of(entry);
-        let size = head.as_bytes().len() + entry.member.len();
-        let end = self.bytes.len();
-        self.bytes.reserve_exact(size);
-        self.bytes.resize(end + size, 0);
-        self.bytes.copy_within(place.offset..end, place.offset + size);
-        let (start, rest) = self.bytes[place.offset..][..size].split_at_mut(head.as_bytes().len());
-        start.copy_from_slice(head.as_bytes());
+        let head = head.as_bytes();
+        let (start, rest) = self.0.insert(place.offset, head.len() + entry.member.len()).split_at_mut(head.len());
+        start.copy_from_slice(head);
         rest.copy_from_slice(entry.member);
-        self.len += 1;
     }
 
     /// Removes the entries of these indices.
     pub(super) fn remove(&mut self, indices: Range<usize>) {
         let (start, end) = (self.offset(indices.start), self.offset(indices.end));
-        self.bytes.drain(start..end);
-        self.bytes.shrink_to(self.bytes.len() + self.bytes.len() / 2);
-        self.len -= indices.len() as u32;
+        self.0.remove(start..end, indices.len());
+        self.0.shrink();
     }
 
     /// Removes the entry at a place that [`Run::find`] gave.
     pub(super) fn remove_at(&mut self, place: Place) {
-        let mut rest = Entries { rest: &self.bytes[place.offset..], left: 1 };
+        let mut rest = Entries { rest: &self.bytes()[place.offset..], left: 1 };
         rest.next();
-        let end = self.bytes.len() - rest.rest.len();
-        self.bytes.drain(place.offset..end);
-        self.len -= 1;
+        let end = self.size() - rest.rest.len();
+        self.0.remove(place.offset..end, 1);
     }
 
     /// Keeps the entries before `index` and returns the others.
     pub(super) fn split_off(&mut self, index: usize) -> Run {
         let offset = self.offset(index);
-        let bytes = self.bytes.split_off(offset);
-        self.bytes.shrink_to_fit();
-        let len = self.len - index as u32;
-        self.len = index as u32;
-        Run { bytes, len }
+        Run(self.0.split_off(offset, index))
     }
 
     /// The index that splits it into two parts of about equal size, neither of them empty.
     pub(super) fn middle(&self) -> usize {
         let mut entries = self.iter();
         let mut index = 0;
-        while entries.next().is_some() && entries.rest.len() > self.bytes.len() / 2 {
+        while entries.next().is_some() && entries.rest.len() > self.size() / 2 {
             index += 1;
         }
         (index + 1).min(self.len() - 1)
@@ -137,18 +133,17 @@ impl Run {
 
     /// Appends entries that all come after these.
     pub(super) fn append(&mut self, after: &Run) {
-        self.bytes.extend_from_slice(&after.bytes);
-        self.len += after.len;
+        self.0.append(&after.0);
     }
 
     /// Where the entry of this index begins; the end for that after the last.
     fn offset(&self, index: usize) -> usize {
         if index == self.len() {
-            return self.bytes.len();
+            return self.size();
         }
         let mut entries = self.iter();
         entries.by_ref().take(index).for_each(drop);
-        self.bytes.len() - entries.rest.len()
+        self.size() - entries.rest.len()
     }
 }
 

@@ -67,6 +67,17 @@ impl<K: Copy + Ord, V: Clone> OrderedMap<K, V> {
         self.until(|_| true).last().map(|(key, value)| (*key, value))
     }
 
+    /// The last value, to be changed.
+    pub(super) fn last_mut(&mut self) -> Option<&mut V> {
+        let mut node = Arc::make_mut(&mut self.root);
+        loop {
+            match node {
+                Node::Inner(children) => node = Arc::make_mut(&mut children.last_mut()?.1),
+                Node::Leaf(items) => return items.last_mut().map(|(_, value)| value),
+            }
+        }
+    }
+
     /// The last that is not later than `key`.
     pub(super) fn last_until(&self, key: K) -> Option<(K, &V)> {
         self.until(|other| *other <= key).last().map(|(key, value)| (*key, value))
@@ -284,6 +295,7 @@ mod tests {
                 prop_assert!(map.iter().eq(model.iter().map(|(key, value)| (*key, value))));
                 prop_assert!(map.range(start, end).eq(model.range(start..=end).map(|(key, value)| (*key, value))));
                 prop_assert!(map.range_back(start, end).eq(model.range(start..=end).rev().map(|(key, value)| (*key, value))));
+                prop_assert_eq!(map.clone().last_mut().copied(), model.values().next_back().copied());
                 for key in 0..200 {
                     prop_assert_eq!(map.get(key), model.get(&key));
                 }
