@@ -107,6 +107,7 @@ fn a_living_old_masters_writes_are_kept_before_it_becomes_a_replica() {
 fn a_tail_that_the_backlog_lost_is_said_to_be_gone() {
     for engine in engines() {
         let live = split(engine);
+        live.ask("n1", &["CONFIG", "SET", "repl-backlog-size", "16mb"]);
         // More than the backlog holds, in pieces that each fit.
         let value = "x".repeat(512 << 10);
         let fill: Vec<[&str; 3]> = (0..48).map(|_| ["SET", "filler", &value]).collect();
