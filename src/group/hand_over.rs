@@ -40,8 +40,10 @@ pub struct HandOver {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Stage {
-    /// Writes go on: where is the master?
-    Locating,
+    /// Writes go on: where is the master, and has it begun to send the replica its stream?
+    Locating {
+        is_again: bool,
+    },
     /// Writes go on until the replica is where the master was.
     Nearing {
         end: u64,
@@ -148,13 +150,14 @@ impl HandOver {
     /// `patience` is how long the replica may take to come near, and how long the master may then hold back writes for it to
     /// catch up; the others reach it at `new`.
     pub fn new(patience: Duration, new: Address) -> Self {
-        Self { patience, new, stage: Stage::Locating }
+        Self { patience, new, stage: Stage::Locating { is_again: false } }
     }
 
     /// What is to be done now; then [`HandOver::next`].
     pub fn order(&self) -> HandOverOrder {
         match &self.stage {
-            Stage::Locating | Stage::Measuring { .. } => HandOverOrder::AskOld { is_again: false },
+            Stage::Locating { is_again } => HandOverOrder::AskOld { is_again: *is_again },
+            Stage::Measuring { .. } => HandOverOrder::AskOld { is_again: false },
             Stage::Nearing { is_again, .. } | Stage::CatchingUp { is_again, .. } => {
                 HandOverOrder::AskNew { is_again: *is_again }
             }
@@ -177,16 +180,20 @@ impl HandOver {
     pub fn next(self, word: Word, now: Duration) -> Self {
         let Self { patience, new: address, stage } = self;
         let stage = match (stage, word) {
-            (Stage::Locating, Word::State(old)) => Stage::Nearing { end: old.offset, is_again: false },
+            (Stage::Locating { .. }, Word::State(old)) if find(&old, &address).is_some_and(|one| !one.is_online) => {
+                if now <= patience {
+                    Stage::Locating { is_again: true }
+                } else {
+                    unpause(HandOverEnd::Restored(late(patience)))
+                }
+            }
+            (Stage::Locating { .. }, Word::State(old)) => Stage::Nearing { end: old.offset, is_again: false },
             (Stage::Nearing { end, .. }, Word::State(new)) if new.offset >= end => Stage::Pausing,
             (Stage::Nearing { end, .. }, Word::State(_)) if now <= patience => Stage::Nearing { end, is_again: true },
             (Stage::Nearing { .. }, Word::State(_)) => unpause(HandOverEnd::Restored(late(patience))),
             (Stage::Pausing, Word::Done) => Stage::Measuring { paused: now },
             (Stage::Measuring { paused }, Word::State(old)) => {
-                // By the name that the master has for it; several hosts may have replicas on the same port.
-                let by_address = old.replicas.iter().find(|one| one.address().is_same(&address));
-                let by_port = || old.replicas.iter().find(|one| one.port == address.port);
-                let known = by_address.or_else(by_port).map_or(address.clone(), AttachedReplica::address);
+                let known = find(&old, &address).map_or(address.clone(), AttachedReplica::address);
                 Stage::CatchingUp { paused, end: old.offset, known, is_again: false }
             }
             (Stage::CatchingUp { end, known, .. }, Word::State(new))
@@ -199,7 +206,7 @@ impl HandOver {
             }
             (Stage::CatchingUp { .. }, Word::State(_)) => unpause(HandOverEnd::Restored(late(patience))),
             (
-                Stage::Locating
+                Stage::Locating { .. }
                 | Stage::Nearing { .. }
                 | Stage::Pausing
                 | Stage::Measuring { .. }
@@ -248,6 +255,12 @@ impl HandOver {
         };
         Self { patience, new: address, stage }
     }
+}
+
+/// The replica by the name that the master has for it; several hosts may have replicas on the same port.
+fn find<'a>(old: &'a Replication, replica: &Address) -> Option<&'a AttachedReplica> {
+    let by_address = old.replicas.iter().find(|one| one.address().is_same(replica));
+    by_address.or_else(|| old.replicas.iter().find(|one| one.port == replica.port))
 }
 
 fn late(patience: Duration) -> String {
@@ -349,6 +362,20 @@ mod tests {
         };
         assert_eq!(after([&until_pause[..], &paused].concat()), HandOverOrder::Unpause);
         assert_eq!(after([&until_pause[..], &paused[..3]].concat()), HandOverOrder::AskNew { is_again: true });
+    }
+
+    #[test]
+    fn a_replica_that_the_master_does_not_feed_yet_is_waited_for() {
+        let old = |is_online| {
+            let Word::State(mut old) = state(true, false, 5) else { panic!("it is a state") };
+            let Address { host, port } = Address::loopback(7002);
+            old.replicas = vec![AttachedReplica { host, port, is_online, acknowledged_offset: 0 }];
+            Word::State(old)
+        };
+        let begun = HandOver::new(Duration::from_secs(1), Address::loopback(7002)).next(old(false), Duration::ZERO);
+        assert_eq!(begun.order(), HandOverOrder::AskOld { is_again: true });
+        assert_eq!(begun.clone().next(old(true), Duration::ZERO).order(), HandOverOrder::AskNew { is_again: false });
+        assert_eq!(begun.next(old(false), Duration::from_secs(2)).order(), HandOverOrder::Unpause);
     }
 
     #[test]

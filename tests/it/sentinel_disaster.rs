@@ -58,7 +58,8 @@ fn a_sentinel_promotes_what_is_in_its_first_sync_and_promote_does_not() {
             let live = in_first_sync();
             start_sentinel(&live);
             kill(live.pid("n1"), "KILL");
-            live.eventually("the Sentinel has promoted n3", || live.role("n3").0 == "master");
+            let is_master = || live.node("n3")["answer"]["report"]["role"] == "master";
+            live.eventually("the Sentinel has promoted n3", is_master);
             assert_eq!(live.ask("n3", &["DBSIZE"]), 0, "the new master is empty");
             live.eventually("n2 has copied it", || live.ask("n2", &["DBSIZE"]) == 0);
         });
