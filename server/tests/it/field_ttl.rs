@@ -208,10 +208,12 @@ fn the_master_removes_what_is_over_and_a_replica_hides_it_until_then() {
 fn a_promoted_replica_goes_on_to_remove_fields() {
     let (master, promoted) = (repld().start(), repld().start());
     promoted.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", master.port()));
+    // The deadlines begin when the link is up.
+    wait_until_equal(&master, &promoted);
     let mut client = master.connect();
     client.run("HSET h a 1 b 2");
-    client.run("HSETEX other PX 100 FIELDS 1 a 1");
-    client.run("HPEXPIRE h 100 FIELDS 1 a");
+    client.run("HSETEX other PX 500 FIELDS 1 a 1");
+    client.run("HPEXPIRE h 500 FIELDS 1 a");
     wait_until_equal(&master, &promoted);
     promoted.connect().ok("REPLICAOF NO ONE");
     let mut client = promoted.connect();
