@@ -29,6 +29,8 @@ mod recover;
 mod repoint;
 mod restart;
 mod salvage;
+mod sentinel;
+mod sentinel_launch;
 mod signal;
 mod stop;
 mod tail;
@@ -63,6 +65,10 @@ pub use recover::{Recovery, recover};
 pub use repoint::{RepointPlan, RepointReport, repoint};
 pub use restart::{end_nodes, restart_order, settle};
 pub use salvage::{KeptStream, Salvaged};
+pub use sentinel::{
+    SentinelFailover, SentinelView, Watch, await_failover, note_failover, observe_sentinels, refuse_second_decider,
+    refuse_zombie,
+};
 pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_launched, end_strays, living, unmanaged};
 pub use tail::{Tail, TailError, TailFate, TailReport};
