@@ -20,7 +20,7 @@ pub struct KillMasterArgs {
 impl KillMasterArgs {
     /// Kills the master with SIGKILL and shows how far every node was just before.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
-        let (mut group, lock) = context.settled_group("kill-master")?;
+        let (mut group, _lock) = context.settled_group("kill-master")?;
         let plan = context.block_on(async { Ok(KillPlan::new(&group).await?) })?;
         if self.dry_run {
             match context.printer.is_json() {
@@ -48,8 +48,8 @@ impl KillMasterArgs {
         if !context.printer.is_json() {
             show(context, &report);
         }
-        let failover = context
-            .block_on(async { Ok(group::await_failover(&mut group, &report.plan.master, killed, &lock).await?) })?;
+        let failover =
+            context.block_on(async { Ok(group::await_failover(&mut group, &report.plan.master, killed).await?) })?;
         show_failover(context, &report, failover.as_ref());
         let is_whole = failover.is_some_and(|failover| failover.linked_us.is_some());
         Ok(if is_whole { ExitCode::Done } else { ExitCode::Incomplete })

@@ -100,7 +100,15 @@ impl Stage {
     async fn kill_master(&mut self, recorder: &mut Recorder) -> Result<String, GroupError> {
         let plan = KillPlan::new(&self.group).await?;
         let report = kill_master(&self.group, plan, recorder).await?;
-        Ok(format!("{} (pid {}) was killed", report.plan.master, report.plan.process.pid))
+        let (old, killed) =
+            (&report.plan.master, format!("{} (pid {}) was killed", report.plan.master, report.plan.process.pid));
+        if self.group.run.sentinels.is_none() {
+            return Ok(killed);
+        }
+        let failover = group::await_failover(&mut self.group, old, Instant::now()).await?;
+        let failover = failover.ok_or_else(|| GroupError::NotReplaced { master: old.clone() })?;
+        let first_write_ms = failover.first_write_us as f64 / 1000.0;
+        Ok(format!("{killed}; the sentinels made {} the master after {first_write_ms:.1} ms", failover.master))
     }
 
     /// The master's end is a loss that a promotion must be able to tell.

@@ -216,6 +216,12 @@ pub enum GroupError {
         /// What happened instead.
         reason: io::Error,
     },
+    /// A master is gone, and those who decide have not put another one in its place.
+    #[error("the sentinels have not replaced {master} in time")]
+    NotReplaced {
+        /// The master.
+        master: String,
+    },
     /// There is no living master to kill.
     #[error("no master lives: {0}")]
     NoLivingMaster(Diagnosis),

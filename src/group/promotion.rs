@@ -195,7 +195,14 @@ pub async fn switchover(
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
     let (view, clients) = observe_calm(group).await?;
-    let failover = exchange(group, &view, policy)?;
+    let failover = match exchange(group, &view, policy) {
+        Err(refusal) => {
+            // A hand-over may have been ended, and not what comes after it.
+            give_back(group, recorder).await?;
+            return Err(refusal);
+        }
+        Ok(failover) => failover,
+    };
     let limits = Limits { began, patience, links: limit };
     if group.run.sentinels.is_none() {
         return Promotion::new("switchover", failover, group, (view, clients), limits, recorder).run().await;

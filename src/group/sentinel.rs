@@ -296,6 +296,10 @@ pub(super) fn follow(dir: &GroupDir, run: &mut RunState) -> Option<String> {
 /// # Errors
 /// The directory cannot be written.
 pub fn note_failover(dir: &GroupDir, _lock: &GroupLock) -> Result<bool, GroupError> {
+    note(dir)
+}
+
+fn note(dir: &GroupDir) -> Result<bool, GroupError> {
     let Ok(Some(mut run)) = dir.run_state() else { return Ok(false) };
     let Some(old_master) = follow(dir, &mut run) else { return Ok(false) };
     let node = run.master().name.clone();
@@ -340,7 +344,7 @@ pub struct SentinelFailover {
 }
 
 /// Waits until the Sentinels have replaced a master that ended at `since`, the new one takes writes, the others follow it, and
-/// every Sentinel has heard of it; `None`: they did not replace it in time.
+/// every Sentinel has heard of it; `None`: they did not replace it in time. Only for who holds the group's lock.
 ///
 /// # Errors
 /// `/proc` or the group's state cannot be read.
@@ -348,12 +352,11 @@ pub async fn await_failover(
     group: &mut Group,
     old: &str,
     since: Instant,
-    lock: &GroupLock,
 ) -> Result<Option<SentinelFailover>, GroupError> {
     let Some(settings) = &group.run.sentinels else { return Ok(None) };
     let limit = Duration::from_millis(settings.down_after_ms + settings.failover_timeout_ms) + FAILOVER_MARGIN;
     let Some(mut failover) = await_choice(group, old, since, limit).await? else { return Ok(None) };
-    note_failover(&group.dir, lock)?;
+    note(&group.dir)?;
     *group = Group::open(group.dir.clone())?;
     while since.elapsed() < limit && failover.linked_us.is_none() {
         let (view, _) = super::observe(group).await?;
