@@ -235,7 +235,7 @@ impl Stage {
         for node in nodes {
             let edge = break_link(&self.group, node, to.as_deref(), fault).await?;
             let is_open = if edge.connections > 0 { "" } else { " (no connection)" };
-            links.push(format!("{node} -> {}{is_open}", edge.aim.to));
+            links.push(format!("{} -> {}{is_open}", edge.aim.from, edge.aim.to));
         }
         Ok(format!("{}: {}", fault.verb(), links.join(", ")))
     }

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use super::stop::end_processes;
 use super::{Group, GroupError, Refusal};
 use crate::fault::{EdgeAim, EdgeState, LinkOrder, order};
-use crate::process::{Condition, GroupDir, LINKS, LinkPort, RunState, Started, spawn_links};
+use crate::process::{Condition, GroupDir, LINKS, LinkPort, RunNode, RunState, Started, spawn_links};
 use crate::topology::LinkFault;
 
 /// How long the process may take to answer when it was started.
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// Who takes a node's entrance: no node can be called so.
+pub const EVERYBODY: &str = "*";
 /// Between two attempts.
 const RETRY_EVERY: Duration = Duration::from_millis(2);
 
@@ -46,6 +48,14 @@ pub(super) async fn aim(dir: &GroupDir, run: &mut RunState) -> Result<(), GroupE
             Err(_) => tokio::time::sleep(RETRY_EVERY).await,
         }
     };
+    if run.sentinels.is_some() {
+        for EdgeState { aim, .. } in edges {
+            if let Some(server) = run.node_mut(&aim.to).and_then(RunNode::managed_mut) {
+                server.entrance = Some(aim.port);
+            }
+        }
+        return Ok(());
+    }
     for node in &mut run.nodes {
         let own = edges.iter().filter(|edge| edge.aim.from == node.name).map(|edge| &edge.aim);
         let ports = own.map(|aim| LinkPort { to: aim.to.clone(), target: aim.target, port: aim.port }).collect();
@@ -56,8 +66,18 @@ pub(super) async fn aim(dir: &GroupDir, run: &mut RunState) -> Result<(), GroupE
     Ok(())
 }
 
-/// Every way from a node to another one, with the port that it had.
+/// The way of everybody to a node.
+fn entrance(node: &RunNode) -> Option<EdgeAim> {
+    let server = node.managed()?;
+    let (from, to) = (EVERYBODY.to_owned(), node.name.clone());
+    Some(EdgeAim { from, to, target: server.port, port: server.entrance.unwrap_or(0) })
+}
+
+/// Every way from a node to another one, with the port that it had; in a group with Sentinels every node's entrance.
 fn edges(run: &RunState) -> Vec<EdgeAim> {
+    if run.sentinels.is_some() {
+        return run.nodes.iter().filter_map(entrance).collect();
+    }
     let mut edges = Vec::new();
     for from in &run.nodes {
         for to in run.nodes.iter().filter(|to| to.name != from.name) {
@@ -91,6 +111,9 @@ pub async fn break_link(
     refuse_uncarried(group)?;
     let find = |name: &str| group.run.node(name).ok_or_else(|| Refusal::NoSuchNode(name.to_owned()));
     let from = find(node)?;
+    if group.run.sentinels.is_some() {
+        return break_entrance(group, node, to, fault).await;
+    }
     let to = match to {
         Some(to) => find(to)?.name.clone(),
         None => from.upstream.clone().ok_or_else(|| GroupError::Unsafe {
@@ -102,7 +125,27 @@ pub async fn break_link(
         let reason = format!("{node} has no link to itself");
         return Err(GroupError::Unsafe { reason, hint: "name another node with --to".to_owned() });
     }
-    let wanted = LinkOrder::Fault { from: node.to_owned(), to, fault: fault.clone() };
+    break_edge(group, node, &to, fault).await
+}
+
+/// The same where there are Sentinels: everybody reaches a node by one way.
+async fn break_entrance(
+    group: &Group,
+    node: &str,
+    to: Option<&str>,
+    fault: &LinkFault,
+) -> Result<EdgeState, GroupError> {
+    if to.is_some() {
+        return Err(GroupError::Unsafe {
+            reason: "with sentinels all go to a node by one way: a single link cannot be broken".to_owned(),
+            hint: format!("leave --to out: {node} cannot be reached then"),
+        });
+    }
+    break_edge(group, EVERYBODY, node, fault).await
+}
+
+async fn break_edge(group: &Group, from: &str, to: &str, fault: &LinkFault) -> Result<EdgeState, GroupError> {
+    let wanted = LinkOrder::Fault { from: from.to_owned(), to: to.to_owned(), fault: fault.clone() };
     let edges = order(&group.dir, &wanted).await.map_err(|reason| GroupError::Links { reason })?;
     edges.into_iter().next().ok_or_else(|| GroupError::Links { reason: io::ErrorKind::InvalidData.into() })
 }
