@@ -15,6 +15,7 @@ mod bring_up;
 mod diagnosis;
 mod ephemeral;
 mod failover;
+mod guard;
 mod hand_over;
 mod history;
 mod hook;
@@ -50,6 +51,10 @@ pub use bring_up::{Action, LaunchPlan, interruption, read_password, refuse_if_un
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use ephemeral::{Ephemeral, reap};
 pub use failover::{Failover, Next, StepOutcome};
+pub use guard::{
+    Evidence, Guard, GuardDone, GuardEnd, GuardEvent, GuardNote, GuardOrder, GuardSettings, GuardVerdict, stop_guard,
+    watch_over,
+};
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end};

@@ -124,10 +124,22 @@ pub async fn promote(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
+    promote_by("promote", group, policy, began, limit, recorder).await
+}
+
+/// The same by another command, which the journal names.
+pub(super) async fn promote_by(
+    command: &'static str,
+    group: &mut Group,
+    policy: &Policy,
+    began: Instant,
+    limit: Duration,
+    recorder: &mut Recorder,
+) -> Result<FailoverReport, GroupError> {
     let (view, clients) = observe_calm(group).await?;
     let failover = Failover::promote(&view, policy)?;
     let limits = Limits { began, patience: Duration::ZERO, links: limit };
-    Promotion::new("promote", failover, group, (view, clients), limits, recorder).run().await
+    Promotion::new(command, failover, group, (view, clients), limits, recorder).run().await
 }
 
 /// Whether a change of masters broke off when it had made the wished node the master already: then a promotion ends it.

@@ -25,12 +25,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::identity::ProcessIdentity;
+use super::identity::{Condition, ProcessIdentity};
 use crate::failpoint;
 use crate::topology::{Address, Engine, EngineFamily, Login};
 
 /// The name that stands for the process of a group's links where others have a node's: no node can have it.
 pub const LINKS: &str = ".links";
+/// The same for the process of `replctl guard`.
+pub const GUARD: &str = ".guard";
 
 /// The version of `run.json` that this program writes and reads.
 const SCHEMA: u32 = 1;
@@ -258,6 +260,12 @@ impl GroupDir {
             }
             read => Ok(read),
         }
+    }
+
+    /// Another value whenever `run.json` has been replaced; `None`: there is none.
+    pub fn run_stamp(&self) -> Option<(u64, i64, i64)> {
+        let metadata = fs::metadata(self.run_file()).ok()?;
+        Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
     }
 
     /// What `run.json` was before it was replaced last; `None` if that cannot be read either.
@@ -519,6 +527,9 @@ pub struct RunState {
     /// `[faults] links = true`: the process that carries the replication links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<RunLinks>,
+    /// `[guard]`, and the process that watches over the group.
+    #[serde(default, skip_serializing_if = "RunGuard::is_default")]
+    pub guard: RunGuard,
     /// Every node of the topology.
     pub nodes: Vec<RunNode>,
 }
@@ -528,6 +539,36 @@ pub struct RunState {
 pub struct RunLinks {
     /// `None`: it does not run.
     pub process: Option<ProcessIdentity>,
+}
+
+/// `replctl guard`, as a group has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunGuard {
+    /// `[guard] deadline`, in milliseconds; `None`: the default.
+    pub deadline_ms: Option<u64>,
+    /// `[guard] restart`: it starts again what has died.
+    pub restart: bool,
+    /// `replctl guard --maintenance on`: it watches and does nothing.
+    pub is_in_maintenance: bool,
+    /// How often somebody has looked into its failovers (`replctl guard --acknowledge`).
+    pub acknowledgements: u64,
+    /// The guard; `None`: none was started, or it was ended.
+    pub process: Option<ProcessIdentity>,
+}
+
+impl RunGuard {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether its process lives.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn is_alive(&self) -> io::Result<bool> {
+        self.process.as_ref().map_or(Ok(false), |process| Ok(process.condition()? != Condition::Dead))
+    }
 }
 
 /// Where a node reaches another one, if not at that one's own port.
@@ -724,7 +765,18 @@ impl RunState {
     /// The state of a group of which nothing runs yet.
     pub fn new(group: &str, max_loss_bytes: Option<u64>, nodes: Vec<RunNode>) -> Self {
         let (group, after_promote) = (group.to_owned(), Vec::new());
-        Self { schema: SCHEMA, group, max_loss_bytes, after_promote, replid: None, promoting: None, links: None, nodes }
+        let guard = RunGuard::default();
+        Self {
+            schema: SCHEMA,
+            group,
+            max_loss_bytes,
+            after_promote,
+            replid: None,
+            promoting: None,
+            links: None,
+            guard,
+            nodes,
+        }
     }
 
     /// Whether replctl has started none of it.
@@ -755,7 +807,7 @@ impl RunState {
     /// The processes of the group that are written down, dead or alive.
     pub fn processes(&self) -> impl Iterator<Item = &ProcessIdentity> {
         let of_links = self.links.iter().filter_map(|links| links.process.as_ref());
-        self.nodes.iter().filter_map(|node| Some(&node.process()?.identity)).chain(of_links)
+        self.nodes.iter().filter_map(|node| Some(&node.process()?.identity)).chain(of_links).chain(&self.guard.process)
     }
 
     /// The node that a node follows; `None` for the master.
