@@ -219,6 +219,7 @@ fn wished_state(group: &str, topology: &Topology) -> Result<RunState, GroupError
         });
     }
     let mut state = RunState::new(group, topology.max_loss_bytes(), nodes);
+    state.by = topology.by();
     state.after_promote = topology.after_promote().to_vec();
     state.links = topology.has_link_faults().then(RunLinks::default);
     Ok(state)
@@ -270,6 +271,7 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
     let mut run = last.run;
     take_roles(&mut run, &view);
     run.max_loss_bytes = wished.max_loss_bytes;
+    run.by = wished.by;
     run.after_promote = wished.after_promote;
     for node in &mut run.nodes {
         let is_alive = view.node(&node.name).is_some_and(|seen| seen.is_alive());

@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use super::identity::{Condition, ProcessIdentity};
 use crate::failpoint;
-use crate::topology::{Address, Engine, EngineFamily, Login};
+use crate::topology::{Address, By, Engine, EngineFamily, Login};
 
 /// The name that stands for the process of a group's links where others have a node's: no node can have it.
 pub const LINKS: &str = ".links";
@@ -516,6 +516,9 @@ pub struct RunState {
     pub group: String,
     /// `[failover] max-loss`
     pub max_loss_bytes: Option<u64>,
+    /// `[failover] by`
+    #[serde(default)]
+    pub by: By,
     /// `[hooks] after-promote`
     #[serde(default)]
     pub after_promote: Vec<String>,
@@ -764,17 +767,16 @@ pub struct RunProcess {
 impl RunState {
     /// The state of a group of which nothing runs yet.
     pub fn new(group: &str, max_loss_bytes: Option<u64>, nodes: Vec<RunNode>) -> Self {
-        let (group, after_promote) = (group.to_owned(), Vec::new());
-        let guard = RunGuard::default();
         Self {
             schema: SCHEMA,
-            group,
+            group: group.to_owned(),
             max_loss_bytes,
-            after_promote,
+            by: By::default(),
+            after_promote: Vec::new(),
             replid: None,
             promoting: None,
             links: None,
-            guard,
+            guard: RunGuard::default(),
             nodes,
         }
     }

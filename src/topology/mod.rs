@@ -4,6 +4,7 @@
 //! duplicate name, a duplicate port or an unknown key cannot exist past it.
 
 mod address;
+mod by;
 mod diagnostic;
 mod directive;
 mod drill;
@@ -19,6 +20,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use address::{Address, Login};
+pub use by::By;
 pub use diagnostic::{Diagnostic, Position, TopologyError};
 pub use directive::is_secret;
 pub use drill::{Act, Drill, DrillStep, Expectations, Load, Target, WishedResync, Workload};
@@ -42,6 +44,7 @@ pub struct Topology {
     /// In file order (`count` expanded).
     nodes: Vec<Node>,
     max_loss_bytes: Option<u64>,
+    by: By,
     after_promote: Vec<String>,
     /// Nodes reach those that they follow by proxies.
     has_link_faults: bool,
@@ -186,6 +189,7 @@ impl Topology {
             return Err(at_fault(vec![Diagnostic::at(span, reason)]));
         }
         let has_link_faults = raw.link_faults.is_some();
+        let by = by::resolve(raw.failover.by).map_err(at_fault)?;
         let drills = drill::resolve(raw.drills, &nodes).map_err(at_fault)?;
         let name = match raw.name {
             Some(name) => name,
@@ -194,7 +198,8 @@ impl Topology {
         Ok(Self {
             name,
             nodes,
-            max_loss_bytes: raw.max_loss_bytes,
+            max_loss_bytes: raw.failover.max_loss_bytes,
+            by,
             after_promote: raw.after_promote,
             has_link_faults,
             drills,
@@ -262,6 +267,11 @@ impl Topology {
     /// `[failover] max-loss`, in bytes of replication stream: a promotion that may lose more is refused.
     pub fn max_loss_bytes(&self) -> Option<u64> {
         self.max_loss_bytes
+    }
+
+    /// `[failover] by`: who decides that another node becomes the master.
+    pub fn by(&self) -> By {
+        self.by
     }
 
     /// `[hooks] after-promote`: a program with its arguments that is run when another node has become the master; empty for

@@ -14,7 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, nearest, quoted};
-use super::{Address, Engine, EngineFamily, NODES_MAX, UnmanagedNode, directive};
+use super::{Address, By, Engine, EngineFamily, NODES_MAX, UnmanagedNode, directive};
 
 pub(super) use drill::RawDrill;
 
@@ -55,11 +55,18 @@ pub(super) struct RawTopology {
     pub name: Option<String>,
     pub defaults: Settings,
     pub nodes: Vec<RawNode>,
-    pub max_loss_bytes: Option<u64>,
+    pub failover: RawFailover,
     pub after_promote: Vec<String>,
     /// Where `links = true` is written.
     pub link_faults: Option<Range<usize>>,
     pub drills: Vec<RawDrill>,
+}
+
+/// `[failover]`
+#[derive(Debug, Default)]
+pub(super) struct RawFailover {
+    pub max_loss_bytes: Option<u64>,
+    pub by: Option<Spanned<By>>,
 }
 
 /// One `[[node]]`.
@@ -130,7 +137,7 @@ impl Reader<'_> {
                 "name" => topology.name = self.name(key, value).map(Spanned::into_inner),
                 "defaults" => topology.defaults = self.defaults(key, value),
                 "node" => topology.nodes = self.nodes(value),
-                "failover" => topology.max_loss_bytes = self.failover(key, value),
+                "failover" => topology.failover = self.failover(key, value),
                 "faults" => topology.link_faults = self.faults(key, value),
                 "hooks" => topology.after_promote = self.hooks(key, value),
                 "drill" => topology.drills = self.drills(value),
@@ -267,15 +274,26 @@ impl Reader<'_> {
         true
     }
 
-    fn failover(&mut self, key: &Key, value: &Value) -> Option<u64> {
-        let mut max_loss_bytes = None;
+    fn failover(&mut self, key: &Key, value: &Value) -> RawFailover {
+        let mut failover = RawFailover::default();
         for (key, value) in self.table(key, value).into_iter().flatten() {
             match key.get_ref().as_ref() {
-                "max-loss" => max_loss_bytes = self.byte_size(key, value),
-                _ => self.unknown_key(key, "`[failover]`", &["max-loss"]),
+                "max-loss" => failover.max_loss_bytes = self.byte_size(key, value),
+                "by" => failover.by = self.by(key, value),
+                _ => self.unknown_key(key, "`[failover]`", &["max-loss", "by"]),
             }
         }
-        max_loss_bytes
+        failover
+    }
+
+    fn by(&mut self, key: &Key, value: &Value) -> Option<Spanned<By>> {
+        let name = self.string(key, value)?;
+        let by = By::ALL.into_iter().find(|by| by.name() == name.get_ref());
+        if by.is_none() {
+            let message = format!("nobody called {} fails a group over", quoted(name.get_ref()));
+            self.unknown_value(value, &message, &By::ALL.map(By::name));
+        }
+        Some(Spanned::new(value.span(), by?))
     }
 
     /// Where `links = true` is written.

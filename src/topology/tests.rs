@@ -34,9 +34,11 @@ fn every_key_of_the_design_is_read() {
         config = { APPENDONLY = true, save = "900 1", maxclients = 0x10, active-defrag = 0.5 }
         [failover]
         max-loss = "64KB"
+        by = "guard"
         "#,
     );
     assert_eq!((topology.name(), topology.max_loss_bytes()), ("demo", Some(64_000)));
+    assert_eq!(topology.by(), By::Guard);
     assert_eq!(topology.master().name, "n1");
     let [n1, n2] = topology.nodes() else { panic!("two nodes") };
     let valkey = Engine { family: EngineFamily::Valkey, path: Some("/opt/valkey/bin/valkey-server".into()) };
@@ -210,6 +212,8 @@ fn errors_name_their_place_and_the_way_out() {
             "[[node]]\nname = 'a'\n[node.config]\nsave = \"1 1\\nport 1\"\n\"a\\nb\" = 1\nrequirepass = '\"open'\nx = ['a']\nsAVE = ''\n",
         ),
         ("sizes", "[failover]\nmax-loss = '64k'\nmaxloss = 1\n[[node]]\nname = 'a'\n"),
+        ("who decides", "[failover]\nby = 'gaurd'\n[[node]]\nname = 'a'\n"),
+        ("sentinels that are not there", "[failover]\nby = 'sentinel'\n[[node]]\nname = 'a'\n"),
         ("not yet", "[[node]]\nname = 'a'\n[sentinel]\ncount = 3\n"),
         (
             "drills",
