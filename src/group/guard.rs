@@ -15,5 +15,5 @@ mod watch;
 
 pub use decision::{Guard, GuardDone, GuardEvent, GuardOrder, GuardSettings};
 pub use note::{Evidence, GuardNote, GuardVerdict};
-pub use process::stop_guard;
+pub use process::{GuardState, LastNote, guard_state, start_guard, stop_guard};
 pub use watch::{GuardEnd, watch_over};

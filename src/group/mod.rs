@@ -52,8 +52,8 @@ pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use ephemeral::{Ephemeral, reap};
 pub use failover::{Failover, Next, StepOutcome};
 pub use guard::{
-    Evidence, Guard, GuardDone, GuardEnd, GuardEvent, GuardNote, GuardOrder, GuardSettings, GuardVerdict, stop_guard,
-    watch_over,
+    Evidence, Guard, GuardDone, GuardEnd, GuardEvent, GuardNote, GuardOrder, GuardSettings, GuardState, GuardVerdict,
+    LastNote, guard_state, start_guard, stop_guard, watch_over,
 };
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};

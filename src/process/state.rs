@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use super::identity::{Condition, ProcessIdentity};
 use crate::failpoint;
-use crate::topology::{Address, By, Engine, EngineFamily, Login};
+use crate::topology::{Address, By, Engine, EngineFamily, GuardWish, Login};
 
 /// The name that stands for the process of a group's links where others have a node's: no node can have it.
 pub const LINKS: &str = ".links";
@@ -561,6 +561,12 @@ pub struct RunGuard {
 }
 
 impl RunGuard {
+    /// Takes over what a topology says.
+    pub fn wish(&mut self, wish: &GuardWish) {
+        self.deadline_ms = wish.deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+        self.restart = wish.restarts;
+    }
+
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

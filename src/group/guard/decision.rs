@@ -32,6 +32,8 @@ const RETRY_LAST: Duration = Duration::from_secs(10);
 /// How long after a node was started it is started again, at first and at most.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LAST: Duration = Duration::from_secs(60);
+/// How a word about the guard itself begins.
+const STALL: &str = "it did not run itself";
 /// More is not kept of what was seen.
 const EVIDENCE_MAX: usize = 16;
 
@@ -118,6 +120,8 @@ pub struct Guard {
     asked: Option<Duration>,
     /// The silence or the break was looked into.
     is_alarmed: bool,
+    /// The end of its process was acted on: whatever is still to be done follows from looks.
+    is_known_dead: bool,
     look_at: Duration,
     /// What is not as it is meant to be, and since when, in own time.
     odd: Option<(Discriminant<Diagnosis>, Duration)>,
@@ -222,6 +226,7 @@ impl Guard {
             work: Work::Idle,
             asked: None,
             is_alarmed: false,
+            is_known_dead: false,
             look_at: now,
             odd: None,
             seen: Vec::new(),
@@ -236,8 +241,9 @@ impl Guard {
     #[must_use]
     pub fn step(mut self, now: Duration, event: GuardEvent) -> (Self, Vec<GuardOrder>) {
         let lost = self.attention.advance(now, self.settings.tick() * 2);
-        if lost > self.settings.deadline / 4 {
-            let saw = format!("it did not run itself for {} ms, which are not counted", lost.as_millis());
+        if lost > self.settings.deadline / 4 && self.asked.is_some() {
+            self.seen.retain(|sighting| !sighting.saw.starts_with(STALL));
+            let saw = format!("{STALL} for {} ms, which are not counted", lost.as_millis());
             self.saw(now, "guard", saw);
         }
         let mut orders = match event {
@@ -274,7 +280,7 @@ impl Guard {
     fn answered(&mut self, now: Duration, is_master: bool) -> Vec<GuardOrder> {
         if is_master {
             self.asked = None;
-            self.is_alarmed = false;
+            (self.is_alarmed, self.is_known_dead) = (false, false);
             self.seen.clear();
         } else if !self.is_alarmed {
             self.is_alarmed = true;
@@ -295,9 +301,11 @@ impl Guard {
 
     fn ended(&mut self, now: Duration, node: &str) -> Vec<GuardOrder> {
         self.look_at = now;
-        if self.settings.master.as_deref() != Some(node) || matches!(self.work, Work::Acting { .. }) {
+        let is_master = self.settings.master.as_deref() == Some(node);
+        if !is_master || self.is_known_dead || matches!(self.work, Work::Acting { .. }) {
             return Vec::new();
         }
+        self.is_known_dead = true;
         self.saw_of_master(now, "its process has ended");
         self.replace(now, format!("{node} is dead"))
     }
@@ -350,7 +358,7 @@ impl Guard {
     /// What was seen of one master says nothing of the next.
     fn forget(&mut self) {
         (self.asked, self.odd, self.told) = (None, None, None);
-        self.is_alarmed = false;
+        (self.is_alarmed, self.is_known_dead) = (false, false);
         self.seen.clear();
     }
 
@@ -523,6 +531,8 @@ fn concern(view: &GroupView, diagnosis: &Diagnosis) -> Concern {
     let has_died = |node: &&NodeView| node.is_dead() && node.process().is_some();
     let dead = || view.nodes.iter().filter(has_died).map(|node| node.name.clone()).collect::<Vec<_>>();
     match diagnosis {
+        // A master that comes back with less than its replicas have on their disks would make them lose it.
+        Diagnosis::Down if view.nodes.len() > 1 => Concern::Certain,
         Diagnosis::Down | Diagnosis::ReplicasUnreachable { .. } => match dead() {
             nodes if nodes.is_empty() => Concern::None,
             nodes => Concern::Restart(nodes),

@@ -25,6 +25,7 @@ use crate::group::{Group, GroupError, endpoint};
 use crate::process::{
     Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, RunNode, RunProcess, RunState, StateError,
 };
+use crate::topology::By;
 use crate::wire::{Endpoint, NodeClient, WireError};
 
 /// `[guard] deadline`, unless the topology says otherwise.
@@ -97,8 +98,23 @@ async fn enrol(
     display: &mpsc::UnboundedSender<Event>,
 ) -> Result<Option<Group>, GroupError> {
     let own = ProcessIdentity::of(std::process::id())?;
-    let Some(_lock) = locked(dir, stop).await? else { return Ok(None) };
+    let _lock = loop {
+        // Whoever has started it has written it down, and holds the lock until it watches.
+        let is_expected = dir.run_state()?.is_some_and(|run| run.guard.process == own);
+        match dir.lock(COMMAND) {
+            _ if *stop.borrow() => return Ok(None),
+            Err(StateError::Busy { .. }) if is_expected => return Ok(Some(Group::open(dir.clone())?)),
+            Err(StateError::Busy { .. }) => tokio::time::sleep(LOCK_EVERY).await,
+            lock => break lock?,
+        }
+    };
     let mut group = Group::open(dir.clone())?;
+    if group.run.by == By::Sentinel {
+        return Err(GroupError::Unsafe {
+            reason: format!("the Sentinels of {} decide who is its master", dir.name()),
+            hint: "there is one decider, never two: `[failover] by = \"guard\"`, and no `[sentinel]`".to_owned(),
+        });
+    }
     if let Some(other) = group.run.guard.process.as_ref().filter(|other| Some(*other) != own.as_ref())
         && other.condition()? != Condition::Dead
     {
