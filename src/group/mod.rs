@@ -57,7 +57,7 @@ pub use guard::{
 };
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
-pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end};
+pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end, read_recent_of};
 pub use kill::{KillPlan, KillReport, kill_master};
 pub use link_faults::{break_link, link_states};
 pub use plan::{
@@ -242,7 +242,7 @@ impl Group {
     fn kill_note(&self) -> Result<Option<KillNote>, GroupError> {
         let master = self.run.master();
         let Some(present) = master.process() else { return Ok(None) };
-        let entries = read_end(&self.dir.journal_file(), RECENT_BYTES)?;
+        let entries = read_recent_of(&self.dir.journal_file(), "master-killed")?;
         Ok(entries.iter().rev().find_map(|entry| match &entry.event {
             Event::MasterKilled { node, process, offsets } if *process == present.identity => {
                 Some(KillNote { offset: offsets.get(node).copied(), seconds_ago: entry.seconds_ago() })

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::note::{GuardNote, GuardVerdict};
 use crate::event::Event;
-use crate::group::journal::{JournalEntry, RECENT_BYTES, read_end};
+use crate::group::journal::{JournalEntry, read_recent_of};
 use crate::group::stop::end_processes;
 use crate::group::{Group, GroupError};
 use crate::process::{Condition, Durability, GUARD, log_tail, spawn_guard};
@@ -52,7 +52,7 @@ pub fn guard_state(group: &Group) -> Result<Option<GuardState>, GroupError> {
     if guard.process.is_none() && !guard.is_in_maintenance {
         return Ok(None);
     }
-    let last = read_end(&group.dir.journal_file(), RECENT_BYTES)?.into_iter().rev().find_map(note_of);
+    let last = read_recent_of(&group.dir.journal_file(), "guard")?.into_iter().rev().find_map(note_of);
     Ok(Some(GuardState {
         pid: guard.process.as_ref().map(|process| process.pid),
         is_alive: guard.is_alive()?,
@@ -97,7 +97,7 @@ pub async fn start_guard(group: &mut Group) -> Result<u32, GroupError> {
 /// Whether the journal says that this process has begun to watch.
 fn watches(group: &Group, pid: u32) -> Result<bool, GroupError> {
     let is_its = |entry: &JournalEntry| entry.run.split_once('-').is_some_and(|(own, _)| own == pid.to_string());
-    let entries = read_end(&group.dir.journal_file(), RECENT_BYTES)?;
+    let entries = read_recent_of(&group.dir.journal_file(), "guard")?;
     Ok(entries
         .into_iter()
         .rev()

@@ -310,13 +310,16 @@ impl Watch {
         let began = Instant::now();
         let Some((mut group, _lock)) = self.hold().await? else { return Ok(GuardDone::Moot) };
         let mut recorder = self.recorder()?;
+        let replaces = note.verdict == GuardVerdict::Replaces;
         recorder.record(Event::Guard { note })?;
         let master = group.run.master().clone();
         if is_dead(&master)? {
             // Whoever starts it by hand from now on has a replica.
             disarm(&group, &master.name)?;
         }
-        let policy = Policy { finishes: unfinished(&group, None)?, ..policy(&group.run) };
+        // A lost master is replaced, whatever was not seen to its end before.
+        let finishes = if replaces { None } else { unfinished(&group, None)? };
+        let policy = Policy { finishes, ..policy(&group.run) };
         Ok(match promote_by(COMMAND, &mut group, &policy, began, LINK_LIMIT, &mut recorder).await {
             Ok(_) => GuardDone::Done,
             Err(GroupError::Refused(Refusal::MasterAlive { .. })) => GuardDone::Moot,
