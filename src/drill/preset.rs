@@ -20,7 +20,7 @@ pub struct DrillPreset {
 }
 
 /// All of them.
-pub const DRILL_PRESETS: [DrillPreset; 11] = [
+pub const DRILL_PRESETS: [DrillPreset; 13] = [
     DrillPreset {
         name: "kill-master",
         summary: "the master dies, the best replica takes over, the old master comes back",
@@ -97,6 +97,20 @@ pub const DRILL_PRESETS: [DrillPreset; 11] = [
         topology: "trio",
         keeps_all: true,
         steps: r#"[{ after = "500ms", do = "kill replicas" }, { do = "wipe replicas" }, { do = "start replicas" }]"#,
+    },
+    DrillPreset {
+        name: "guard-kill",
+        summary: "the master dies, the guard puts another one in its place, and starts the old one again",
+        topology: "guard",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "kill-master" }]"#,
+    },
+    DrillPreset {
+        name: "flapping",
+        summary: "one master after the other dies, until the guard holds back and a person promotes",
+        topology: "guard",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { do = "promote" }]"#,
     },
 ];
 

@@ -55,7 +55,29 @@ pub struct GroupDir {
 /// The right to change a group, held until dropped.
 #[derive(Debug)]
 pub struct GroupLock {
-    _file: File,
+    file: File,
+}
+
+impl GroupLock {
+    /// Lets others change the group until it is taken again.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn release(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
+    /// Takes it again; `false`: somebody else has it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn retake(&self) -> io::Result<bool> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
 }
 
 /// Why the state of a group cannot be used.
@@ -244,7 +266,7 @@ impl GroupDir {
                 .map_err(io_error)?;
             self.remove_unfinished();
             failpoint::pass(|| "locked".to_owned());
-            return Ok(GroupLock { _file: file });
+            return Ok(GroupLock { file });
         }
     }
 
