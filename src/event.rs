@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::failpoint;
-use crate::group::{Diverged, FailoverPlan, GroupError, Journal, NodeSignal, Salvaged, Step, TailReport};
+use crate::group::{Diverged, FailoverPlan, GroupError, GuardNote, Journal, NodeSignal, Salvaged, Step, TailReport};
 use crate::process::ProcessIdentity;
 use crate::topology::By;
 use crate::wire::FormerHistory;
@@ -146,6 +146,12 @@ pub enum Event {
         node: String,
         /// What was done to it.
         signal: NodeSignal,
+    },
+    /// The guard has decided something.
+    Guard {
+        /// What, and on what evidence.
+        #[serde(flatten)]
+        note: GuardNote,
     },
     /// A step of a drill was done, or failed.
     Rehearsed {

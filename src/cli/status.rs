@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use replctl::group::{self, Diagnosis, Group, GroupView, NodeView, SentinelView, TailReport, diagnose};
+use replctl::group::{
+    self, Diagnosis, Group, GroupView, GuardState, GuardVerdict, NodeView, SentinelView, TailReport, diagnose,
+};
 use serde::Serialize;
 
 use super::ExitCode;
@@ -71,6 +73,8 @@ struct StatusObject<'a> {
     message: String,
     hint: Option<String>,
     nodes: &'a [NodeView],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guard: Option<&'a GuardState>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     sentinels: &'a [SentinelView],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -117,6 +121,16 @@ impl Status {
     }
 
     /// The group.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// The group, to be changed.
+    pub fn group_mut(&mut self) -> &mut Group {
+        &mut self.group
+    }
+
+    /// The group.
     pub fn into_group(self) -> Group {
         self.group
     }
@@ -143,6 +157,7 @@ impl Status {
     pub fn show(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let (message, hint) = self.words();
         let is_healthy = self.diagnosis.is_healthy() && self.complaint().is_none();
+        let guard = group::guard_state(&self.group)?;
         if context.printer.is_json() {
             context.printer.object(&StatusObject {
                 group: &self.view.group,
@@ -152,6 +167,7 @@ impl Status {
                 hint,
                 nodes: &self.view.nodes,
                 sentinels: &self.view.sentinels,
+                guard: guard.as_ref(),
                 tails: &self.tails,
             });
         } else {
@@ -163,6 +179,9 @@ impl Status {
             for tail in &self.tails {
                 context.printer.data(tail);
             }
+            if let Some(guard) = &guard {
+                context.printer.data(guard_words(guard));
+            }
             self.note_peculiarities(context);
             if let Some(hint) = hint {
                 context.printer.note(format_args!("hint: {hint}"));
@@ -170,5 +189,18 @@ impl Status {
         }
         let is_done = is_healthy && !self.tails.iter().any(TailReport::is_gone);
         Ok(if is_done { ExitCode::Done } else { ExitCode::Incomplete })
+    }
+}
+
+fn guard_words(guard: &GuardState) -> String {
+    let pid = guard.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let last = guard.last.as_ref().map(|last| &last.note);
+    let is_stuck = |verdict| matches!(verdict, GuardVerdict::Refuses | GuardVerdict::HoldsBack | GuardVerdict::Fails);
+    match (guard.is_alive, last.filter(|last| is_stuck(last.verdict))) {
+        (false, _) if guard.is_in_maintenance => format!("guard: none runs{pid}, and it would do nothing: maintenance"),
+        (false, _) => format!("guard: has ended{pid}; replctl up --guard starts it"),
+        (true, _) if guard.is_in_maintenance => format!("guard: watches and does nothing: maintenance{pid}"),
+        (true, Some(last)) => format!("{last}{pid}"),
+        (true, None) => format!("guard: watches{pid}"),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use replctl::group::{self, Action, Group, LaunchPlan};
 use replctl::process::{GroupDir, Program};
-use replctl::topology::Topology;
+use replctl::topology::{By, Topology};
 use serde_json::json;
 
 use super::ExitCode;
@@ -21,6 +21,10 @@ pub struct UpArgs {
     /// How long the group may take to be linked; then what was started is ended again
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+
+    /// Start the group's guard, too [default: if the topology says `[failover] by = "guard"`]
+    #[arg(long)]
+    guard: bool,
 
     /// Show what would be started, and start nothing
     #[arg(long)]
@@ -78,7 +82,11 @@ impl UpArgs {
         for node in &plan.absent {
             context.printer.warning(format_args!("{node} does not answer, and replctl does not start it"));
         }
-        super::start::launch(context, dir, plan, self.timeout)?.show(context)
+        let mut status = super::start::launch(context, dir, plan, self.timeout)?;
+        if self.guard || status.group().run.by == By::Guard {
+            context.block_on(async { Ok(group::start_guard(status.group_mut()).await?) })?;
+        }
+        status.show(context)
     }
 }
 

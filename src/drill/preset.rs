@@ -20,7 +20,7 @@ pub struct DrillPreset {
 }
 
 /// All of them.
-pub const DRILL_PRESETS: [DrillPreset; 13] = [
+pub const DRILL_PRESETS: [DrillPreset; 15] = [
     DrillPreset {
         name: "kill-master",
         summary: "the master dies, the best replica takes over, the old master comes back",
@@ -112,6 +112,20 @@ pub const DRILL_PRESETS: [DrillPreset; 13] = [
         keeps_all: false,
         steps: r#"[{ after = "500ms", do = "link cut master" }, { after = "4s", do = "link heal old-master" }, { after = "3s", do = "start old-master" }]"#,
     },
+    DrillPreset {
+        name: "guard-kill",
+        summary: "the master dies, the guard puts another one in its place, and starts the old one again",
+        topology: "guard",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "kill-master" }]"#,
+    },
+    DrillPreset {
+        name: "flapping",
+        summary: "one master after the other dies, until the guard holds back and a person promotes",
+        topology: "guard",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { do = "promote" }]"#,
+    },
 ];
 
 impl DrillPreset {
@@ -154,7 +168,7 @@ mod tests {
             let topology = preset.default_topology();
             let drill = preset.drill(&topology);
             assert!(drill.steps.iter().any(|step| step.act.is_disturbance()), "{}", preset.name);
-            let lost = (topology.by() == By::Replctl).then_some(0);
+            let lost = (topology.by() != By::Sentinel).then_some(0);
             assert_eq!((drill.name.as_str(), drill.expect.lost), (preset.name, lost));
         }
     }

@@ -39,8 +39,8 @@ use super::{Group, GroupError, GroupView, NodeView, endpoint, link_faults, save_
 use crate::event::{Event, Recorder};
 use crate::host;
 use crate::process::{
-    Condition, Durability, GroupDir, LINKS, Listeners, LiveProcess, ManagedServer, Program, RunLinks, RunNode,
-    RunProcess, RunSentinel, RunSentinels, RunState, Server, Started, StateError, UnmanagedServer, free_ports,
+    Condition, Durability, GroupDir, LINKS, Listeners, LiveProcess, ManagedServer, Program, RunGuard, RunLinks,
+    RunNode, RunProcess, RunSentinel, RunSentinels, RunState, Server, Started, StateError, UnmanagedServer, free_ports,
     log_tail, spawn,
 };
 use crate::topology::{Address, Engine, EngineFamily, Login, NodeServer, Sentinels, Topology, UnmanagedNode};
@@ -271,6 +271,7 @@ fn wished_state(group: &str, topology: &Topology) -> Result<RunState, GroupError
     }
     let mut state = RunState::new(group, topology.max_loss_bytes(), nodes);
     state.by = topology.by();
+    state.guard.wish(topology.guard());
     state.after_promote = topology.after_promote().to_vec();
     state.links = topology.has_link_faults().then(RunLinks::default);
     state.sentinels = topology.sentinels().map(wished_sentinels);
@@ -336,6 +337,7 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
     take_roles(&mut run, &view);
     run.max_loss_bytes = wished.max_loss_bytes;
     run.by = wished.by;
+    (run.guard.deadline_ms, run.guard.restart) = (wished.guard.deadline_ms, wished.guard.restart);
     run.after_promote = wished.after_promote;
     for node in &mut run.nodes {
         let is_alive = view.node(&node.name).is_some_and(|seen| seen.is_alive());
@@ -416,6 +418,8 @@ fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result
             hint: "replctl down --wipe drops all data of the group; --force starts it as the file says".to_owned(),
         });
     }
+    wished.guard =
+        RunGuard { deadline_ms: wished.guard.deadline_ms, restart: wished.guard.restart, ..last.guard.clone() };
     for node in &mut wished.nodes {
         let last = last.node(&node.name);
         match (&mut node.server, last.map(|last| &last.server)) {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! REPLCTL_GROUP, REPLCTL_STATE_DIR            replctl in the hook speaks of this group
-//! REPLCTL_COMMAND                             promote or switchover
+//! REPLCTL_COMMAND                             promote, switchover or guard
 //! REPLCTL_OLD_MASTER, REPLCTL_NEW_MASTER      nodes
 //! REPLCTL_OLD_ADDRESS, REPLCTL_NEW_ADDRESS    127.0.0.1:6379
 //! ```

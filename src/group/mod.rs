@@ -15,6 +15,7 @@ mod bring_up;
 mod diagnosis;
 mod ephemeral;
 mod failover;
+mod guard;
 mod hand_over;
 mod history;
 mod hook;
@@ -52,9 +53,13 @@ pub use bring_up::{Action, LaunchPlan, interruption, read_password, refuse_if_un
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use ephemeral::{Ephemeral, reap};
 pub use failover::{Failover, Next, StepOutcome};
+pub use guard::{
+    Evidence, Guard, GuardDone, GuardEnd, GuardEvent, GuardNote, GuardOrder, GuardSettings, GuardState, GuardVerdict,
+    LastNote, guard_state, start_guard, stop_guard, watch_over,
+};
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
-pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end};
+pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end, read_recent_of};
 pub use kill::{KillPlan, KillReport, kill_master};
 pub use link_faults::{EVERYBODY, break_link, link_states};
 pub use plan::{
@@ -249,7 +254,7 @@ impl Group {
     fn kill_note(&self) -> Result<Option<KillNote>, GroupError> {
         let master = self.run.master();
         let Some(present) = master.process() else { return Ok(None) };
-        let entries = read_end(&self.dir.journal_file(), RECENT_BYTES)?;
+        let entries = read_recent_of(&self.dir.journal_file(), "master-killed")?;
         Ok(entries.iter().rev().find_map(|entry| match &entry.event {
             Event::MasterKilled { node, process, offsets } if *process == present.identity => {
                 Some(KillNote { offset: offsets.get(node).copied(), seconds_ago: entry.seconds_ago() })

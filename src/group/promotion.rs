@@ -126,18 +126,30 @@ pub async fn promote(
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
     sentinel::refuse_second_decider(group, policy)?;
+    promote_by("promote", group, policy, began, limit, recorder).await
+}
+
+/// The same by another command, which the journal names.
+pub(super) async fn promote_by(
+    command: &'static str,
+    group: &mut Group,
+    policy: &Policy,
+    began: Instant,
+    limit: Duration,
+    recorder: &mut Recorder,
+) -> Result<FailoverReport, GroupError> {
     let (view, clients) = observe_calm(group).await?;
     let failover = Failover::promote(&view, policy)?;
     let limits = Limits { began, patience: Duration::ZERO, links: limit };
     if group.run.sentinels.is_none() {
-        return Promotion::new("promote", failover, group, (view, clients), limits, recorder).run().await;
+        return Promotion::new(command, failover, group, (view, clients), limits, recorder).run().await;
     }
     sentinel::hold(group).await?;
     let report = async {
         // What was seen before may be what a Sentinel has made of it by now.
         let (view, clients) = observe_calm(group).await?;
         let failover = Failover::promote(&view, policy)?;
-        Promotion::new("promote", failover, group, (view, clients), limits, recorder).run().await
+        Promotion::new(command, failover, group, (view, clients), limits, recorder).run().await
     };
     let report = report.await;
     give_back(group, recorder).await?;

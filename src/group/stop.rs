@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::guard::stop_guard;
 use super::{Group, GroupError, link_faults, reap};
 use crate::event::{Event, Recorder};
 use crate::failpoint;
@@ -113,6 +114,8 @@ pub async fn down(
     recorder: &mut Recorder,
 ) -> Result<DownReport, GroupError> {
     recorder.record(Event::Began { command: "down".to_owned() })?;
+    // First of all: what ends now is meant to.
+    stop_guard(&mut group).await?;
     end_strays(&group.dir, patience).await?;
     let living = living(&group)?;
     let master = group.run.master().name.clone();

@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::engine::Program;
 use super::identity::ProcessIdentity;
-use super::state::{GroupDir, LINKS, ManagedServer, RunNode, RunSentinel, RunState, Server};
+use super::state::{GUARD, GroupDir, LINKS, ManagedServer, RunNode, RunSentinel, RunState, Server};
 use crate::failpoint;
 use crate::topology::{Address, EngineFamily};
 
@@ -59,7 +59,7 @@ pub fn launched(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
 /// # Errors
 /// `/proc` cannot be read.
 pub fn servers(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
-    let of_nodes = launched(dir)?.into_iter().filter(|(name, _)| name != LINKS);
+    let of_nodes = launched(dir)?.into_iter().filter(|(name, _)| ![LINKS, GUARD].contains(&name.as_str()));
     let leaders = of_nodes.map(|found| Ok(found.1.leads_session()?.then_some(found)));
     leaders.filter_map(Result::transpose).collect()
 }
@@ -232,9 +232,25 @@ pub fn spawn_sentinel(program: &Program, group: &GroupDir, name: &str) -> io::Re
 /// # Errors
 /// It cannot be executed, or the log cannot be opened.
 pub fn spawn_links(group: &GroupDir) -> io::Result<Started> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--state-dir").arg(group.state_dir()).arg("--group").arg(group.name()).arg("carry-links");
+    let mut command = this_program_on(group)?;
+    command.arg("carry-links");
     start(command, group, LINKS)
+}
+
+/// Starts the process that watches over a group: `replctl guard`, with a log.
+///
+/// # Errors
+/// It cannot be executed, or the log cannot be opened.
+pub fn spawn_guard(group: &GroupDir) -> io::Result<Started> {
+    let mut command = this_program_on(group)?;
+    command.args(["--color", "never", "guard"]);
+    start(command, group, GUARD)
+}
+
+fn this_program_on(group: &GroupDir) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--state-dir").arg(group.state_dir()).arg("--group").arg(group.name());
+    Ok(command)
 }
 
 fn start(mut command: Command, group: &GroupDir, node: &str) -> io::Result<Started> {

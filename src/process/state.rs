@@ -26,12 +26,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::identity::ProcessIdentity;
+use super::identity::{Condition, ProcessIdentity};
 use crate::failpoint;
-use crate::topology::{Address, By, Engine, EngineFamily, Login};
+use crate::topology::{Address, By, Engine, EngineFamily, GuardWish, Login};
 
 /// The name that stands for the process of a group's links where others have a node's: no node can have it.
 pub const LINKS: &str = ".links";
+/// The same for the process of `replctl guard`.
+pub const GUARD: &str = ".guard";
 
 /// The version of `run.json` that this program writes and reads.
 const SCHEMA: u32 = 1;
@@ -54,7 +56,29 @@ pub struct GroupDir {
 /// The right to change a group, held until dropped.
 #[derive(Debug)]
 pub struct GroupLock {
-    _file: File,
+    file: File,
+}
+
+impl GroupLock {
+    /// Lets others change the group until it is taken again.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn release(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
+    /// Takes it again; `false`: somebody else has it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn retake(&self) -> io::Result<bool> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
 }
 
 /// Why the state of a group cannot be used.
@@ -243,7 +267,7 @@ impl GroupDir {
                 .map_err(io_error)?;
             self.remove_unfinished();
             failpoint::pass(|| "locked".to_owned());
-            return Ok(GroupLock { _file: file });
+            return Ok(GroupLock { file });
         }
     }
 
@@ -259,6 +283,12 @@ impl GroupDir {
             }
             read => Ok(read),
         }
+    }
+
+    /// Another value whenever `run.json` has been replaced; `None`: there is none.
+    pub fn run_stamp(&self) -> Option<(u64, i64, i64)> {
+        let metadata = fs::metadata(self.run_file()).ok()?;
+        Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
     }
 
     /// What `run.json` was before it was replaced last; `None` if that cannot be read either.
@@ -526,6 +556,9 @@ pub struct RunState {
     /// `[sentinel]`: the Sentinels that watch the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sentinels: Option<RunSentinels>,
+    /// `[guard]`, and the process that watches over the group.
+    #[serde(default, skip_serializing_if = "RunGuard::is_default")]
+    pub guard: RunGuard,
     /// Every node of the topology.
     pub nodes: Vec<RunNode>,
 }
@@ -578,6 +611,42 @@ pub struct RunSentinel {
 pub struct RunLinks {
     /// `None`: it does not run.
     pub process: Option<ProcessIdentity>,
+}
+
+/// `replctl guard`, as a group has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunGuard {
+    /// `[guard] deadline`, in milliseconds; `None`: the default.
+    pub deadline_ms: Option<u64>,
+    /// `[guard] restart`: it starts again what has died.
+    pub restart: bool,
+    /// `replctl guard --maintenance on`: it watches and does nothing.
+    pub is_in_maintenance: bool,
+    /// How often somebody has looked into its failovers (`replctl guard --acknowledge`).
+    pub acknowledgements: u64,
+    /// The guard; `None`: none was started, or it was ended.
+    pub process: Option<ProcessIdentity>,
+}
+
+impl RunGuard {
+    /// Takes over what a topology says.
+    pub fn wish(&mut self, wish: &GuardWish) {
+        self.deadline_ms = wish.deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+        self.restart = wish.restarts;
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether its process lives.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn is_alive(&self) -> io::Result<bool> {
+        self.process.as_ref().map_or(Ok(false), |process| Ok(process.condition()? != Condition::Dead))
+    }
 }
 
 /// Where a node reaches another one, if not at that one's own port.
@@ -804,6 +873,7 @@ impl RunState {
             promoting: None,
             links: None,
             sentinels: None,
+            guard: RunGuard::default(),
             nodes,
         }
     }
@@ -837,7 +907,8 @@ impl RunState {
     pub fn processes(&self) -> impl Iterator<Item = &ProcessIdentity> {
         let of_links = self.links.iter().filter_map(|links| links.process.as_ref());
         let of_sentinels = self.sentinels().iter().filter_map(|sentinel| Some(&sentinel.process.as_ref()?.identity));
-        self.nodes.iter().filter_map(|node| Some(&node.process()?.identity)).chain(of_links).chain(of_sentinels)
+        let of_nodes = self.nodes.iter().filter_map(|node| Some(&node.process()?.identity));
+        of_nodes.chain(of_links).chain(of_sentinels).chain(&self.guard.process)
     }
 
     /// The process that is written down for a node or a Sentinel that replctl starts, to be changed.

@@ -19,6 +19,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use address::{Address, Login};
 pub use by::By;
@@ -48,6 +49,7 @@ pub struct Topology {
     max_loss_bytes: Option<u64>,
     by: By,
     sentinels: Option<Sentinels>,
+    guard: GuardWish,
     after_promote: Vec<String>,
     /// Nodes reach those that they follow by proxies.
     has_link_faults: bool,
@@ -113,6 +115,15 @@ impl Node {
     fn is_optional(&self) -> bool {
         self.managed().is_some_and(|managed| managed.optional)
     }
+}
+
+/// `[guard]`: what is wished of a group's guard, should it have one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuardWish {
+    /// For how long a master may leave a question without an answer; `None`: for the guard's own default.
+    pub deadline: Option<Duration>,
+    /// It starts again what has died.
+    pub restarts: bool,
 }
 
 /// Which program serves a node.
@@ -205,6 +216,7 @@ impl Topology {
             max_loss_bytes: raw.failover.max_loss_bytes,
             by,
             sentinels,
+            guard: raw.guard,
             after_promote: raw.after_promote,
             has_link_faults,
             drills,
@@ -282,6 +294,11 @@ impl Topology {
     /// `[sentinel]`: the Sentinels that watch it, if there are any.
     pub fn sentinels(&self) -> Option<&Sentinels> {
         self.sentinels.as_ref()
+    }
+
+    /// `[guard]`: what is wished of the group's guard.
+    pub fn guard(&self) -> &GuardWish {
+        &self.guard
     }
 
     /// `[hooks] after-promote`: a program with its arguments that is run when another node has become the master; empty for

@@ -16,17 +16,20 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, nearest, quoted};
 use super::sentinel::{self, RawSentinel};
-use super::{Address, By, Engine, EngineFamily, NODES_MAX, UnmanagedNode, directive};
+use super::{Address, By, Engine, EngineFamily, GuardWish, NODES_MAX, UnmanagedNode, directive};
 
 pub(super) use drill::RawDrill;
 
 /// Longest name of a group or a node, in bytes: it is a directory's name and a word on the command line.
 const NAME_BYTES_MAX: usize = 64;
 
+/// Shortest `[guard] deadline`.
+const DEADLINE_MIN: Duration = Duration::from_millis(100);
+
 /// `replica-priority` is a C int in the servers.
 const PRIORITY_MAX: i64 = i32::MAX as i64;
 
-const TOP_KEYS: [&str; 8] = ["name", "defaults", "node", "failover", "sentinel", "faults", "hooks", "drill"];
+const TOP_KEYS: [&str; 9] = ["name", "defaults", "node", "failover", "sentinel", "guard", "faults", "hooks", "drill"];
 const SENTINEL_KEYS: [&str; 6] = ["count", "quorum", "down-after", "failover-timeout", "fast", "engine"];
 const NODE_KEYS: [&str; 12] = [
     "name",
@@ -60,6 +63,7 @@ pub(super) struct RawTopology {
     pub nodes: Vec<RawNode>,
     pub failover: RawFailover,
     pub sentinel: Option<RawSentinel>,
+    pub guard: GuardWish,
     pub after_promote: Vec<String>,
     /// Where `links = true` is written.
     pub link_faults: Option<Range<usize>>,
@@ -142,6 +146,7 @@ impl Reader<'_> {
                 "defaults" => topology.defaults = self.defaults(key, value),
                 "node" => topology.nodes = self.nodes(value),
                 "failover" => topology.failover = self.failover(key, value),
+                "guard" => topology.guard = self.guard(key, value),
                 "faults" => topology.link_faults = self.faults(key, value),
                 "hooks" => topology.after_promote = self.hooks(key, value),
                 "drill" => topology.drills = self.drills(value),
@@ -336,6 +341,29 @@ impl Reader<'_> {
             self.error(Diagnostic::at(value.span(), message).hint("a number and a unit: `500ms`, `2s`, `1m`"));
         }
         time.map(|time| Spanned::new(value.span(), time))
+    }
+
+    fn guard(&mut self, key: &Key, value: &Value) -> GuardWish {
+        let mut guard = GuardWish::default();
+        for (key, value) in self.table(key, value).into_iter().flatten() {
+            match key.get_ref().as_ref() {
+                "deadline" => guard.deadline = self.deadline(key, value),
+                "restart" => guard.restarts = self.boolean(key, value).is_some_and(Spanned::into_inner),
+                _ => self.unknown_key(key, "`[guard]`", &["deadline", "restart"]),
+            }
+        }
+        guard
+    }
+
+    /// Below the least one, an ordinary pause of the scheduler would be somebody's death.
+    fn deadline(&mut self, key: &Key, value: &Value) -> Option<Duration> {
+        let deadline = self.time(key, value)?;
+        if deadline < DEADLINE_MIN {
+            let message = format!("a deadline of less than {} ms is none", DEADLINE_MIN.as_millis());
+            self.error(Diagnostic::at(value.span(), message).hint("`deadline = \"1s\"`"));
+            return None;
+        }
+        Some(deadline)
     }
 
     /// Where `links = true` is written.

@@ -35,10 +35,15 @@ fn every_key_of_the_design_is_read() {
         [failover]
         max-loss = "64KB"
         by = "guard"
+        [guard]
+        deadline = "750ms"
+        restart = true
         "#,
     );
     assert_eq!((topology.name(), topology.max_loss_bytes()), ("demo", Some(64_000)));
     assert_eq!(topology.by(), By::Guard);
+    let wish = GuardWish { deadline: Some(Duration::from_millis(750)), restarts: true };
+    assert_eq!(*topology.guard(), wish);
     assert_eq!(topology.master().name, "n1");
     let [n1, n2] = topology.nodes() else { panic!("two nodes") };
     let valkey = Engine { family: EngineFamily::Valkey, path: Some("/opt/valkey/bin/valkey-server".into()) };
@@ -230,6 +235,7 @@ fn errors_name_their_place_and_the_way_out() {
         ),
         ("sizes", "[failover]\nmax-loss = '64k'\nmaxloss = 1\n[[node]]\nname = 'a'\n"),
         ("who decides", "[failover]\nby = 'gaurd'\n[[node]]\nname = 'a'\n"),
+        ("guards", "[guard]\ndeadline = '50ms'\nrestart = 'yes'\nrestarts = true\n[[node]]\nname = 'a'\n"),
         ("sentinels that are not there", "[failover]\nby = 'sentinel'\n[[node]]\nname = 'a'\n"),
         ("two who decide", "[failover]\nby = 'guard'\n[[node]]\nname = 'a'\n[sentinel]\n"),
         (

@@ -12,6 +12,7 @@ mod drill;
 mod eligibility;
 mod empty_master;
 mod forks;
+mod guard;
 mod link;
 mod live;
 mod nodes;
