@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::failpoint;
 use crate::group::{Diverged, FailoverPlan, GroupError, GuardNote, Journal, NodeSignal, Salvaged, Step, TailReport};
 use crate::process::ProcessIdentity;
+use crate::topology::By;
 use crate::wire::FormerHistory;
 
 /// Something that happened. As JSON it is an object with the kebab-case name under `"event"`.
@@ -109,6 +110,17 @@ pub enum Event {
         /// The history that its own goes on from, and up to where both are the same.
         #[serde(default)]
         former: Option<FormerHistory>,
+    },
+    /// It was found that somebody else had made a node the master.
+    FailedOver {
+        /// Who did.
+        by: By,
+        /// The node.
+        node: String,
+        /// The one it replaced.
+        old_master: String,
+        /// That one's process, dead or alive: should it live, it believes that it is the master.
+        process: Option<ProcessIdentity>,
     },
     /// A replica follows another node from now on.
     Repointed {

@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::engine::Program;
 use super::identity::ProcessIdentity;
-use super::state::{GUARD, GroupDir, LINKS, ManagedServer, RunNode, RunState, Server};
+use super::state::{GUARD, GroupDir, LINKS, ManagedServer, RunNode, RunSentinel, RunState, Server};
 use crate::failpoint;
 use crate::topology::{Address, EngineFamily};
 
@@ -109,6 +109,44 @@ pub fn render_config(run: &RunState, node: &RunNode, server: &ManagedServer) -> 
     text
 }
 
+/// The text of a Sentinel's configuration file, which it rewrites itself as it goes on: where it listens, and what it would have
+/// found out of the group. `watches_since` is the failover that made the present master one; `None`: it watches nothing.
+pub fn render_sentinel_config(
+    run: &RunState,
+    sentinel: &RunSentinel,
+    watches_since: Option<u64>,
+    current_epoch: u64,
+) -> String {
+    let mut lines: Vec<String> = [
+        format!("# {} of a replctl group. Written by replctl, then by itself.", sentinel.name),
+        "bind 127.0.0.1".to_owned(),
+        format!("port {}", sentinel.port),
+        "dir .".to_owned(),
+        "daemonize no".to_owned(),
+        "logfile \"\"".to_owned(),
+        format!("sentinel myid {}", sentinel.id),
+    ]
+    .into();
+    if let (Some(config_epoch), Some(settings)) = (watches_since, &run.sentinels) {
+        let (group, master) = (&run.group, run.master());
+        let words = |address: Address| format!("{} {}", address.host, address.port);
+        lines.push(format!("sentinel monitor {group} {} {}", words(master.announced()), settings.quorum));
+        let options = settings.options(run.nodes.len());
+        lines.extend(options.iter().map(|(option, value)| format!("sentinel {option} {group} {value}")));
+        let password = master.managed().and_then(|server| server.config.get("requirepass"));
+        lines.extend(password.map(|password| format!("sentinel auth-pass {group} {password}")));
+        lines.push(format!("sentinel config-epoch {group} {config_epoch}"));
+        let replicas = run.nodes.iter().filter(|node| node.upstream.is_some());
+        lines.extend(replicas.map(|node| format!("sentinel known-replica {group} {}", words(node.announced()))));
+        let others = settings.each.iter().filter(|other| other.name != sentinel.name);
+        lines.extend(
+            others.map(|other| format!("sentinel known-sentinel {group} 127.0.0.1 {} {}", other.port, other.id)),
+        );
+    }
+    lines.push(format!("sentinel current-epoch {current_epoch}"));
+    lines.join("\n") + "\n"
+}
+
 /// How a replica logs in to this node.
 fn login_directives(upstream: &RunNode) -> Vec<(&'static str, String)> {
     match &upstream.server {
@@ -173,6 +211,16 @@ pub fn spawn(program: &Program, group: &GroupDir, node: &str) -> io::Result<Star
     let mut command = Command::new(&program.path);
     command.args(program.leading_args).arg(group.config_file(node));
     start(command, group, node)
+}
+
+/// Starts a Sentinel on the configuration file that lies in its directory.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_sentinel(program: &Program, group: &GroupDir, name: &str) -> io::Result<Started> {
+    let mut command = Command::new(&program.path);
+    command.arg(group.config_file(name)).arg("--sentinel");
+    start(command, group, name)
 }
 
 /// Starts the process that carries a group's links: this program, under a name that no user types.
