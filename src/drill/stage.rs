@@ -23,8 +23,10 @@ pub struct Stage {
     old_master: String,
     began: Instant,
     pub steps: Vec<StepTime>,
-    /// When something disturbed writes or links.
-    pub disturbances: Vec<Span>,
+    /// When something disturbed writes or links: until it was done, or something was done about it.
+    disturbances: Vec<Span>,
+    /// Whether the last of them is not over.
+    is_disturbed: bool,
     pub claims: Vec<Claim>,
 }
 
@@ -32,7 +34,8 @@ impl Stage {
     /// A group that works; times are counted from `began`.
     pub fn new(group: Group, began: Instant) -> Self {
         let old_master = group.run.master().name.clone();
-        Self { group, old_master, began, steps: Vec::new(), disturbances: Vec::new(), claims: Vec::new() }
+        let (steps, disturbances, claims) = (Vec::new(), Vec::new(), Vec::new());
+        Self { group, old_master, began, steps, disturbances, is_disturbed: false, claims }
     }
 
     /// From the first step's beginning to the last one's end. `None`: there was none.
@@ -42,14 +45,27 @@ impl Stage {
         Some(Span { from: Duration::from_micros(first.began_us), to })
     }
 
+    /// When something disturbed writes or links, if the load ended at `load_end`.
+    pub fn disturbances(&self, load_end: Duration) -> Vec<Span> {
+        let mut all = self.disturbances.clone();
+        if let Some(last) = all.last_mut().filter(|_| self.is_disturbed) {
+            last.to = last.to.max(load_end);
+        }
+        all
+    }
+
     /// Does a step and notes it. `false`: it failed.
     pub async fn perform(&mut self, act: &Act, recorder: &mut Recorder) -> bool {
         let from = self.began.elapsed();
         let result = self.act(act, recorder).await;
         let span = Span { from, to: self.began.elapsed() };
+        if let Some(last) = self.disturbances.last_mut().filter(|_| self.is_disturbed) {
+            last.to = span.to;
+        }
         if act.is_disturbance() && result.is_ok() {
             self.disturbances.push(span);
         }
+        self.is_disturbed = act.goes_on() && result.is_ok();
         let (done, error) = match result {
             Ok(done) => (done, None),
             Err(error) => (String::new(), Some(error.to_string())),
