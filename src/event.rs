@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::failpoint;
 use crate::group::{Diverged, FailoverPlan, GroupError, Journal, NodeSignal, Salvaged, Step, TailReport};
 use crate::process::ProcessIdentity;
+use crate::topology::LinkFault;
 use crate::wire::FormerHistory;
 
 /// Something that happened. As JSON it is an object with the kebab-case name under `"event"`.
@@ -134,6 +135,16 @@ pub enum Event {
         node: String,
         /// What was done to it.
         signal: NodeSignal,
+    },
+    /// A link was broken, slowed or healed, on purpose.
+    LinkChanged {
+        /// The replica.
+        node: String,
+        /// The node at the link's other end.
+        to: String,
+        /// What was done to it.
+        #[serde(flatten)]
+        fault: LinkFault,
     },
     /// A step of a drill was done, or failed.
     Rehearsed {

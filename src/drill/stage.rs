@@ -6,8 +6,8 @@ use super::timing::{Span, micros};
 use super::verdict::{Claim, StepTime};
 use crate::event::{Event, Recorder};
 use crate::group::{
-    self, FailoverReport, Group, GroupError, KillPlan, LaunchPlan, NodeSignal, Policy, RepointPlan, break_link,
-    end_nodes, kill_master, living_process, restart_order, signal_node,
+    self, FailoverReport, Group, GroupError, KillPlan, LaunchPlan, LinkPlan, NodeSignal, Policy, RepointPlan,
+    break_link, end_nodes, kill_master, living_process, restart_order, signal_node,
 };
 use crate::topology::{Act, LinkFault, Target};
 
@@ -91,7 +91,7 @@ impl Stage {
             Act::RestartAll => self.restart_all(recorder).await,
             Act::Promote(node) => self.promote(node.as_ref(), recorder).await,
             Act::Switchover(node) => self.switchover(node.as_ref(), recorder).await,
-            Act::Link { node, to, fault } => self.link(&self.names(node), to.as_ref(), fault).await,
+            Act::Link { node, to, fault } => self.link(&self.names(node), to.as_ref(), fault, recorder).await,
             Act::Repoint { node, to } => self.repoint(&self.name(node), &self.name(to), recorder).await,
         }
     }
@@ -237,11 +237,18 @@ impl Stage {
     }
 
     /// Breaks or heals one link, or those of all replicas.
-    async fn link(&self, nodes: &[String], to: Option<&Target>, fault: &LinkFault) -> Result<String, GroupError> {
+    async fn link(
+        &self,
+        nodes: &[String],
+        to: Option<&Target>,
+        fault: &LinkFault,
+        recorder: &mut Recorder,
+    ) -> Result<String, GroupError> {
         let to = to.map(|to| self.name(to));
         let mut links = Vec::new();
         for node in nodes {
-            let edge = break_link(&self.group, node, to.as_deref(), fault).await?;
+            let plan = LinkPlan::new(&self.group, node, to.as_deref(), fault.clone())?;
+            let edge = break_link(&self.group.dir, plan, recorder).await?;
             let is_open = if edge.connections > 0 { "" } else { " (no connection)" };
             links.push(format!("{node} -> {}{is_open}", edge.aim.to));
         }

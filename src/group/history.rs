@@ -61,6 +61,10 @@ pub fn episodes(entries: &[JournalEntry]) -> Vec<Episode> {
             (Event::Signalled { node, signal }, _) => {
                 episodes.push(episode(entry, signal.name(), node.clone(), Outcome::Done { took_ms: 0 }));
             }
+            (Event::LinkChanged { node, to, fault }, _) => {
+                let (command, what) = (format!("link {}", fault.verb()), format!("{node} -> {to}{fault}"));
+                episodes.push(episode(entry, &command, what, Outcome::Done { took_ms: 0 }));
+            }
             (event, Some(index)) => add(&mut episodes[index], event, entry.time_unix_ms),
             (_, None) => {}
         }

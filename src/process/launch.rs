@@ -175,12 +175,12 @@ pub fn spawn(program: &Program, group: &GroupDir, node: &str) -> io::Result<Star
     start(command, group, node)
 }
 
-/// Starts the process that carries a group's links: this program, under a name that no user types.
+/// Starts the process that carries a group's links: the `replctl` that would also serve as a repld, under a name that no user types.
 ///
 /// # Errors
 /// It cannot be executed, or the log cannot be opened.
-pub fn spawn_links(group: &GroupDir) -> io::Result<Started> {
-    let mut command = Command::new(std::env::current_exe()?);
+pub fn spawn_links(replctl: &Program, group: &GroupDir) -> io::Result<Started> {
+    let mut command = Command::new(&replctl.path);
     command.arg("--state-dir").arg(group.state_dir()).arg("--group").arg(group.name()).arg("carry-links");
     start(command, group, LINKS)
 }
