@@ -51,6 +51,8 @@ pub struct StateDir {
 pub struct GroupDir {
     name: String,
     path: PathBuf,
+    /// Whether what is started in it ends with the thread that starts it.
+    is_tied: bool,
 }
 
 /// The right to change a group, held until dropped.
@@ -141,7 +143,7 @@ impl StateDir {
         if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(is_plain) {
             return Err(StateError::BadName(name.to_owned()));
         }
-        Ok(GroupDir { name: name.to_owned(), path: self.root.join(name) })
+        Ok(GroupDir { name: name.to_owned(), path: self.root.join(name), is_tied: false })
     }
 
     /// All groups that have been started and not wiped, by name.
@@ -174,6 +176,18 @@ fn has_ended(holder: &str) -> bool {
 }
 
 impl GroupDir {
+    /// The same for a group that must not outlive this program, however that ends: the system kills each server whose starting
+    /// thread has ended. What another replctl starts there meanwhile goes on.
+    #[must_use]
+    pub fn tied_to_this_thread(self) -> Self {
+        Self { is_tied: true, ..self }
+    }
+
+    /// Whether it is such a group's.
+    pub(super) fn is_tied(&self) -> bool {
+        self.is_tied
+    }
+
     /// The group's name.
     pub fn name(&self) -> &str {
         &self.name

@@ -370,6 +370,23 @@ fn an_interrupted_drill_leaves_no_process_behind_whenever_that_comes() {
     }
 }
 
+/// The processes of a drill's group end with it, the one that carries its links too.
+#[test]
+fn a_drill_that_is_killed_leaves_no_process_behind() {
+    let steps = "steps = [{ do = 'link cut n2' }, { do = 'kill n3' }, { do = 'start n3' }, { after = '1h', do = 'kill-master' }]";
+    let live = with_drills("repld", &format!("[[drill]]\nname = 'd'\n{steps}\n"));
+    let mut command = live.here.command(&["drill", "group.toml"]);
+    command.env("TMPDIR", live.here.root.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("replctl runs");
+    let told = std::io::BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut lines = std::io::BufRead::lines(told).map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("n3 is back")), "the drill began");
+    assert!(live.processes().len() > 4, "three nodes, their links, and replctl");
+    kill(child.id(), "KILL");
+    child.wait().expect("it is ours");
+    live.eventually("all have ended", || live.processes().is_empty());
+}
+
 #[test]
 fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
     let live =
