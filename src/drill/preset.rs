@@ -161,7 +161,7 @@ mod tests {
             let topology = preset.default_topology();
             let drill = preset.drill(&topology);
             assert!(drill.steps.iter().any(|step| step.act.is_disturbance()), "{}", preset.name);
-            let lost = (topology.by() == By::Replctl).then_some(0);
+            let lost = (topology.by() != By::Sentinel).then_some(0);
             assert_eq!((drill.name.as_str(), drill.expect.lost), (preset.name, lost));
         }
     }
