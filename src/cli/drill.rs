@@ -154,6 +154,11 @@ impl DrillArgs {
                         let hint = "write `by = \"guard\"` into its `[failover]`, or name no file";
                         return Err(Failure::new(ExitCode::Usage, message).hint(hint).into());
                     }
+                    if preset.topology == "sentinel" && topology.sentinels().is_none() {
+                        let message = format!("{name} is for groups with sentinels, and {} has none", topology.name());
+                        let hint = "write `[sentinel]` into it, or name no file";
+                        return Err(Failure::new(ExitCode::Usage, message).hint(hint).into());
+                    }
                     let topology = self.prepare(&topology, context)?;
                     Planned { drill: preset.drill(&topology), topology }.with_links()?
                 }
@@ -185,6 +190,7 @@ impl DrillArgs {
         context.printer.note(format_args!("{} on {}, seed {seed} …", drill.name, text::group(topology)));
         let home = tempfile::Builder::new().prefix("replctl-drill-").tempdir().context("no place for the group")?;
         let dir = StateDir::new(home.path()).group(topology.name())?;
+        let dir = if self.keep { dir } else { dir.tied_to_this_thread() };
         let lock = dir.lock("drill")?;
         let rehearsal = context.record(
             &dir,

@@ -155,9 +155,9 @@ impl Status {
 
     /// Prints it. Ends in [`ExitCode::Incomplete`] unless all is as it is meant to be, and nothing was thrown away.
     pub fn show(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+        let guard = group::guard_state(&self.group)?;
         let (message, hint) = self.words();
         let is_healthy = self.diagnosis.is_healthy() && self.complaint().is_none();
-        let guard = group::guard_state(&self.group)?;
         if context.printer.is_json() {
             context.printer.object(&StatusObject {
                 group: &self.view.group,
@@ -166,8 +166,8 @@ impl Status {
                 message,
                 hint,
                 nodes: &self.view.nodes,
-                sentinels: &self.view.sentinels,
                 guard: guard.as_ref(),
+                sentinels: &self.view.sentinels,
                 tails: &self.tails,
             });
         } else {

@@ -61,7 +61,7 @@ pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end, read_recent_of};
 pub use kill::{KillPlan, KillReport, kill_master};
-pub use link_faults::{EVERYBODY, break_link, link_states};
+pub use link_faults::{EVERYBODY, LinkPlan, break_link, link_states};
 pub use plan::{
     DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
 };

@@ -19,6 +19,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal};
+
 use super::engine::Program;
 use super::identity::ProcessIdentity;
 use super::state::{GUARD, GroupDir, LINKS, ManagedServer, RunNode, RunSentinel, RunState, Server};
@@ -227,13 +229,13 @@ pub fn spawn_sentinel(program: &Program, group: &GroupDir, name: &str) -> io::Re
     start(command, group, name)
 }
 
-/// Starts the process that carries a group's links: this program, under a name that no user types.
+/// Starts the process that carries a group's links: the `replctl` that would also serve as a repld, under a name that no user types.
 ///
 /// # Errors
 /// It cannot be executed, or the log cannot be opened.
-pub fn spawn_links(group: &GroupDir) -> io::Result<Started> {
-    let mut command = this_program_on(group)?;
-    command.arg("carry-links");
+pub fn spawn_links(replctl: &Program, group: &GroupDir) -> io::Result<Started> {
+    let mut command = Command::new(&replctl.path);
+    command.arg("--state-dir").arg(group.state_dir()).arg("--group").arg(group.name()).arg("carry-links");
     start(command, group, LINKS)
 }
 
@@ -256,9 +258,13 @@ fn this_program_on(group: &GroupDir) -> io::Result<Command> {
 fn start(mut command: Command, group: &GroupDir, node: &str) -> io::Result<Started> {
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(group.log_file(node))?;
     command.current_dir(group.node_dir(node)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; setsid(2) is one, and it is the only one.
+    let tied_to = group.is_tied().then(rustix::process::getpid);
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed: setsid(2), prctl(2) and getppid(2) are such.
     unsafe {
-        command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            tied_to.map_or(Ok(()), tie)
+        });
     }
     failpoint::pass(|| "spawning".to_owned());
     let child = command.spawn()?;
@@ -266,6 +272,13 @@ fn start(mut command: Command, group: &GroupDir, node: &str) -> io::Result<Start
     // Unreaped, the child keeps its pid even if it has died already, so this reads no stranger's entry.
     let identity = ProcessIdentity::of_child(child.id())?;
     Ok(Started { child, identity })
+}
+
+/// Lets the system kill this process when the thread that has forked it, of the process `parent`, ends.
+fn tie(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have ended before that.
+    if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
 }
 
 /// The last `lines` lines of a log, for quoting; empty if there is none.

@@ -51,6 +51,8 @@ pub struct StateDir {
 pub struct GroupDir {
     name: String,
     path: PathBuf,
+    /// Whether what is started in it ends with the thread that starts it.
+    is_tied: bool,
 }
 
 /// The right to change a group, held until dropped.
@@ -141,7 +143,7 @@ impl StateDir {
         if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(is_plain) {
             return Err(StateError::BadName(name.to_owned()));
         }
-        Ok(GroupDir { name: name.to_owned(), path: self.root.join(name) })
+        Ok(GroupDir { name: name.to_owned(), path: self.root.join(name), is_tied: false })
     }
 
     /// All groups that have been started and not wiped, by name.
@@ -174,6 +176,18 @@ fn has_ended(holder: &str) -> bool {
 }
 
 impl GroupDir {
+    /// The same for a group that must not outlive this program, however that ends: the system kills each server whose starting
+    /// thread has ended. What another replctl starts there meanwhile goes on.
+    #[must_use]
+    pub fn tied_to_this_thread(self) -> Self {
+        Self { is_tied: true, ..self }
+    }
+
+    /// Whether it is such a group's.
+    pub(super) fn is_tied(&self) -> bool {
+        self.is_tied
+    }
+
     /// The group's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -553,12 +567,12 @@ pub struct RunState {
     /// `[faults] links = true`: the process that carries the replication links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<RunLinks>,
-    /// `[sentinel]`: the Sentinels that watch the group.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sentinels: Option<RunSentinels>,
     /// `[guard]`, and the process that watches over the group.
     #[serde(default, skip_serializing_if = "RunGuard::is_default")]
     pub guard: RunGuard,
+    /// `[sentinel]`: the Sentinels that watch the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinels: Option<RunSentinels>,
     /// Every node of the topology.
     pub nodes: Vec<RunNode>,
 }
@@ -872,8 +886,8 @@ impl RunState {
             replid: None,
             promoting: None,
             links: None,
-            sentinels: None,
             guard: RunGuard::default(),
+            sentinels: None,
             nodes,
         }
     }
@@ -907,8 +921,12 @@ impl RunState {
     pub fn processes(&self) -> impl Iterator<Item = &ProcessIdentity> {
         let of_links = self.links.iter().filter_map(|links| links.process.as_ref());
         let of_sentinels = self.sentinels().iter().filter_map(|sentinel| Some(&sentinel.process.as_ref()?.identity));
-        let of_nodes = self.nodes.iter().filter_map(|node| Some(&node.process()?.identity));
-        of_nodes.chain(of_links).chain(of_sentinels).chain(&self.guard.process)
+        self.nodes
+            .iter()
+            .filter_map(|node| Some(&node.process()?.identity))
+            .chain(of_links)
+            .chain(of_sentinels)
+            .chain(&self.guard.process)
     }
 
     /// The process that is written down for a node or a Sentinel that replctl starts, to be changed.

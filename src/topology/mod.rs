@@ -48,8 +48,8 @@ pub struct Topology {
     nodes: Vec<Node>,
     max_loss_bytes: Option<u64>,
     by: By,
-    sentinels: Option<Sentinels>,
     guard: GuardWish,
+    sentinels: Option<Sentinels>,
     after_promote: Vec<String>,
     /// Nodes reach those that they follow by proxies.
     has_link_faults: bool,
@@ -215,8 +215,8 @@ impl Topology {
             nodes,
             max_loss_bytes: raw.failover.max_loss_bytes,
             by,
-            sentinels,
             guard: raw.guard,
+            sentinels,
             after_promote: raw.after_promote,
             has_link_faults,
             drills,
@@ -291,14 +291,14 @@ impl Topology {
         self.by
     }
 
-    /// `[sentinel]`: the Sentinels that watch it, if there are any.
-    pub fn sentinels(&self) -> Option<&Sentinels> {
-        self.sentinels.as_ref()
-    }
-
     /// `[guard]`: what is wished of the group's guard.
     pub fn guard(&self) -> &GuardWish {
         &self.guard
+    }
+
+    /// `[sentinel]`: the Sentinels that watch it, if there are any.
+    pub fn sentinels(&self) -> Option<&Sentinels> {
+        self.sentinels.as_ref()
     }
 
     /// `[hooks] after-promote`: a program with its arguments that is run when another node has become the master; empty for

@@ -24,8 +24,8 @@ pub const PRESETS: [Preset; 9] = [
     shipped!("redis"),
     shipped!("by-hand"),
     shipped!("hundred"),
-    shipped!("sentinel"),
     shipped!("guard"),
+    shipped!("sentinel"),
 ];
 
 impl Preset {

@@ -29,7 +29,7 @@ const DEADLINE_MIN: Duration = Duration::from_millis(100);
 /// `replica-priority` is a C int in the servers.
 const PRIORITY_MAX: i64 = i32::MAX as i64;
 
-const TOP_KEYS: [&str; 9] = ["name", "defaults", "node", "failover", "sentinel", "guard", "faults", "hooks", "drill"];
+const TOP_KEYS: [&str; 9] = ["name", "defaults", "node", "failover", "guard", "sentinel", "faults", "hooks", "drill"];
 const SENTINEL_KEYS: [&str; 6] = ["count", "quorum", "down-after", "failover-timeout", "fast", "engine"];
 const NODE_KEYS: [&str; 12] = [
     "name",
@@ -62,8 +62,8 @@ pub(super) struct RawTopology {
     pub defaults: Settings,
     pub nodes: Vec<RawNode>,
     pub failover: RawFailover,
-    pub sentinel: Option<RawSentinel>,
     pub guard: GuardWish,
+    pub sentinel: Option<RawSentinel>,
     pub after_promote: Vec<String>,
     /// Where `links = true` is written.
     pub link_faults: Option<Range<usize>>,
@@ -305,6 +305,29 @@ impl Reader<'_> {
         Some(Spanned::new(value.span(), by?))
     }
 
+    fn guard(&mut self, key: &Key, value: &Value) -> GuardWish {
+        let mut guard = GuardWish::default();
+        for (key, value) in self.table(key, value).into_iter().flatten() {
+            match key.get_ref().as_ref() {
+                "deadline" => guard.deadline = self.deadline(key, value),
+                "restart" => guard.restarts = self.boolean(key, value).is_some_and(Spanned::into_inner),
+                _ => self.unknown_key(key, "`[guard]`", &["deadline", "restart"]),
+            }
+        }
+        guard
+    }
+
+    /// Below the least one, an ordinary pause of the scheduler would be somebody's death.
+    fn deadline(&mut self, key: &Key, value: &Value) -> Option<Duration> {
+        let deadline = self.time(key, value)?;
+        if deadline < DEADLINE_MIN {
+            let message = format!("a deadline of less than {} ms is none", DEADLINE_MIN.as_millis());
+            self.error(Diagnostic::at(value.span(), message).hint("`deadline = \"1s\"`"));
+            return None;
+        }
+        Some(deadline)
+    }
+
     fn sentinel(&mut self, key: &Key, value: &Value) -> RawSentinel {
         let mut sentinel = RawSentinel {
             span: key.span(),
@@ -341,29 +364,6 @@ impl Reader<'_> {
             self.error(Diagnostic::at(value.span(), message).hint("a number and a unit: `500ms`, `2s`, `1m`"));
         }
         time.map(|time| Spanned::new(value.span(), time))
-    }
-
-    fn guard(&mut self, key: &Key, value: &Value) -> GuardWish {
-        let mut guard = GuardWish::default();
-        for (key, value) in self.table(key, value).into_iter().flatten() {
-            match key.get_ref().as_ref() {
-                "deadline" => guard.deadline = self.deadline(key, value),
-                "restart" => guard.restarts = self.boolean(key, value).is_some_and(Spanned::into_inner),
-                _ => self.unknown_key(key, "`[guard]`", &["deadline", "restart"]),
-            }
-        }
-        guard
-    }
-
-    /// Below the least one, an ordinary pause of the scheduler would be somebody's death.
-    fn deadline(&mut self, key: &Key, value: &Value) -> Option<Duration> {
-        let deadline = self.time(key, value)?;
-        if deadline < DEADLINE_MIN {
-            let message = format!("a deadline of less than {} ms is none", DEADLINE_MIN.as_millis());
-            self.error(Diagnostic::at(value.span(), message).hint("`deadline = \"1s\"`"));
-            return None;
-        }
-        Some(deadline)
     }
 
     /// Where `links = true` is written.
