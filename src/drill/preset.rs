@@ -20,7 +20,7 @@ pub struct DrillPreset {
 }
 
 /// All of them.
-pub const DRILL_PRESETS: [DrillPreset; 14] = [
+pub const DRILL_PRESETS: [DrillPreset; 15] = [
     DrillPreset {
         name: "kill-master",
         summary: "the master dies, the best replica takes over, the old master comes back",
@@ -118,6 +118,13 @@ pub const DRILL_PRESETS: [DrillPreset; 14] = [
         topology: "sentinel",
         keeps_all: false,
         steps: r#"[{ after = "500ms", do = "kill-master" }, { after = "300ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "sentinel-partition",
+        summary: "the master is cut off from all but its clients, and the sentinels replace it; what it took meanwhile is lost",
+        topology: "sentinel",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "link cut master" }, { after = "4s", do = "link heal old-master" }, { after = "3s", do = "start old-master" }]"#,
     },
 ];
 

@@ -321,7 +321,7 @@ impl<'a> Stage<'a> {
             let plan = LinkPlan::new(&self.group, node, to.as_deref(), fault.clone())?;
             let edge = break_link(&self.group.dir, plan, recorder).await?;
             let is_open = if edge.connections > 0 { "" } else { " (no connection)" };
-            links.push(format!("{node} -> {}{is_open}", edge.aim.to));
+            links.push(format!("{} -> {}{is_open}", edge.aim.from, edge.aim.to));
         }
         Ok(format!("{}: {}", fault.verb(), links.join(", ")))
     }

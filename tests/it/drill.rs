@@ -177,6 +177,15 @@ fn a_master_that_the_sentinels_replace_comes_back_as_a_replica() {
 }
 
 #[test]
+fn a_master_that_is_cut_off_from_its_sentinels_is_replaced_and_loses_what_it_took_meanwhile() {
+    for engine in engines().iter().filter(|_| engines().contains(&"redis-server")) {
+        let report = preset("sentinel-partition", engine);
+        assert!(report["account"]["lost"].as_u64() > Some(0), "{engine}: {report}");
+        assert_eq!(report["nodes"][0]["state"], "replica", "{engine}: {report}");
+    }
+}
+
+#[test]
 fn who_is_behind_or_holds_nothing_does_not_take_over() {
     for engine in engines() {
         for name in ["slow-replica", "unfinished-first-sync"] {
@@ -394,7 +403,7 @@ fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
     let run = live.run(&["drill", "group.toml", "--list"]).exits(0);
     assert!(run.stdout.contains("mine") && run.stdout.contains("kill-master, promote n2"), "{}", run.stdout);
     let presets = live.json(&["drill", "--list"], 0)["drills"].as_array().map(Vec::len);
-    assert_eq!(presets, Some(14));
+    assert_eq!(presets, Some(15));
     assert!(live.run(&["drill", "kill-mastr"]).exits(2).stderr.contains("drill --list"));
     assert!(live.run(&["drill"]).exits(2).stderr.contains("no drill is named"));
     live.here.write("bad.toml", "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill n2' }]\n");
