@@ -41,7 +41,10 @@ impl KillMasterArgs {
         let took = table::milliseconds(report.took_us);
         let (master, pid) = (&report.plan.master, report.plan.process.pid);
         context.printer.data(format_args!("\n{master} (pid {pid}) was killed and is gone after {took}"));
-        context.printer.note("hint: replctl promote");
+        match group::guard_state(&group)?.is_some_and(|guard| guard.is_alive && !guard.is_in_maintenance) {
+            true => context.printer.note("hint: the group's guard replaces it: replctl status"),
+            false => context.printer.note("hint: replctl promote"),
+        }
         Ok(ExitCode::Done)
     }
 }
