@@ -185,6 +185,7 @@ impl DrillArgs {
         context.printer.note(format_args!("{} on {}, seed {seed} …", drill.name, text::group(topology)));
         let home = tempfile::Builder::new().prefix("replctl-drill-").tempdir().context("no place for the group")?;
         let dir = StateDir::new(home.path()).group(topology.name())?;
+        let dir = if self.keep { dir } else { dir.tied_to_this_thread() };
         let lock = dir.lock("drill")?;
         let rehearsal = context.record(
             &dir,

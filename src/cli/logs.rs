@@ -20,7 +20,7 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 /// `replctl logs [NODE..] [-f]`
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
-    /// The nodes, or `guard` [default: all]
+    /// The nodes, the sentinels, or `guard` [default: all]
     nodes: Vec<String>,
 
     /// Go on with what is written from now on, until interrupted
@@ -48,7 +48,8 @@ impl LogsArgs {
     fn logs(&self, group: &Group) -> Result<Vec<Log>, Failure> {
         let of_guard = group.dir.log_file(GUARD);
         let is_guard = |name: &str| name == "guard" && of_guard.exists() && group.run.node(name).is_none();
-        let is_known = |name: &String| group.run.node(name).is_some() || is_guard(name);
+        let is_known =
+            |name: &String| group.run.node(name).is_some() || group.run.sentinel(name).is_some() || is_guard(name);
         if let Some(unknown) = self.nodes.iter().find(|name| !is_known(name)) {
             let failure = Failure::new(ExitCode::Usage, format_args!("the group has no node {unknown}"));
             return Err(failure.hint("replctl status lists the nodes"));
@@ -58,12 +59,15 @@ impl LogsArgs {
         let unmanaged: Vec<String> =
             nodes.iter().filter(|node| node.unmanaged().is_some()).map(|node| node.name.clone()).collect();
         let guard = (is_guard("guard") && is_wanted("guard")).then(|| Log::new("guard", of_guard.clone()));
-        if unmanaged.len() == nodes.len() && guard.is_none() {
+        let sentinels = group.run.sentinels().iter().filter(|sentinel| is_wanted(&sentinel.name));
+        let sentinels: Vec<&String> = sentinels.map(|sentinel| &sentinel.name).collect();
+        if unmanaged.len() == nodes.len() && sentinels.is_empty() && guard.is_none() {
             let message = format!("there is no log of {}: replctl did not start it", listed(&unmanaged));
             return Err(Failure::new(ExitCode::Failed, message).hint("it is where the server was told to write it"));
         }
-        let nodes = nodes.into_iter().filter(|node| node.managed().is_some());
-        Ok(nodes.map(|node| Log::new(&node.name, group.dir.log_file(&node.name))).chain(guard).collect())
+        let nodes = nodes.into_iter().filter(|node| node.managed().is_some()).map(|node| &node.name);
+        let servers = nodes.chain(sentinels).map(|name| Log::new(name, group.dir.log_file(name)));
+        Ok(servers.chain(guard).collect())
     }
 }
 

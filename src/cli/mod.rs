@@ -320,6 +320,9 @@ impl Failure {
             GroupError::Links { .. } => {
                 (ExitCode::Failed, Some("replctl up starts it again, if it has ended".to_owned()))
             }
+            GroupError::NotReplaced { .. } => {
+                (ExitCode::Failed, Some("replctl promote --force, if too few of them live".to_owned()))
+            }
             GroupError::NoLivingMaster(diagnosis) => (ExitCode::Failed, diagnosis.hint()),
             GroupError::State(_)
             | GroupError::Io(_)

@@ -55,6 +55,7 @@ impl UpArgs {
         }
         let lock = dir.lock("up")?;
         context.recover(&dir, &lock)?;
+        group::note_failover(&dir, &lock)?;
         context.end_strays(&dir, self.timeout)?;
         let plan = context.block_on(async { Ok(LaunchPlan::new(&dir, &topology, self.force).await?) })?;
         self.launch(context, &dir, plan)
@@ -98,5 +99,11 @@ pub(super) fn show_plan(plan: &LaunchPlan, context: &Context<'_>) {
         let what = if action.is_adopted { "runs already" } else { "would start" };
         vec![action.node.clone(), what.to_owned(), role, action.address.to_string()]
     };
-    context.printer.data(table::plain(&["node", "action", "role", "address"], plan.actions.iter().map(words)));
+    let sentinels = plan.sentinels.iter().map(|action| {
+        let mut row = words(action);
+        "sentinel".clone_into(&mut row[2]);
+        row
+    });
+    let rows = plan.actions.iter().map(words).chain(sentinels);
+    context.printer.data(table::plain(&["node", "action", "role", "address"], rows));
 }

@@ -217,8 +217,9 @@ async fn find(
     let empty = Contents::default();
     let never = Span { from: Duration::MAX, to: Duration::MAX };
     let steps = stage.span().unwrap_or(never);
-    let first_disturbance = stage.disturbances.first().map_or(Duration::ZERO, |span| span.from);
-    let was_under_load = stage.disturbances.iter().map(|span| span.has_request(history)).reduce(|a, b| a || b);
+    let disturbances = stage.disturbances(load_end);
+    let first_disturbance = disturbances.first().map_or(Duration::ZERO, |span| span.from);
+    let was_under_load = disturbances.iter().map(|span| span.has_met_load(history)).reduce(|a, b| a || b);
     let nodes: Vec<NodeEnd> =
         view.nodes.iter().map(|node| node_end(&stage.group, node, &contents, log_marks)).collect();
     course.after = nodes.iter().zip(&view.nodes).map(|(end, node)| place(&view, end, node)).collect();

@@ -6,8 +6,8 @@ use super::timing::{Span, micros};
 use super::verdict::{Claim, StepTime};
 use crate::event::{Event, Recorder};
 use crate::group::{
-    self, FailoverReport, Group, GroupError, GuardVerdict, KillPlan, LaunchPlan, NodeSignal, Policy, RepointPlan,
-    break_link, end_nodes, kill_master, living_process, restart_order, signal_node,
+    self, FailoverReport, Group, GroupError, GuardVerdict, KillPlan, LaunchPlan, LinkPlan, NodeSignal, Policy,
+    RepointPlan, break_link, end_nodes, kill_master, living_process, restart_order, signal_node,
 };
 use crate::process::GroupLock;
 use crate::topology::{Act, LinkFault, Target};
@@ -31,8 +31,10 @@ pub struct Stage<'a> {
     old_master: String,
     began: Instant,
     pub steps: Vec<StepTime>,
-    /// When something disturbed writes or links.
-    pub disturbances: Vec<Span>,
+    /// When something disturbed writes or links: until it was done, or something was done about it.
+    disturbances: Vec<Span>,
+    /// Whether the last of them is not over.
+    is_disturbed: bool,
     pub claims: Vec<Claim>,
 }
 
@@ -43,8 +45,8 @@ impl<'a> Stage<'a> {
     /// The lock cannot be released.
     pub fn new(group: Group, shared: Option<&'a GroupLock>, began: Instant) -> Result<Self, GroupError> {
         let old_master = group.run.master().name.clone();
-        let stage =
-            Self { group, shared, old_master, began, steps: Vec::new(), disturbances: Vec::new(), claims: Vec::new() };
+        let (steps, disturbances, claims) = (Vec::new(), Vec::new(), Vec::new());
+        let stage = Self { group, shared, old_master, began, steps, disturbances, is_disturbed: false, claims };
         stage.release()?;
         Ok(stage)
     }
@@ -74,14 +76,27 @@ impl<'a> Stage<'a> {
         Some(Span { from: Duration::from_micros(first.began_us), to })
     }
 
+    /// When something disturbed writes or links, if the load ended at `load_end`.
+    pub fn disturbances(&self, load_end: Duration) -> Vec<Span> {
+        let mut all = self.disturbances.clone();
+        if let Some(last) = all.last_mut().filter(|_| self.is_disturbed) {
+            last.to = last.to.max(load_end);
+        }
+        all
+    }
+
     /// Does a step and notes it. `false`: it failed.
     pub async fn perform(&mut self, act: &Act, recorder: &mut Recorder) -> bool {
         let from = self.began.elapsed();
         let result = self.act(act, recorder).await;
         let span = Span { from, to: self.began.elapsed() };
+        if let Some(last) = self.disturbances.last_mut().filter(|_| self.is_disturbed) {
+            last.to = span.to;
+        }
         if act.is_disturbance() && result.is_ok() {
             self.disturbances.push(span);
         }
+        self.is_disturbed = act.goes_on() && result.is_ok();
         let (done, error) = match result {
             Ok(done) => (done, None),
             Err(error) => (String::new(), Some(error.to_string())),
@@ -114,7 +129,7 @@ impl<'a> Stage<'a> {
             Act::RestartAll => self.restart_all(recorder).await,
             Act::Promote(node) => self.promote(node.as_ref(), recorder).await,
             Act::Switchover(node) => self.switchover(node.as_ref(), recorder).await,
-            Act::Link { node, to, fault } => self.link(&self.names(node), to.as_ref(), fault).await,
+            Act::Link { node, to, fault } => self.link(&self.names(node), to.as_ref(), fault, recorder).await,
             Act::Repoint { node, to } => self.repoint(&self.name(node), &self.name(to), recorder).await,
         }
     }
@@ -139,11 +154,18 @@ impl<'a> Stage<'a> {
     async fn kill_master(&mut self, recorder: &mut Recorder) -> Result<String, GroupError> {
         let plan = KillPlan::new(&self.group).await?;
         let report = kill_master(&self.group, plan, recorder).await?;
-        let killed = format!("{} (pid {}) was killed", report.plan.master, report.plan.process.pid);
-        match self.shared {
-            Some(_) => Ok(format!("{killed}; {}", self.await_guard(&report.plan.master).await?)),
-            None => Ok(killed),
+        let old = &report.plan.master;
+        let killed = format!("{old} (pid {}) was killed", report.plan.process.pid);
+        if self.shared.is_some() {
+            return Ok(format!("{killed}; {}", self.await_guard(old).await?));
         }
+        if self.group.run.sentinels.is_none() {
+            return Ok(killed);
+        }
+        let failover = group::await_failover(&mut self.group, old, Instant::now()).await?;
+        let failover = failover.ok_or_else(|| GroupError::NotReplaced { master: old.clone() })?;
+        let first_write_ms = failover.first_write_us as f64 / 1000.0;
+        Ok(format!("{killed}; the sentinels made {} the master after {first_write_ms:.1} ms", failover.master))
     }
 
     /// Waits until the guard has replaced a lost master, or holds back.
@@ -286,11 +308,18 @@ impl<'a> Stage<'a> {
     }
 
     /// Breaks or heals one link, or those of all replicas.
-    async fn link(&self, nodes: &[String], to: Option<&Target>, fault: &LinkFault) -> Result<String, GroupError> {
+    async fn link(
+        &self,
+        nodes: &[String],
+        to: Option<&Target>,
+        fault: &LinkFault,
+        recorder: &mut Recorder,
+    ) -> Result<String, GroupError> {
         let to = to.map(|to| self.name(to));
         let mut links = Vec::new();
         for node in nodes {
-            let edge = break_link(&self.group, node, to.as_deref(), fault).await?;
+            let plan = LinkPlan::new(&self.group, node, to.as_deref(), fault.clone())?;
+            let edge = break_link(&self.group.dir, plan, recorder).await?;
             let is_open = if edge.connections > 0 { "" } else { " (no connection)" };
             links.push(format!("{node} -> {}{is_open}", edge.aim.to));
         }

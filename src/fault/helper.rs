@@ -63,9 +63,9 @@ pub struct EdgeState {
     pub fault: LinkFault,
     /// Connections that are open.
     pub connections: u64,
-    /// Bytes of requests and acknowledgements delivered since the last change.
+    /// Bytes of requests and acknowledgements delivered since the helper's start.
     pub up_bytes: u64,
-    /// Bytes of the stream delivered since the last change.
+    /// Bytes of the stream delivered since the helper's start.
     pub down_bytes: u64,
 }
 

@@ -30,6 +30,8 @@ mod recover;
 mod repoint;
 mod restart;
 mod salvage;
+mod sentinel;
+mod sentinel_launch;
 mod signal;
 mod stop;
 mod tail;
@@ -59,7 +61,7 @@ pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end, read_recent_of};
 pub use kill::{KillPlan, KillReport, kill_master};
-pub use link_faults::{break_link, link_states};
+pub use link_faults::{LinkPlan, break_link, link_states};
 pub use plan::{
     DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
 };
@@ -68,6 +70,10 @@ pub use recover::{Recovery, recover};
 pub use repoint::{RepointPlan, RepointReport, repoint};
 pub use restart::{end_nodes, restart_order, settle};
 pub use salvage::{KeptStream, Salvaged};
+pub use sentinel::{
+    SentinelFailover, SentinelView, Watch, await_failover, note_failover, observe_sentinels, refuse_second_decider,
+    refuse_zombie,
+};
 pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_launched, end_strays, living, unmanaged};
 pub use tail::{Tail, TailError, TailFate, TailReport};
@@ -214,6 +220,12 @@ pub enum GroupError {
     Links {
         /// What happened instead.
         reason: io::Error,
+    },
+    /// A master is gone, and those who decide have not put another one in its place.
+    #[error("the sentinels have not replaced {master} in time")]
+    NotReplaced {
+        /// The master.
+        master: String,
     },
     /// There is no living master to kill.
     #[error("no master lives: {0}")]

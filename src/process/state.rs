@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,8 @@ pub struct StateDir {
 pub struct GroupDir {
     name: String,
     path: PathBuf,
+    /// Whether what is started in it ends with the thread that starts it.
+    is_tied: bool,
 }
 
 /// The right to change a group, held until dropped.
@@ -140,7 +143,7 @@ impl StateDir {
         if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(is_plain) {
             return Err(StateError::BadName(name.to_owned()));
         }
-        Ok(GroupDir { name: name.to_owned(), path: self.root.join(name) })
+        Ok(GroupDir { name: name.to_owned(), path: self.root.join(name), is_tied: false })
     }
 
     /// All groups that have been started and not wiped, by name.
@@ -173,6 +176,18 @@ fn has_ended(holder: &str) -> bool {
 }
 
 impl GroupDir {
+    /// The same for a group that must not outlive this program, however that ends: the system kills each server whose starting
+    /// thread has ended. What another replctl starts there meanwhile goes on.
+    #[must_use]
+    pub fn tied_to_this_thread(self) -> Self {
+        Self { is_tied: true, ..self }
+    }
+
+    /// Whether it is such a group's.
+    pub(super) fn is_tied(&self) -> bool {
+        self.is_tied
+    }
+
     /// The group's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -555,8 +570,54 @@ pub struct RunState {
     /// `[guard]`, and the process that watches over the group.
     #[serde(default, skip_serializing_if = "RunGuard::is_default")]
     pub guard: RunGuard,
+    /// `[sentinel]`: the Sentinels that watch the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinels: Option<RunSentinels>,
     /// Every node of the topology.
     pub nodes: Vec<RunNode>,
+}
+
+/// The Sentinels that watch a group, as they were launched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSentinels {
+    /// So many must find the master down.
+    pub quorum: u16,
+    /// How long a master may be silent before one of them finds it down, in milliseconds.
+    pub down_after_ms: u64,
+    /// How long a failover may take, in milliseconds.
+    pub failover_timeout_ms: u64,
+    /// They look and talk more often than usual, where they know how.
+    pub is_fast: bool,
+    /// What runs them.
+    #[serde(with = "EngineFields")]
+    pub engine: Engine,
+    /// All of them.
+    pub each: Vec<RunSentinel>,
+}
+
+impl RunSentinels {
+    /// Their options for a group of so many nodes, as `SENTINEL SET` and a configuration file name them.
+    pub fn options(&self, nodes: usize) -> [(&'static str, String); 3] {
+        [
+            ("down-after-milliseconds", self.down_after_ms.to_string()),
+            ("failover-timeout", self.failover_timeout_ms.to_string()),
+            // What the replicas lack of the new master's stream is little, so none of them need wait for another.
+            ("parallel-syncs", nodes.to_string()),
+        ]
+    }
+}
+
+/// One Sentinel of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSentinel {
+    /// `sentinel-1` and so on: no node has such a name.
+    pub name: String,
+    /// Its port on 127.0.0.1; 0: none yet.
+    pub port: u16,
+    /// What the others know it by: 40 hexadecimal digits.
+    pub id: String,
+    /// Its process; `None` while it is not meant to run.
+    pub process: Option<RunProcess>,
 }
 
 /// The process that carries the replication links of a group.
@@ -696,6 +757,15 @@ pub struct Unfenced {
     pub shared_up_to: u64,
 }
 
+impl RunSentinel {
+    /// One that does not run yet.
+    pub fn new(name: String) -> Self {
+        let part = |_| format!("{:016x}", RandomState::new().hash_one(&name));
+        let id = (0..3).map(part).collect::<String>()[..40].to_owned();
+        Self { name, port: 0, id, process: None }
+    }
+}
+
 impl RunNode {
     /// The server, if replctl starts it.
     pub fn managed(&self) -> Option<&ManagedServer> {
@@ -805,6 +875,7 @@ impl RunState {
             promoting: None,
             links: None,
             guard: RunGuard::default(),
+            sentinels: None,
             nodes,
         }
     }
@@ -837,7 +908,36 @@ impl RunState {
     /// The processes of the group that are written down, dead or alive.
     pub fn processes(&self) -> impl Iterator<Item = &ProcessIdentity> {
         let of_links = self.links.iter().filter_map(|links| links.process.as_ref());
-        self.nodes.iter().filter_map(|node| Some(&node.process()?.identity)).chain(of_links).chain(&self.guard.process)
+        let of_sentinels = self.sentinels().iter().filter_map(|sentinel| Some(&sentinel.process.as_ref()?.identity));
+        self.nodes
+            .iter()
+            .filter_map(|node| Some(&node.process()?.identity))
+            .chain(of_links)
+            .chain(of_sentinels)
+            .chain(&self.guard.process)
+    }
+
+    /// The process that is written down for a node or a Sentinel that replctl starts, to be changed.
+    pub fn process_mut(&mut self, name: &str) -> Option<&mut Option<RunProcess>> {
+        if self.sentinel(name).is_some() {
+            return self.sentinel_mut(name).map(|sentinel| &mut sentinel.process);
+        }
+        self.node_mut(name).and_then(RunNode::managed_mut).map(|server| &mut server.process)
+    }
+
+    /// The Sentinels that watch the group.
+    pub fn sentinels(&self) -> &[RunSentinel] {
+        self.sentinels.as_ref().map_or(&[], |sentinels| &sentinels.each)
+    }
+
+    /// One of them by its name.
+    pub fn sentinel(&self, name: &str) -> Option<&RunSentinel> {
+        self.sentinels().iter().find(|sentinel| sentinel.name == name)
+    }
+
+    /// One of them by its name, to be changed.
+    pub fn sentinel_mut(&mut self, name: &str) -> Option<&mut RunSentinel> {
+        self.sentinels.as_mut()?.each.iter_mut().find(|sentinel| sentinel.name == name)
     }
 
     /// The node that a node follows; `None` for the master.

@@ -33,17 +33,22 @@ impl By {
     }
 }
 
-/// Who decides in a group whose file says this.
+/// Who decides in a group whose file says this, and where Sentinels ask nobody.
 ///
 /// # Errors
-/// It names the Sentinels, and there are none.
-pub(super) fn resolve(written: Option<Spanned<By>>) -> Result<By, Vec<Diagnostic>> {
-    match written {
-        Some(by) if *by.get_ref() == By::Sentinel => {
+/// It names the Sentinels, and there are none; or somebody else, and there are some.
+pub(super) fn resolve(written: Option<Spanned<By>>, has_sentinels: bool) -> Result<By, Vec<Diagnostic>> {
+    let Some(by) = written else { return Ok(if has_sentinels { By::Sentinel } else { By::default() }) };
+    let error = match (by.get_ref(), has_sentinels) {
+        (By::Sentinel, false) => {
             let error = Diagnostic::at(by.span(), "there are no sentinels to fail this group over");
-            Err(vec![error.hint("`[sentinel]` is not supported yet by this version")])
+            error.hint("write `[sentinel]` and below it `count = 3`")
         }
-        Some(by) => Ok(by.into_inner()),
-        None => Ok(By::default()),
-    }
+        (By::Replctl | By::Guard, true) => {
+            let message = format!("the sentinels decide by themselves, and `{}` would, too", by.get_ref().name());
+            Diagnostic::at(by.span(), message).hint("leave `by` out, or `[sentinel]`")
+        }
+        _ => return Ok(by.into_inner()),
+    };
+    Err(vec![error])
 }

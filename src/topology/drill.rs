@@ -257,6 +257,12 @@ impl Act {
                 | Self::Link { fault: LinkFault::Heal, .. }
         )
     }
+
+    /// Whether what it does goes on when it is done, until something is done about it.
+    pub fn goes_on(&self) -> bool {
+        let is_of_a_process = matches!(self, Self::KillMaster | Self::Kill(_) | Self::Pause(_));
+        is_of_a_process || (self.needs_link_faults() && self.is_disturbance())
+    }
 }
 
 fn no_act(text: &str, verb: &str) -> (String, String) {

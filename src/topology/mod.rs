@@ -12,6 +12,7 @@ mod link;
 mod preset;
 mod raw;
 mod resolve;
+mod sentinel;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -28,6 +29,7 @@ pub use drill::{Act, Drill, DrillStep, Expectations, Load, Target, WishedResync,
 pub use link::{LINK_VERBS, LINKED_NODES_MAX, LinkDirection, LinkFault, LinkOptions};
 pub use preset::{PRESETS, Preset};
 pub use raw::bytes_of;
+pub use sentinel::Sentinels;
 
 /// The file that `up` looks for in the current directory, and `init` writes.
 pub const FILE_NAME: &str = "replctl.toml";
@@ -47,6 +49,7 @@ pub struct Topology {
     max_loss_bytes: Option<u64>,
     by: By,
     guard: GuardWish,
+    sentinels: Option<Sentinels>,
     after_promote: Vec<String>,
     /// Nodes reach those that they follow by proxies.
     has_link_faults: bool,
@@ -199,8 +202,13 @@ impl Topology {
         {
             return Err(at_fault(vec![Diagnostic::at(span, reason)]));
         }
+        if let (Some(span), Some(_)) = (&raw.link_faults, &raw.sentinel) {
+            let error = Diagnostic::at(span.clone(), "the links cannot be broken in a group with sentinels");
+            return Err(at_fault(vec![error.hint("sentinels let every replica follow the master at its own port")]));
+        }
         let has_link_faults = raw.link_faults.is_some();
-        let by = by::resolve(raw.failover.by).map_err(at_fault)?;
+        let by = by::resolve(raw.failover.by, raw.sentinel.is_some()).map_err(at_fault)?;
+        let sentinels = raw.sentinel.map(|raw| sentinel::resolve(raw, &nodes)).transpose().map_err(at_fault)?;
         let drills = drill::resolve(raw.drills, &nodes).map_err(at_fault)?;
         let name = match raw.name {
             Some(name) => name,
@@ -212,6 +220,7 @@ impl Topology {
             max_loss_bytes: raw.failover.max_loss_bytes,
             by,
             guard: raw.guard,
+            sentinels,
             after_promote: raw.after_promote,
             has_link_faults,
             drills,
@@ -291,6 +300,11 @@ impl Topology {
         &self.guard
     }
 
+    /// `[sentinel]`: the Sentinels that watch it, if there are any.
+    pub fn sentinels(&self) -> Option<&Sentinels> {
+        self.sentinels.as_ref()
+    }
+
     /// `[hooks] after-promote`: a program with its arguments that is run when another node has become the master; empty for
     /// none.
     pub fn after_promote(&self) -> &[String] {
@@ -307,7 +321,10 @@ impl Topology {
     /// # Errors
     /// Its links cannot be; why.
     pub fn with_link_faults(self) -> Result<Self, String> {
-        match link::refusal(&self.nodes) {
+        let of_sentinels = || {
+            self.sentinels.as_ref().map(|_| "sentinels let every replica follow the master at its own port".to_owned())
+        };
+        match link::refusal(&self.nodes).or_else(of_sentinels) {
             Some(reason) => Err(reason),
             None => Ok(Self { has_link_faults: true, ..self }),
         }

@@ -16,7 +16,7 @@ macro_rules! shipped {
 }
 
 /// All shipped topologies, the default first.
-pub const PRESETS: [Preset; 8] = [
+pub const PRESETS: [Preset; 9] = [
     shipped!("trio"),
     shipped!("chain"),
     shipped!("star-of-chains"),
@@ -25,6 +25,7 @@ pub const PRESETS: [Preset; 8] = [
     shipped!("by-hand"),
     shipped!("hundred"),
     shipped!("guard"),
+    shipped!("sentinel"),
 ];
 
 impl Preset {

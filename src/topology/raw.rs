@@ -15,6 +15,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, nearest, quoted};
+use super::sentinel::{self, RawSentinel};
 use super::{Address, By, Engine, EngineFamily, GuardWish, NODES_MAX, UnmanagedNode, directive};
 
 pub(super) use drill::RawDrill;
@@ -28,7 +29,8 @@ const DEADLINE_MIN: Duration = Duration::from_millis(100);
 /// `replica-priority` is a C int in the servers.
 const PRIORITY_MAX: i64 = i32::MAX as i64;
 
-const TOP_KEYS: [&str; 8] = ["name", "defaults", "node", "failover", "guard", "faults", "hooks", "drill"];
+const TOP_KEYS: [&str; 9] = ["name", "defaults", "node", "failover", "guard", "sentinel", "faults", "hooks", "drill"];
+const SENTINEL_KEYS: [&str; 6] = ["count", "quorum", "down-after", "failover-timeout", "fast", "engine"];
 const NODE_KEYS: [&str; 12] = [
     "name",
     "port",
@@ -61,6 +63,7 @@ pub(super) struct RawTopology {
     pub nodes: Vec<RawNode>,
     pub failover: RawFailover,
     pub guard: GuardWish,
+    pub sentinel: Option<RawSentinel>,
     pub after_promote: Vec<String>,
     /// Where `links = true` is written.
     pub link_faults: Option<Range<usize>>,
@@ -147,7 +150,7 @@ impl Reader<'_> {
                 "faults" => topology.link_faults = self.faults(key, value),
                 "hooks" => topology.after_promote = self.hooks(key, value),
                 "drill" => topology.drills = self.drills(value),
-                "sentinel" => self.not_supported_yet(key),
+                "sentinel" => topology.sentinel = Some(self.sentinel(key, value)),
                 _ => self.unknown_key(key, "a topology", &TOP_KEYS),
             }
         }
@@ -323,6 +326,44 @@ impl Reader<'_> {
             return None;
         }
         Some(deadline)
+    }
+
+    fn sentinel(&mut self, key: &Key, value: &Value) -> RawSentinel {
+        let mut sentinel = RawSentinel {
+            span: key.span(),
+            count: None,
+            quorum: None,
+            down_after: None,
+            failover_timeout: None,
+            is_fast: false,
+            engine: None,
+        };
+        for (key, value) in self.table(key, value).into_iter().flatten() {
+            match key.get_ref().as_ref() {
+                "count" => sentinel.count = self.integer(key, value, 1..=sentinel::COUNT_MAX).map(Spanned::into_inner),
+                "quorum" => sentinel.quorum = self.integer(key, value, 1..=sentinel::COUNT_MAX),
+                "down-after" => sentinel.down_after = self.milliseconds(key, value),
+                "failover-timeout" => {
+                    sentinel.failover_timeout = self.milliseconds(key, value).map(Spanned::into_inner);
+                }
+                "fast" => sentinel.is_fast = self.boolean(key, value).is_some_and(Spanned::into_inner),
+                "engine" => sentinel.engine = self.engine(value).map(|engine| Spanned::new(value.span(), engine)),
+                _ => self.unknown_key(key, "`[sentinel]`", &SENTINEL_KEYS),
+            }
+        }
+        sentinel
+    }
+
+    /// A time of at least a millisecond and at most a day, as Sentinel counts them.
+    fn milliseconds(&mut self, key: &Key, value: &Value) -> Option<Spanned<Duration>> {
+        let text = self.string(key, value)?;
+        let time = humantime::parse_duration(text.get_ref()).ok();
+        let time = time.filter(|time| (1..=86_400_000).contains(&time.as_millis()));
+        if time.is_none() {
+            let message = format!("{} is no time from 1ms to 1day", quoted(text.get_ref()));
+            self.error(Diagnostic::at(value.span(), message).hint("a number and a unit: `500ms`, `2s`, `1m`"));
+        }
+        time.map(|time| Spanned::new(value.span(), time))
     }
 
     /// Where `links = true` is written.
@@ -576,11 +617,6 @@ impl Reader<'_> {
         let hint =
             near.map_or_else(|| format!("there are {}", listed(valid)), |near| format!("did you mean `{near}`?"));
         self.error(Diagnostic::at(value.span(), message).hint(hint));
-    }
-
-    fn not_supported_yet(&mut self, key: &Key) {
-        let message = format!("{} is not supported yet by this version", quoted(key.get_ref()));
-        self.error(Diagnostic::at(key.span(), message));
     }
 }
 

@@ -94,7 +94,17 @@ fn newer(engine: &str) -> String {
 
 impl Victim {
     fn new(engine: &'static str, command: Command) -> Self {
-        let live = Live::prepared(&(topology("trio", engine, &TRIO) + HOOK));
+        Self::with(engine, "", command)
+    }
+
+    /// A group with Sentinels, if this machine has them.
+    fn watched(engine: &'static str, command: Command) -> Option<Self> {
+        let sentinels = "[sentinel]\nengine = 'redis-server'\nfast = true\n";
+        engines().contains(&"redis-server").then(|| Self::with(engine, sentinels, command))
+    }
+
+    fn with(engine: &'static str, rest: &str, command: Command) -> Self {
+        let live = Live::prepared(&(topology("trio", engine, &TRIO) + HOOK + rest));
         live.here.write("newer", newer(engine)).write(TOLD, "");
         let program = live.here.directory().join("newer");
         std::fs::set_permissions(program, PermissionsExt::from_mode(0o700)).expect("it is ours");
@@ -189,7 +199,7 @@ impl Victim {
             }
             Some(4) => {
                 let seen = status.json();
-                assert!(seen["diagnosis"]["name"].as_str().is_some_and(|name| name != "healthy"), "{context}: {seen}");
+                assert!(seen["is_healthy"] == false && seen["message"] != "healthy", "{context}: {seen}");
             }
             // Nothing was written down yet: there is no group.
             Some(1 | 2) => assert!(!self.live.state("trio").join("run.json").exists(), "{context}: {}", status.stdout),
@@ -210,7 +220,9 @@ impl Victim {
         for node in ["n1", "n2", "n3"] {
             self.live.arrives(node, "k", &value);
         }
-        let mut known: Vec<u64> = nodes(&status).iter().filter_map(|node| node["process"]["pid"].as_u64()).collect();
+        let sentinels = status["sentinels"].as_array().into_iter().flatten();
+        let processes = nodes(&status).iter().chain(sentinels).map(|one| &one["process"]["pid"]);
+        let mut known: Vec<u64> = processes.filter_map(Value::as_u64).collect();
         let mut alive: Vec<u64> = self.live.processes().into_iter().map(u64::from).collect();
         known.sort_unstable();
         alive.sort_unstable();
@@ -458,6 +470,16 @@ fn a_switchover_killed_before_its_order_is_no_change_to_what_comes_next() {
             scope.spawn(move || tried(engine, commands));
         }
     });
+}
+
+#[test]
+fn an_up_of_a_group_with_sentinels_killed_on_its_way_is_ended_by_the_next() {
+    Victim::watched("repld", UP).into_iter().for_each(|victim| victim.dies_at_each(SAMPLE));
+}
+
+#[test]
+fn a_switchover_under_sentinels_killed_on_its_way_is_ended_by_the_next() {
+    Victim::watched("repld", SWITCHOVER).into_iter().for_each(|victim| victim.dies_at_each(SAMPLE));
 }
 
 #[test]

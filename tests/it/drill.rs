@@ -167,6 +167,16 @@ fn a_master_that_was_cut_off_with_its_writers_does_not_come_back_as_a_second_one
 }
 
 #[test]
+fn a_master_that_the_sentinels_replace_comes_back_as_a_replica() {
+    for engine in engines().iter().filter(|_| engines().contains(&"redis-server")) {
+        let report = preset("sentinel-kill", engine);
+        let what = report["steps"][0]["done"].as_str().unwrap_or_default();
+        assert!(what.contains("the sentinels made"), "{engine}: {report}");
+        assert_eq!(report["nodes"][0]["state"], "replica", "{engine}: {report}");
+    }
+}
+
+#[test]
 fn who_is_behind_or_holds_nothing_does_not_take_over() {
     for engine in engines() {
         for name in ["slow-replica", "unfinished-first-sync"] {
@@ -360,6 +370,23 @@ fn an_interrupted_drill_leaves_no_process_behind_whenever_that_comes() {
     }
 }
 
+/// The processes of a drill's group end with it, the one that carries its links too.
+#[test]
+fn a_drill_that_is_killed_leaves_no_process_behind() {
+    let steps = "steps = [{ do = 'link cut n2' }, { do = 'kill n3' }, { do = 'start n3' }, { after = '1h', do = 'kill-master' }]";
+    let live = with_drills("repld", &format!("[[drill]]\nname = 'd'\n{steps}\n"));
+    let mut command = live.here.command(&["drill", "group.toml"]);
+    command.env("TMPDIR", live.here.root.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("replctl runs");
+    let told = std::io::BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut lines = std::io::BufRead::lines(told).map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("n3 is back")), "the drill began");
+    assert!(live.processes().len() > 4, "three nodes, their links, and replctl");
+    kill(child.id(), "KILL");
+    child.wait().expect("it is ours");
+    live.eventually("all have ended", || live.processes().is_empty());
+}
+
 #[test]
 fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
     let live =
@@ -367,7 +394,7 @@ fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
     let run = live.run(&["drill", "group.toml", "--list"]).exits(0);
     assert!(run.stdout.contains("mine") && run.stdout.contains("kill-master, promote n2"), "{}", run.stdout);
     let presets = live.json(&["drill", "--list"], 0)["drills"].as_array().map(Vec::len);
-    assert_eq!(presets, Some(13));
+    assert_eq!(presets, Some(14));
     assert!(live.run(&["drill", "kill-mastr"]).exits(2).stderr.contains("drill --list"));
     assert!(live.run(&["drill"]).exits(2).stderr.contains("no drill is named"));
     live.here.write("bad.toml", "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill n2' }]\n");

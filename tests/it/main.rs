@@ -20,6 +20,7 @@ mod promote;
 mod rolling;
 mod run;
 mod salvage;
+mod sentinel;
 mod sentinel_disaster;
 mod servers;
 mod status;

@@ -114,7 +114,14 @@ pub fn view(mut nodes: Vec<NodeView>) -> GroupView {
             })
             .collect();
     }
-    GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), kill_note: None, is_disputed: false, nodes }
+    GroupView {
+        group: "test".to_owned(),
+        recorded_replid: Some(id('a')),
+        kill_note: None,
+        is_disputed: false,
+        nodes,
+        sentinels: Vec::new(),
+    }
 }
 
 fn plan(nodes: Vec<NodeView>) -> Result<FailoverPlan, Refusal> {
