@@ -99,20 +99,6 @@ pub const DRILL_PRESETS: [DrillPreset; 15] = [
         steps: r#"[{ after = "500ms", do = "kill replicas" }, { do = "wipe replicas" }, { do = "start replicas" }]"#,
     },
     DrillPreset {
-        name: "sentinel-kill",
-        summary: "the master dies, the sentinels put another one in its place, the old master comes back",
-        topology: "sentinel",
-        keeps_all: false,
-        steps: r#"[{ after = "500ms", do = "kill-master" }, { after = "300ms", do = "start old-master" }]"#,
-    },
-    DrillPreset {
-        name: "sentinel-partition",
-        summary: "the master is cut off from all but its clients, and the sentinels replace it; what it took meanwhile is lost",
-        topology: "sentinel",
-        keeps_all: false,
-        steps: r#"[{ after = "500ms", do = "link cut master" }, { after = "4s", do = "link heal old-master" }, { after = "3s", do = "start old-master" }]"#,
-    },
-    DrillPreset {
         name: "guard-kill",
         summary: "the master dies, the guard puts another one in its place, and starts the old one again",
         topology: "guard",
@@ -125,6 +111,20 @@ pub const DRILL_PRESETS: [DrillPreset; 15] = [
         topology: "guard",
         keeps_all: false,
         steps: r#"[{ after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { do = "promote" }]"#,
+    },
+    DrillPreset {
+        name: "sentinel-kill",
+        summary: "the master dies, the sentinels put another one in its place, the old master comes back",
+        topology: "sentinel",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "kill-master" }, { after = "300ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "sentinel-partition",
+        summary: "the master is cut off from all but its clients, and the sentinels replace it; what it took meanwhile is lost",
+        topology: "sentinel",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "link cut master" }, { after = "4s", do = "link heal old-master" }, { after = "3s", do = "start old-master" }]"#,
     },
 ];
 

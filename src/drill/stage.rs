@@ -154,21 +154,18 @@ impl<'a> Stage<'a> {
     async fn kill_master(&mut self, recorder: &mut Recorder) -> Result<String, GroupError> {
         let plan = KillPlan::new(&self.group).await?;
         let report = kill_master(&self.group, plan, recorder).await?;
-        let (old, killed) =
-            (&report.plan.master, format!("{} (pid {}) was killed", report.plan.master, report.plan.process.pid));
-        match self.shared {
-            Some(_) => Ok(format!("{killed}; {}", self.await_guard(old).await?)),
-            None if self.group.run.sentinels.is_some() => Ok(format!("{killed}; {}", self.await_sentinels(old).await?)),
-            None => Ok(killed),
+        let old = &report.plan.master;
+        let killed = format!("{old} (pid {}) was killed", report.plan.process.pid);
+        if self.shared.is_some() {
+            return Ok(format!("{killed}; {}", self.await_guard(old).await?));
         }
-    }
-
-    /// Waits until the Sentinels have replaced a lost master.
-    async fn await_sentinels(&mut self, master: &str) -> Result<String, GroupError> {
-        let failover = group::await_failover(&mut self.group, master, Instant::now()).await?;
-        let failover = failover.ok_or_else(|| GroupError::NotReplaced { master: master.to_owned() })?;
-        let took_ms = failover.first_write_us as f64 / 1000.0;
-        Ok(format!("the sentinels made {} the master after {took_ms:.1} ms", failover.master))
+        if self.group.run.sentinels.is_none() {
+            return Ok(killed);
+        }
+        let failover = group::await_failover(&mut self.group, old, Instant::now()).await?;
+        let failover = failover.ok_or_else(|| GroupError::NotReplaced { master: old.clone() })?;
+        let first_write_ms = failover.first_write_us as f64 / 1000.0;
+        Ok(format!("{killed}; the sentinels made {} the master after {first_write_ms:.1} ms", failover.master))
     }
 
     /// Waits until the guard has replaced a lost master, or holds back.

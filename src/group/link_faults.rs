@@ -116,7 +116,8 @@ pub struct LinkPlan {
 }
 
 impl LinkPlan {
-    /// For the link of a node to another one: to the one that it follows, unless another is named.
+    /// For the link of a node to another one: to the one that it follows, unless another is named. Where there are Sentinels
+    /// everybody reaches a node by one way, which is meant then.
     ///
     /// # Errors
     /// There is no such node or link, or the group's links are not carried.
@@ -125,7 +126,13 @@ impl LinkPlan {
         let find = |name: &str| group.run.node(name).ok_or_else(|| Refusal::NoSuchNode(name.to_owned()));
         let from = find(node)?;
         if group.run.sentinels.is_some() {
-            return Self::of_entrance(node, to, fault);
+            return match to {
+                None => Ok(Self { from: EVERYBODY.to_owned(), to: node.to_owned(), fault }),
+                Some(_) => Err(GroupError::Unsafe {
+                    reason: "with sentinels all go to a node by one way: a single link cannot be broken".to_owned(),
+                    hint: format!("leave --to out: {node} cannot be reached then"),
+                }),
+            };
         }
         let to = match to {
             Some(to) => find(to)?.name.clone(),
@@ -139,17 +146,6 @@ impl LinkPlan {
             return Err(GroupError::Unsafe { reason, hint: "name another node with --to".to_owned() });
         }
         Ok(Self { from: node.to_owned(), to, fault })
-    }
-
-    /// The same where there are Sentinels: everybody reaches a node by one way.
-    fn of_entrance(node: &str, to: Option<&str>, fault: LinkFault) -> Result<Self, GroupError> {
-        if to.is_some() {
-            return Err(GroupError::Unsafe {
-                reason: "with sentinels all go to a node by one way: a single link cannot be broken".to_owned(),
-                hint: format!("leave --to out: {node} cannot be reached then"),
-            });
-        }
-        Ok(Self { from: EVERYBODY.to_owned(), to: node.to_owned(), fault })
     }
 }
 

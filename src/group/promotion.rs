@@ -125,7 +125,6 @@ pub async fn promote(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
-    sentinel::refuse_second_decider(group, policy)?;
     promote_by("promote", group, policy, began, limit, recorder).await
 }
 
@@ -138,6 +137,7 @@ pub(super) async fn promote_by(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
+    sentinel::refuse_second_decider(group, policy)?;
     let (view, clients) = observe_calm(group).await?;
     let failover = Failover::promote(&view, policy)?;
     let limits = Limits { began, patience: Duration::ZERO, links: limit };

@@ -45,7 +45,7 @@ const COMMAND: &str = "guard";
 pub enum GuardEnd {
     /// It was told to.
     Interrupted,
-    /// The group is gone, or has another guard.
+    /// The group is gone, or somebody else decides.
     Dismissed,
 }
 
@@ -84,7 +84,7 @@ impl GuardEnd {
     fn words(self) -> &'static str {
         match self {
             Self::Interrupted => "it was told to",
-            Self::Dismissed => "the group has ended, or has another guard",
+            Self::Dismissed => "the group has ended, or somebody else decides",
         }
     }
 }
@@ -266,7 +266,8 @@ impl Watch {
             Err(GroupError::State(StateError::NoSuchGroup(_))) => return Ok(None),
             Err(error) => return Err(error),
         }
-        if self.group.run.guard.process != ProcessIdentity::of(std::process::id())? {
+        let is_guard = self.group.run.guard.process == ProcessIdentity::of(std::process::id())?;
+        if !is_guard || self.group.run.sentinels.is_some() {
             return Ok(None);
         }
         self.sense();
