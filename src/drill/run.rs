@@ -11,6 +11,7 @@ use super::course::{Course, Place, Watcher};
 use super::history::{History, Outcome, Request};
 use super::linear::{self, Call, Linearizable, linearizable};
 use super::load::{DEADLINE_MAX, Writers};
+use super::overhead::LinkOverhead;
 use super::stage::Stage;
 use super::timing::{Latencies, Outage, Span, micros};
 use super::verdict::{DrillReport, Findings, NodeEnd, NodeState, Registers, Verdict};
@@ -129,6 +130,7 @@ async fn rehearse(
 
 async fn rehearse_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Recorder) -> Result<Rehearsal, GroupError> {
     let started = Instant::now();
+    let link_overhead = LinkOverhead::measure(&group).await?;
     let log_marks = log_marks(&group);
     let began = Instant::now();
     let nodes: Vec<(String, Endpoint)> =
@@ -160,7 +162,8 @@ async fn rehearse_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Reco
         tokio::time::sleep(DEADLINE_MAX).await;
     }
     let group = stage.group.clone();
-    let (findings, held) = find(drill, stage, &history, load_end, &log_marks, &mut course).await?;
+    let (mut findings, held) = find(drill, stage, &history, load_end, &log_marks, &mut course).await?;
+    findings.link_overhead = link_overhead;
     course.logs = logs(&group, &log_marks);
     let verdict = Verdict::of(&findings);
     let report = DrillReport { drill: drill.name.clone(), seed, verdict, findings, took_us: micros(started.elapsed()) };
@@ -225,6 +228,7 @@ async fn find(
         nodes,
         masters,
         was_under_load,
+        link_overhead: None,
         steps: stage.steps,
         claims: stage.claims,
     };

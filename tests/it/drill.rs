@@ -102,6 +102,8 @@ fn what_only_a_master_behind_a_cut_link_had_is_lost_with_redis_and_salvaged_from
     for engine in engines() {
         let report = preset("kill-under-partition", engine);
         let (lost, claim) = (report["account"]["lost"].as_u64(), report["claims"][0]["bytes"].as_u64());
+        let way = |name: &str| report["link_overhead"][name]["round_trip_us"].as_u64();
+        assert!(way("direct") > Some(0) && way("by_proxy") > Some(0), "{engine}: {}", report["link_overhead"]);
         match *engine {
             "repld" => assert_eq!((lost, claim), (Some(0), Some(0)), "{report}"),
             _ => assert!(lost > Some(0) && claim > Some(0), "{engine}: {report}"),
