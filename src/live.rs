@@ -232,13 +232,16 @@ impl Group {
         self.inner.run.node(name).map(node)
     }
 
-    /// Kills the master as if its machine had failed (SIGKILL); returns it when it is gone.
+    /// Kills the master as if its machine had failed (SIGKILL); returns it when it is gone, and where the group has Sentinels
+    /// when they have replaced it or failed to.
     ///
     /// # Errors
     /// No master lives.
     pub async fn kill_master(&mut self) -> Result<Node, Error> {
         let plan = KillPlan::new(&self.inner).await?;
         let report = group::kill_master(&self.inner, plan, &mut self.recorder).await?;
+        // Where there are Sentinels, it is their turn.
+        group::await_failover(&mut self.inner, &report.plan.master, Instant::now()).await?;
         Ok(self.node(&report.plan.master).expect("a plan names nodes of the group"))
     }
 
@@ -354,9 +357,7 @@ impl Group {
     }
 
     fn note_children(&mut self) {
-        let servers = self.inner.run.nodes.iter().filter_map(RunNode::process).map(|process| &process.identity);
-        let links = self.inner.run.links.as_ref().and_then(|links| links.process.as_ref());
-        for identity in servers.chain(links) {
+        for identity in self.inner.run.processes() {
             if !self.children.contains(identity) {
                 self.children.push(identity.clone());
             }

@@ -12,7 +12,7 @@ use replctl::drill::{self, DRILL_PRESETS, DrillPreset, DrillReport, Rehearsal, V
 use replctl::event::Event;
 use replctl::fault::{self, Disks};
 use replctl::process::{Program, StateDir};
-use replctl::topology::{Drill, Engine, EngineFamily, FILE_NAME, Topology};
+use replctl::topology::{By, Drill, Engine, EngineFamily, FILE_NAME, Topology};
 use serde_json::json;
 
 use super::context::Context;
@@ -174,6 +174,12 @@ impl DrillArgs {
                 }
                 (None, Some(preset)) => {
                     let topology = topology.cloned().unwrap_or_else(|| preset.default_topology());
+                    if preset.topology == "guard" && topology.by() != By::Guard {
+                        let message =
+                            format!("{name} is for groups whose guard decides, and {} has none", topology.name());
+                        let hint = "write `by = \"guard\"` into its `[failover]`, or name no file";
+                        return Err(Failure::new(ExitCode::Usage, message).hint(hint).into());
+                    }
                     let topology = self.prepare(&topology, context)?;
                     Planned { drill: preset.drill(&topology), topology }.with_faults()?
                 }

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use replctl::fault::{self, EdgeState};
-use replctl::group::{LinkPlan, break_link, link_states};
+use replctl::group::{EVERYBODY, LinkPlan, break_link, link_states};
 use replctl::topology::{LinkFault, LinkOptions};
 use serde_json::json;
 
@@ -82,8 +82,12 @@ impl LinkArgs {
             let node = group.run.node(&state.aim.from);
             node.and_then(|node| node.upstream.as_ref()) == Some(&state.aim.to)
         };
+        let owner = |state: &EdgeState| match state.aim.from == EVERYBODY {
+            true => state.aim.to.clone(),
+            false => state.aim.from.clone(),
+        };
         let is_shown = |state: &EdgeState| {
-            let is_of_node = self.node.as_ref().is_none_or(|node| *node == state.aim.from);
+            let is_of_node = self.node.as_ref().is_none_or(|node| *node == owner(state));
             is_of_node && (follows(state) || state.connections > 0 || state.fault != LinkFault::Heal)
         };
         show(states.into_iter().filter(is_shown).collect(), context);

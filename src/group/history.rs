@@ -61,6 +61,11 @@ pub fn episodes(entries: &[JournalEntry]) -> Vec<Episode> {
             (Event::Signalled { node, signal }, _) => {
                 episodes.push(episode(entry, signal.name(), node.clone(), Outcome::Done { took_ms: 0 }));
             }
+            (Event::FailedOver { by, node, old_master, .. }, _) => {
+                let what = format!("{old_master} -> {node}");
+                let done = episode(entry, "failover", what, Outcome::Done { took_ms: 0 });
+                episodes.push(Episode { user: by.name().to_owned(), ..done });
+            }
             (Event::LinkChanged { node, to, fault }, _) => {
                 let (command, what) = (format!("link {}", fault.verb()), format!("{node} -> {to}{fault}"));
                 episodes.push(episode(entry, &command, what, Outcome::Done { took_ms: 0 }));

@@ -71,6 +71,26 @@ fn a_switchover_and_back_loses_nothing_and_needs_no_full_resync() {
 }
 
 #[test]
+fn a_guard_replaces_a_dead_master_under_load_and_takes_the_old_one_back() {
+    for engine in engines() {
+        let report = preset("guard-kill", engine);
+        let done = report["steps"][0]["done"].as_str().expect("words");
+        assert!(done.contains("the guard made n"), "{engine}: {report}");
+        assert_eq!(report["nodes"][0]["state"], "replica", "{engine}: {report}");
+    }
+    let live = Live::prepared(&topology("plain", "repld", &TRIO));
+    drill_exits(&live, &["group.toml", "guard-kill"], 2);
+}
+
+#[test]
+fn a_guard_holds_back_after_three_failovers_and_a_person_goes_on() {
+    let report = preset("flapping", "repld");
+    let done = report["steps"][3]["done"].as_str().expect("words");
+    assert!(done.ends_with("the guard holds back"), "{report}");
+    assert_eq!(report["account"]["lost"], 0, "{report}");
+}
+
+#[test]
 fn a_master_that_hung_is_replaced_and_comes_back_as_a_replica() {
     let report = preset("zombie-master", "repld");
     assert_eq!((&report["account"]["lost"], &report["nodes"][0]["state"]), (&json!(0), &json!("replica")));
@@ -145,6 +165,25 @@ fn a_master_that_was_cut_off_with_its_writers_does_not_come_back_as_a_second_one
             (&report["nodes"][0]["state"], &report["masters"].as_array().map(Vec::len)),
             (&json!("replica"), &Some(1))
         );
+    }
+}
+
+#[test]
+fn a_master_that_the_sentinels_replace_comes_back_as_a_replica() {
+    for engine in engines().iter().filter(|_| engines().contains(&"redis-server")) {
+        let report = preset("sentinel-kill", engine);
+        let what = report["steps"][0]["done"].as_str().unwrap_or_default();
+        assert!(what.contains("the sentinels made"), "{engine}: {report}");
+        assert_eq!(report["nodes"][0]["state"], "replica", "{engine}: {report}");
+    }
+}
+
+#[test]
+fn a_master_that_is_cut_off_from_its_sentinels_is_replaced_and_loses_what_it_took_meanwhile() {
+    for engine in engines().iter().filter(|_| engines().contains(&"redis-server")) {
+        let report = preset("sentinel-partition", engine);
+        assert!(report["account"]["lost"].as_u64() > Some(0), "{engine}: {report}");
+        assert_eq!(report["nodes"][0]["state"], "replica", "{engine}: {report}");
     }
 }
 
@@ -386,7 +425,7 @@ fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
     let run = live.run(&["drill", "group.toml", "--list"]).exits(0);
     assert!(run.stdout.contains("mine") && run.stdout.contains("kill-master, promote n2"), "{}", run.stdout);
     let presets = live.json(&["drill", "--list"], 0)["drills"].as_array().map(Vec::len);
-    assert_eq!(presets, Some(12));
+    assert_eq!(presets, Some(16));
     assert!(live.run(&["drill", "kill-mastr"]).exits(2).stderr.contains("drill --list"));
     assert!(live.run(&["drill"]).exits(2).stderr.contains("no drill is named"));
     live.here.write("bad.toml", "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill n2' }]\n");

@@ -152,6 +152,27 @@ fn a_valkey_replica_has_what_random_commands_made_on_repld() {
     follows(Kind::Repld, Kind::Valkey, 4, COMMANDS);
 }
 
+/// Valkey refuses them since 9.0.
+#[test]
+fn hexadecimal_numbers_arrive_at_a_valkey_replica() {
+    let (Some(master), Some(replica)) = (Kind::Repld.server(), Kind::Valkey.server()) else { return };
+    let master = master.start();
+    let replica = replica.replica_of(&master).start();
+    let mut client = master.connect();
+    for (command, reply) in [
+        ("ZADD z 0x10 a -0x1p-1 b +0xff 0x1f", ":3"),
+        ("ZINCRBY z 0x2 a", "$2\r\n18"),
+        ("ZRANGESTORE range z (0x1 0x20 BYSCORE", ":1"),
+        ("ZADD members 0 0x1e 0 0x1f", ":2"),
+        ("ZRANGESTORE later members (0x1e + BYLEX", ":1"),
+        ("ZUNIONSTORE union 2 z range WEIGHTS 0x2 0x3", ":3"),
+        ("ZREMRANGEBYSCORE z 0x12 (0xff", ":1"),
+    ] {
+        assert_eq!(client.run(command), format!("{reply}\r\n"), "{command}");
+    }
+    wait_until_equal(true, &master, &replica);
+}
+
 /// `COMMANDS` each, in each direction.
 #[test]
 #[ignore = "takes minutes: see tests/long/differential"]
