@@ -529,6 +529,21 @@ mod tests {
     }
 
     #[test]
+    fn an_end_comes_late_where_closing_is_slow_and_bytes_do_not() {
+        run(async {
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
+            let close_delay = Duration::from_millis(50);
+            proxy.set(Direction::Back, Condition { close_delay, ..Condition::default() });
+            let mut peer = connect(&proxy).await;
+            exchange(&mut peer, b"quick").await.expect("it goes through");
+            let began = Instant::now();
+            peer.shutdown().await.expect("it is open");
+            assert_eq!(peer.read(&mut [0]).await.expect("an end and no reset"), 0);
+            assert!(began.elapsed() >= close_delay, "{:?}", began.elapsed());
+        });
+    }
+
+    #[test]
     fn bytes_are_late_by_the_latency_and_no_faster_than_the_rate() {
         run(async {
             let proxy = Proxy::start(echo().await, 0).await.expect("a port");

@@ -246,6 +246,7 @@ impl Act {
                 "--latency" => &mut said.latency,
                 "--jitter" => &mut said.jitter,
                 "--bandwidth" => &mut said.bandwidth,
+                "--close-delay" => &mut said.close_delay,
                 "--after-bytes" => &mut said.after_bytes,
                 _ => return Err(refused(format!("`{name}` is no option of `link`"))),
             };
