@@ -246,6 +246,16 @@ fn where_the_old_and_the_new_master_of_a_broken_change_are_both_silent_both_are_
 }
 
 #[test]
+fn a_circle_through_a_server_that_nobody_knows_is_undone() {
+    let follower = NodeReport { process_id: 99, ..report(upstream(BASE_PORT + 3, Link::Down { seconds: None }), 5) };
+    let stranger = node(2, Some(1), Answer::Stranger { report: Box::new(follower) }, Condition::Dead);
+    let seen = view(vec![master(1, 5), stranger, replica(3, 2, 5)]);
+    assert!(matches!(diagnose(&seen), Diagnosis::Cycle { nodes, .. } if nodes == ["n3", "n2"]));
+    let plan = FailoverPlan::new(&seen, &Policy::default()).expect("n3 can follow n1");
+    assert!(steps_of(&plan).contains(&"let n3 follow n1".to_owned()), "{:?}", steps_of(&plan));
+}
+
+#[test]
 fn a_master_that_hands_over_already_is_not_told_to_again() {
     let trying = with(master(1, 5), |report| report.replication.is_handing_over = true);
     let linked = with(replica(2, 1, 5), |report| upstream_of(report).link = Link::Up);
