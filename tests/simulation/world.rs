@@ -391,9 +391,9 @@ impl World {
         self.nodes[place].handing_over = None;
         if is_granted == Some(false) {
             self.become_master(place);
-            // A grant that got lost: the servers' own doing, which nobody can undo but a tool that has paused its writes.
+            // A grant that got lost: the servers' own doing, which nobody can undo but a tool that has paused its writes. What one of
+            // the two has of its own is lost, and is to be told.
             self.nodes[place].by_stranger = true;
-            self.is_lossy |= !self.nodes[place].is_paused;
         }
     }
 

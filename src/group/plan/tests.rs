@@ -166,6 +166,24 @@ fn every_kind_of_ineligible_node_is_rejected_with_its_reason() {
 }
 
 #[test]
+fn what_a_dead_node_has_beyond_the_point_where_it_parted_from_the_new_master_is_told_and_kept() {
+    let former = |shared_up_to| Some(crate::wire::FormerHistory { replid: id('a'), shared_up_to });
+    let took_over = with(master(2, 8), |report| {
+        report.replication.replid = id('c');
+        report.replication.former = former(6);
+    });
+    let kept =
+        KeptStream::Dead { replid: id('b').to_string(), former: Some((id('a').to_string(), 7)), start: 0, end: 12 };
+    let old = NodeView { kept_stream: kept, ..dead(1, None) };
+    let plan = plan(vec![old, NodeView { meant_upstream: Some("n1".to_owned()), ..took_over }]).expect("n2 took over");
+    assert_eq!(
+        plan.loss.to_string(),
+        format!("6 bytes of the replication stream (offsets 6 to 12 of {})", id('b').short())
+    );
+    assert_eq!(steps_of(&plan)[0], "keep what only n1 has as a list of commands");
+}
+
+#[test]
 fn the_highest_offset_wins_then_the_lowest_priority_then_the_topologys_order() {
     let prioritized =
         |number, offset, priority| with(replica(number, 1, offset), |report| report.replication.priority = priority);
