@@ -1094,8 +1094,10 @@ fn steps(
     // As long as the old master lives, a link that is down may come up.
     let drains = |node: &NodeView, from: &NodeView| match from.name == old.name {
         true => is_fenced || is_linked(node),
-        // Where a change of masters broke off, another one may have been the master before, and have been started again.
-        false => is_linked(node) && (has_stopped_feeding(from, node) || relays(from, node)),
+        // Who lost its link gets it back from one that feeds others as long as that has one itself. Where a change of masters broke
+        // off, another one may have been the master before, and have been started again.
+        false if relays(from, node) => is_linked(node) || is_linked(from),
+        false => is_linked(node) && has_stopped_feeding(from, node),
     };
     let draining = if ends {
         names(view, |node| view.followed_by(node).is_some_and(|from| drains(node, from)))

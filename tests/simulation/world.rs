@@ -178,7 +178,8 @@ impl World {
     pub fn still_reads(&self, place: Place) -> bool {
         let above = |place: &Place| {
             let is_fed = matches!(self.nodes[*place].link, Link::Up { has_ended: false, .. });
-            self.feeder(*place).filter(|above| is_fed && !self.nodes[*above].is_master())
+            let is_about_to = || self.nodes[*place].link == Link::Down && self.can_connect(*place);
+            self.feeder(*place).filter(|above| !self.nodes[*above].is_master() && (is_fed || is_about_to()))
         };
         let chain = std::iter::successors(Some(place), above).take(self.nodes.len());
         let own = self.nodes[place].offset();
