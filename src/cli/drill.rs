@@ -180,6 +180,11 @@ impl DrillArgs {
                         let hint = "write `by = \"guard\"` into its `[failover]`, or name no file";
                         return Err(Failure::new(ExitCode::Usage, message).hint(hint).into());
                     }
+                    if preset.topology == "sentinel" && topology.sentinels().is_none() {
+                        let message = format!("{name} is for groups with sentinels, and {} has none", topology.name());
+                        let hint = "write `[sentinel]` into it, or name no file";
+                        return Err(Failure::new(ExitCode::Usage, message).hint(hint).into());
+                    }
                     let topology = self.prepare(&topology, context)?;
                     Planned { drill: preset.drill(&topology), topology }.with_faults()?
                 }

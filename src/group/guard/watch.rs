@@ -25,7 +25,6 @@ use crate::group::{Group, GroupError, endpoint};
 use crate::process::{
     Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, RunNode, RunProcess, RunState, StateError,
 };
-use crate::topology::By;
 use crate::wire::{Endpoint, NodeClient, WireError};
 
 /// `[guard] deadline`, unless the topology says otherwise.
@@ -109,7 +108,7 @@ async fn enrol(
         }
     };
     let mut group = Group::open(dir.clone())?;
-    if group.run.by == By::Sentinel {
+    if group.run.sentinels.is_some() {
         return Err(GroupError::Unsafe {
             reason: format!("the Sentinels of {} decide who is its master", dir.name()),
             hint: "there is one decider, never two: `[failover] by = \"guard\"`, and no `[sentinel]`".to_owned(),
@@ -268,7 +267,7 @@ impl Watch {
             Err(error) => return Err(error),
         }
         let is_guard = self.group.run.guard.process == ProcessIdentity::of(std::process::id())?;
-        if !is_guard || self.group.run.by == By::Sentinel {
+        if !is_guard || self.group.run.sentinels.is_some() {
             return Ok(None);
         }
         self.sense();
