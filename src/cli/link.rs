@@ -41,6 +41,10 @@ pub struct LinkArgs {
     #[arg(long, value_name = "BYTES")]
     bandwidth: Option<String>,
 
+    /// slow: so much later one side is told that the other has closed
+    #[arg(long, value_name = "TIME")]
+    close_delay: Option<String>,
+
     /// cut: not yet, but when so many more bytes have been delivered
     #[arg(long, value_name = "N")]
     after_bytes: Option<String>,
@@ -130,6 +134,7 @@ impl LinkArgs {
             latency: self.latency.clone(),
             jitter: self.jitter.clone(),
             bandwidth: self.bandwidth.clone(),
+            close_delay: self.close_delay.clone(),
             after_bytes: self.after_bytes.clone(),
         };
         Ok(LinkFault::new(verb.get_name(), &options)

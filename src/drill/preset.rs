@@ -20,7 +20,7 @@ pub struct DrillPreset {
 }
 
 /// All of them.
-pub const DRILL_PRESETS: [DrillPreset; 15] = [
+pub const DRILL_PRESETS: [DrillPreset; 16] = [
     DrillPreset {
         name: "kill-master",
         summary: "the master dies, the best replica takes over, the old master comes back",
@@ -90,6 +90,13 @@ pub const DRILL_PRESETS: [DrillPreset; 15] = [
         topology: "trio",
         keeps_all: false,
         steps: r#"[{ after = "500ms", do = "kill replica" }, { do = "wipe replica" }, { do = "link slow replica --bandwidth 20KB" }, { do = "start replica --no-wait" }, { after = "500ms", do = "kill-master" }, { do = "promote" }, { after = "300ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "disk-full",
+        summary: "the master's disk is full for half a second: it refuses writes, and goes on afterwards",
+        topology: "trio",
+        keeps_all: true,
+        steps: r#"[{ after = "500ms", do = "fill-disk master" }, { after = "500ms", do = "free-disk old-master" }]"#,
     },
     DrillPreset {
         name: "full-sync-storm",

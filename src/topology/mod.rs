@@ -341,6 +341,16 @@ impl Topology {
         self
     }
 
+    /// The same group with something to write to its disks: an append-only file on every node, unless its file says otherwise.
+    pub fn with_append_only_files(mut self) -> Self {
+        for node in &mut self.nodes {
+            if let NodeServer::Managed(managed) = &mut node.server {
+                managed.config.entry("appendonly".to_owned()).or_insert_with(|| "yes".to_owned());
+            }
+        }
+        self
+    }
+
     /// Takes out the optional nodes whose engine is missing, with everything that replicates from them, and returns
     /// their names in file order.
     pub fn leave_out(&mut self, is_missing: impl Fn(&Engine) -> bool) -> Vec<String> {

@@ -186,9 +186,13 @@ fn up_starts_it_where_it_is_to_decide_and_down_ends_it() {
         log.contains("guard | ") && log.contains("guard watches: trio with n1 as its master, deadline 750 ms"),
         "{log}"
     );
+    live.run(&["guard", "--stop"]).exits(0);
+    let status = live.run(&["status"]).exits(0).stdout;
+    assert!(status.contains("guard: none runs; replctl up --guard starts it"), "{status}");
+    live.run(&["up", "group.toml"]).exits(0);
     live.run(&["down"]).exits(0);
     assert_eq!(live.processes(), [0_u32; 0]);
-    assert_eq!(verdicts(&live), ["watches", "ends"]);
+    assert_eq!(verdicts(&live), ["watches", "ends", "watches", "ends"]);
 
     let plain = Live::trio("repld");
     assert_eq!(plain.status()["guard"], Value::Null);
@@ -250,6 +254,8 @@ fn a_master_that_flaps_is_given_up_until_somebody_has_looked() {
     live.eventually("it holds back", || verdicts(&live).last().is_some_and(|last| last == "holds-back"));
     let status = live.run(&["status"]).exits(4).stdout;
     assert!(status.contains("guard holds back: "), "{status}");
+    let history = live.run(&["history"]).exits(0).stdout;
+    assert!(history.contains("guard    holds back"), "{history}");
     // Nobody forgets by starting anew.
     live.run(&["guard", "--stop"]).exits(0);
     let _guard = Guard::over(&live);
