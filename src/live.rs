@@ -403,8 +403,7 @@ impl Link<'_> {
     /// # Errors
     /// As [`cut`](Link::cut).
     pub async fn slow(self, latency: Duration) -> Result<Broken, Error> {
-        let (jitter, direction) = (Duration::ZERO, LinkDirection::Both);
-        self.set(LinkFault::Slow { latency, jitter, bandwidth: None, direction }).await
+        self.slow_down(latency, None, LinkDirection::Both).await
     }
 
     /// The replica gets no more than so many bytes a second.
@@ -412,8 +411,17 @@ impl Link<'_> {
     /// # Errors
     /// As [`cut`](Link::cut).
     pub async fn throttle(self, bytes_per_sec: u64) -> Result<Broken, Error> {
-        let (latency, jitter, direction) = (Duration::ZERO, Duration::ZERO, LinkDirection::Down);
-        self.set(LinkFault::Slow { latency, jitter, bandwidth: Some(bytes_per_sec), direction }).await
+        self.slow_down(Duration::ZERO, Some(bytes_per_sec), LinkDirection::Down).await
+    }
+
+    async fn slow_down(
+        self,
+        latency: Duration,
+        bandwidth: Option<u64>,
+        direction: LinkDirection,
+    ) -> Result<Broken, Error> {
+        let (jitter, close_delay) = (Duration::ZERO, Duration::ZERO);
+        self.set(LinkFault::Slow { latency, jitter, bandwidth, close_delay, direction }).await
     }
 
     async fn set(self, fault: LinkFault) -> Result<Broken, Error> {

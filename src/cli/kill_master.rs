@@ -40,7 +40,10 @@ impl KillMasterArgs {
                 true => context.printer.object(&report),
                 false => {
                     show(context, &report);
-                    context.printer.note("hint: replctl promote");
+                    let guards =
+                        group::guard_state(&group)?.is_some_and(|guard| guard.is_alive && !guard.is_in_maintenance);
+                    let hint = if guards { "the group's guard replaces it: replctl status" } else { "replctl promote" };
+                    context.printer.note(format_args!("hint: {hint}"));
                 }
             }
             return Ok(ExitCode::Done);

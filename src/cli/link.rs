@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use replctl::fault::{self, EdgeState};
-use replctl::group::{LinkPlan, break_link, link_states};
+use replctl::group::{EVERYBODY, LinkPlan, break_link, link_states};
 use replctl::topology::{LinkFault, LinkOptions};
 use serde_json::json;
 
@@ -40,6 +40,10 @@ pub struct LinkArgs {
     /// slow: bytes a second at most, such as 1MB
     #[arg(long, value_name = "BYTES")]
     bandwidth: Option<String>,
+
+    /// slow: so much later one side is told that the other has closed
+    #[arg(long, value_name = "TIME")]
+    close_delay: Option<String>,
 
     /// cut: not yet, but when so many more bytes have been delivered
     #[arg(long, value_name = "N")]
@@ -82,8 +86,12 @@ impl LinkArgs {
             let node = group.run.node(&state.aim.from);
             node.and_then(|node| node.upstream.as_ref()) == Some(&state.aim.to)
         };
+        let owner = |state: &EdgeState| match state.aim.from == EVERYBODY {
+            true => state.aim.to.clone(),
+            false => state.aim.from.clone(),
+        };
         let is_shown = |state: &EdgeState| {
-            let is_of_node = self.node.as_ref().is_none_or(|node| *node == state.aim.from);
+            let is_of_node = self.node.as_ref().is_none_or(|node| *node == owner(state));
             is_of_node && (follows(state) || state.connections > 0 || state.fault != LinkFault::Heal)
         };
         show(states.into_iter().filter(is_shown).collect(), context);
@@ -126,6 +134,7 @@ impl LinkArgs {
             latency: self.latency.clone(),
             jitter: self.jitter.clone(),
             bandwidth: self.bandwidth.clone(),
+            close_delay: self.close_delay.clone(),
             after_bytes: self.after_bytes.clone(),
         };
         Ok(LinkFault::new(verb.get_name(), &options)

@@ -198,6 +198,7 @@ fn guard_words(guard: &GuardState) -> String {
     let is_stuck = |verdict| matches!(verdict, GuardVerdict::Refuses | GuardVerdict::HoldsBack | GuardVerdict::Fails);
     match (guard.is_alive, last.filter(|last| is_stuck(last.verdict))) {
         (false, _) if guard.is_in_maintenance => format!("guard: none runs{pid}, and it would do nothing: maintenance"),
+        (false, _) if guard.pid.is_none() => "guard: none runs; replctl up --guard starts it".to_owned(),
         (false, _) => format!("guard: has ended{pid}; replctl up --guard starts it"),
         (true, _) if guard.is_in_maintenance => format!("guard: watches and does nothing: maintenance{pid}"),
         (true, Some(last)) => format!("{last}{pid}"),

@@ -8,8 +8,8 @@ use replctl::process::{GroupDir, Program};
 use replctl::topology::{By, Topology};
 use serde_json::json;
 
-use super::ExitCode;
 use super::context::Context;
+use super::{ExitCode, Failure};
 use crate::ui::table;
 
 /// `replctl up [TOPOLOGY]`
@@ -46,6 +46,11 @@ impl UpArgs {
         let mut topology = Topology::find(self.topology.as_deref())?;
         for name in topology.leave_out(|engine| Program::find(engine).is_err()) {
             context.printer.note(format_args!("{name} is left out: its engine is not installed"));
+        }
+        if self.guard && topology.sentinels().is_some() {
+            let message =
+                format!("the sentinels of {} decide who is its master, and a guard would, too", topology.name());
+            return Err(Failure::new(ExitCode::Refused, message).hint("leave out --guard, or [sentinel]").into());
         }
         let dir = context.dir_for(topology.name())?;
         if self.dry_run {

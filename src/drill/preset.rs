@@ -20,7 +20,7 @@ pub struct DrillPreset {
 }
 
 /// All of them.
-pub const DRILL_PRESETS: [DrillPreset; 14] = [
+pub const DRILL_PRESETS: [DrillPreset; 16] = [
     DrillPreset {
         name: "kill-master",
         summary: "the master dies, the best replica takes over, the old master comes back",
@@ -92,6 +92,13 @@ pub const DRILL_PRESETS: [DrillPreset; 14] = [
         steps: r#"[{ after = "500ms", do = "kill replica" }, { do = "wipe replica" }, { do = "link slow replica --bandwidth 20KB" }, { do = "start replica --no-wait" }, { after = "500ms", do = "kill-master" }, { do = "promote" }, { after = "300ms", do = "start old-master" }]"#,
     },
     DrillPreset {
+        name: "disk-full",
+        summary: "the master's disk is full for half a second: it refuses writes, and goes on afterwards",
+        topology: "trio",
+        keeps_all: true,
+        steps: r#"[{ after = "500ms", do = "fill-disk master" }, { after = "500ms", do = "free-disk old-master" }]"#,
+    },
+    DrillPreset {
         name: "full-sync-storm",
         summary: "all replicas lose their disks at once, and get everything anew under load",
         topology: "trio",
@@ -118,6 +125,13 @@ pub const DRILL_PRESETS: [DrillPreset; 14] = [
         topology: "sentinel",
         keeps_all: false,
         steps: r#"[{ after = "500ms", do = "kill-master" }, { after = "300ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "sentinel-partition",
+        summary: "the master is cut off from all but its clients, and the sentinels replace it; what it took meanwhile is lost",
+        topology: "sentinel",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "link cut master" }, { after = "4s", do = "link heal old-master" }, { after = "3s", do = "start old-master" }]"#,
     },
 ];
 
@@ -161,7 +175,7 @@ mod tests {
             let topology = preset.default_topology();
             let drill = preset.drill(&topology);
             assert!(drill.steps.iter().any(|step| step.act.is_disturbance()), "{}", preset.name);
-            let lost = (topology.by() == By::Replctl).then_some(0);
+            let lost = (topology.by() != By::Sentinel).then_some(0);
             assert_eq!((drill.name.as_str(), drill.expect.lost), (preset.name, lost));
         }
     }

@@ -11,6 +11,7 @@ use super::course::{Course, Place, Watcher};
 use super::history::{History, Outcome, Request};
 use super::linear::{self, Call, Linearizable, linearizable};
 use super::load::{DEADLINE_MAX, Writers};
+use super::overhead::LinkOverhead;
 use super::stage::Stage;
 use super::timing::{Latencies, Outage, Span, micros};
 use super::verdict::{DrillReport, Findings, NodeEnd, NodeState, Registers, Verdict};
@@ -142,6 +143,7 @@ async fn rehearse_on(
     recorder: &mut Recorder,
 ) -> Result<Rehearsal, GroupError> {
     let started = Instant::now();
+    let link_overhead = LinkOverhead::measure(&group).await?;
     let log_marks = log_marks(&group);
     let began = Instant::now();
     let nodes: Vec<(String, Endpoint)> =
@@ -174,7 +176,8 @@ async fn rehearse_on(
     }
     stage.hold().await?;
     let group = stage.group.clone();
-    let (findings, held) = find(drill, stage, &history, load_end, &log_marks, &mut course).await?;
+    let (mut findings, held) = find(drill, stage, &history, load_end, &log_marks, &mut course).await?;
+    findings.link_overhead = link_overhead;
     course.logs = logs(&group, &log_marks);
     let verdict = Verdict::of(&findings);
     let report = DrillReport { drill: drill.name.clone(), seed, verdict, findings, took_us: micros(started.elapsed()) };
@@ -239,6 +242,7 @@ async fn find(
         nodes,
         masters,
         was_under_load,
+        link_overhead: None,
         steps: stage.steps,
         claims: stage.claims,
     };

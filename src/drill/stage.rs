@@ -1,10 +1,12 @@
 //! The steps of a drill, done to its group by the same functions as replctl's verbs.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::timing::{Span, micros};
 use super::verdict::{Claim, StepTime};
 use crate::event::{Event, Recorder};
+use crate::fault;
 use crate::group::{
     self, FailoverReport, Group, GroupError, GuardVerdict, KillPlan, LaunchPlan, LinkPlan, NodeSignal, Policy,
     RepointPlan, break_link, end_nodes, kill_master, living_process, restart_order, signal_node,
@@ -125,6 +127,8 @@ impl<'a> Stage<'a> {
             Act::Resume(node) => self.signal(&self.name(node), NodeSignal::Resume, recorder).await,
             Act::Start { node, waits } => self.start(&self.names(node), *waits, recorder).await,
             Act::Wipe(nodes) => self.wipe(&self.names(nodes)),
+            Act::FillDisk(node) => self.fill_disk(&self.name(node)).await,
+            Act::FreeDisk(node) => self.free_disk(&self.name(node)),
             Act::Restart(node) => self.restart_replica(&self.name(node), recorder).await,
             Act::RestartAll => self.restart_all(recorder).await,
             Act::Promote(node) => self.promote(node.as_ref(), recorder).await,
@@ -251,6 +255,19 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    async fn fill_disk(&self, node: &str) -> Result<String, GroupError> {
+        let dir = self.group.dir.node_dir(node);
+        // Much is written, and not to a disk.
+        let filled = tokio::task::spawn_blocking(move || fault::fill_disk(&dir)).await.map_err(io::Error::other)?;
+        filled.map_err(|source| unsafe_disk(node, &source))?;
+        Ok(format!("nothing more fits onto the disk of {node}"))
+    }
+
+    fn free_disk(&self, node: &str) -> Result<String, GroupError> {
+        fault::free_disk(&self.group.dir.node_dir(node)).map_err(|source| unsafe_disk(node, &source))?;
+        Ok(format!("the disk of {node} has room again"))
+    }
+
     async fn restart(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
         end_nodes(&mut self.group, &[node.to_owned()], LINK_LIMIT, recorder).await?;
         self.start(&[node.to_owned()], true, recorder).await
@@ -321,7 +338,7 @@ impl<'a> Stage<'a> {
             let plan = LinkPlan::new(&self.group, node, to.as_deref(), fault.clone())?;
             let edge = break_link(&self.group.dir, plan, recorder).await?;
             let is_open = if edge.connections > 0 { "" } else { " (no connection)" };
-            links.push(format!("{node} -> {}{is_open}", edge.aim.to));
+            links.push(format!("{} -> {}{is_open}", edge.aim.from, edge.aim.to));
         }
         Ok(format!("{}: {}", fault.verb(), links.join(", ")))
     }
@@ -332,6 +349,11 @@ impl<'a> Stage<'a> {
         group::repoint(&mut self.group, &clients, plan, LINK_LIMIT, recorder).await?;
         Ok(format!("{node} follows {to}"))
     }
+}
+
+fn unsafe_disk(node: &str, source: &io::Error) -> GroupError {
+    let hint = "replctl drill gives every node a small disk where one of the steps is fill-disk".to_owned();
+    GroupError::Unsafe { reason: format!("{node}: {source}"), hint }
 }
 
 /// A promotion that is done but not whole has failed here: a drill's group has nothing that could excuse it.

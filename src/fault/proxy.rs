@@ -361,7 +361,10 @@ async fn give_out(
     mut seen: watch::Receiver<Edge>,
 ) -> io::Result<()> {
     while let Some((due, piece)) = pieces.recv().await {
-        tokio::time::sleep_until(due).await;
+        // The timer's steps are a millisecond: what is due already must not wait for one.
+        if due > Instant::now() {
+            tokio::time::sleep_until(due).await;
+        }
         let mut rest = piece.as_slice();
         while !rest.is_empty() {
             let condition = open(&mut seen, way.direction).await?;
@@ -453,6 +456,21 @@ mod tests {
     }
 
     #[test]
+    fn a_link_without_a_fault_waits_for_no_timer() {
+        run(async {
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
+            let mut peer = connect(&proxy).await;
+            let mut quickest = Duration::MAX;
+            for _ in 0..200 {
+                let began = Instant::now();
+                exchange(&mut peer, b"ping").await.expect("it goes through");
+                quickest = quickest.min(began.elapsed());
+            }
+            assert!(quickest < Duration::from_millis(1), "{quickest:?}");
+        });
+    }
+
+    #[test]
     fn nobody_listens_while_an_edge_refuses() {
         run(async {
             let proxy = Proxy::start(echo().await, 0).await.expect("a port");
@@ -507,6 +525,21 @@ mod tests {
                 }
                 assert_eq!((received, proxy.delivered_bytes(Direction::Back) - before), (limit, limit));
             }
+        });
+    }
+
+    #[test]
+    fn an_end_comes_late_where_closing_is_slow_and_bytes_do_not() {
+        run(async {
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
+            let close_delay = Duration::from_millis(50);
+            proxy.set(Direction::Back, Condition { close_delay, ..Condition::default() });
+            let mut peer = connect(&proxy).await;
+            exchange(&mut peer, b"quick").await.expect("it goes through");
+            let began = Instant::now();
+            peer.shutdown().await.expect("it is open");
+            assert_eq!(peer.read(&mut [0]).await.expect("an end and no reset"), 0);
+            assert!(began.elapsed() >= close_delay, "{:?}", began.elapsed());
         });
     }
 

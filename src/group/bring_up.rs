@@ -257,6 +257,7 @@ fn wished_state(group: &str, topology: &Topology) -> Result<RunState, GroupError
                 priority: managed.priority,
                 config: managed.config.clone(),
                 link_ports: Vec::new(),
+                entrance: None,
                 process: None,
             }),
             NodeServer::Unmanaged(unmanaged) => Server::Unmanaged(wished_server(&node.name, unmanaged)?),

@@ -418,10 +418,16 @@ fn heard_lately(view: &GroupView, master: &NodeView) -> Vec<String> {
     linked_to(view, master).into_iter().filter(hears).collect()
 }
 
-/// A circle of nodes that follow each other, if there is one.
+/// A circle of nodes that follow each other, if there is one, from one of ours on. Strangers at a node's address are links of it, too:
+/// whoever follows that address follows them.
 fn circle(view: &GroupView) -> Option<Vec<String>> {
-    view.nodes.iter().find_map(|first| {
-        let above = |node: &&NodeView| view.followed_by(node);
+    let above = |node: &&NodeView| match &node.answer {
+        Answer::Report(report) | Answer::Stranger { report } => {
+            view.node_at(&report.replication.upstream()?.address(), node)
+        }
+        _ => None,
+    };
+    view.nodes.iter().filter(|node| node.report().is_some()).find_map(|first| {
         let chain: Vec<&NodeView> = std::iter::successors(Some(first), above).take(view.nodes.len() + 1).collect();
         let again = chain.iter().skip(1).position(|node| node.name == first.name)?;
         Some(chain[..=again].iter().map(|node| node.name.clone()).collect())

@@ -70,6 +70,11 @@ pub fn episodes(entries: &[JournalEntry]) -> Vec<Episode> {
                 let (command, what) = (format!("link {}", fault.verb()), format!("{node} -> {to}{fault}"));
                 episodes.push(episode(entry, &command, what, Outcome::Done { took_ms: 0 }));
             }
+            // Its failovers are told with the promotions that they are.
+            (Event::Guard { note }, _) if note.verdict.is_inaction() => {
+                let words = note.verdict.name().to_owned();
+                episodes.push(episode(entry, "guard", words, Outcome::Done { took_ms: 0 }));
+            }
             (event, Some(index)) => add(&mut episodes[index], event, entry.time_unix_ms),
             (_, None) => {}
         }

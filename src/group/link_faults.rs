@@ -10,11 +10,13 @@ use super::stop::end_processes;
 use super::{Group, GroupError, Refusal};
 use crate::event::{Event, Recorder};
 use crate::fault::{EdgeAim, EdgeState, LinkOrder, order};
-use crate::process::{Condition, GroupDir, LINKS, LinkPort, Program, RunState, Started, spawn_links};
+use crate::process::{Condition, GroupDir, LINKS, LinkPort, Program, RunNode, RunState, Started, spawn_links};
 use crate::topology::{Engine, EngineFamily, LinkFault};
 
 /// How long the process may take to answer when it was started.
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// Who takes a node's entrance: no node can be called so.
+pub const EVERYBODY: &str = "*";
 /// Between two attempts.
 const RETRY_EVERY: Duration = Duration::from_millis(2);
 
@@ -51,6 +53,14 @@ pub(super) async fn aim(dir: &GroupDir, run: &mut RunState) -> Result<(), GroupE
             Err(_) => tokio::time::sleep(RETRY_EVERY).await,
         }
     };
+    if run.sentinels.is_some() {
+        for EdgeState { aim, .. } in edges {
+            if let Some(server) = run.node_mut(&aim.to).and_then(RunNode::managed_mut) {
+                server.entrance = Some(aim.port);
+            }
+        }
+        return Ok(());
+    }
     for node in &mut run.nodes {
         let own = edges.iter().filter(|edge| edge.aim.from == node.name).map(|edge| &edge.aim);
         let ports = own.map(|aim| LinkPort { to: aim.to.clone(), target: aim.target, port: aim.port }).collect();
@@ -61,8 +71,18 @@ pub(super) async fn aim(dir: &GroupDir, run: &mut RunState) -> Result<(), GroupE
     Ok(())
 }
 
-/// Every way from a node to another one, with the port that it had.
+/// The way of everybody to a node.
+fn entrance(node: &RunNode) -> Option<EdgeAim> {
+    let server = node.managed()?;
+    let (from, to) = (EVERYBODY.to_owned(), node.name.clone());
+    Some(EdgeAim { from, to, target: server.port, port: server.entrance.unwrap_or(0) })
+}
+
+/// Every way from a node to another one, with the port that it had; in a group with Sentinels every node's entrance.
 fn edges(run: &RunState) -> Vec<EdgeAim> {
+    if run.sentinels.is_some() {
+        return run.nodes.iter().filter_map(entrance).collect();
+    }
     let mut edges = Vec::new();
     for from in &run.nodes {
         for to in run.nodes.iter().filter(|to| to.name != from.name) {
@@ -96,7 +116,8 @@ pub struct LinkPlan {
 }
 
 impl LinkPlan {
-    /// For the link of a node to another one: to the one that it follows, unless another is named.
+    /// For the link of a node to another one: to the one that it follows, unless another is named. Where there are Sentinels
+    /// everybody reaches a node by one way, which is meant then.
     ///
     /// # Errors
     /// There is no such node or link, or the group's links are not carried.
@@ -104,6 +125,15 @@ impl LinkPlan {
         refuse_uncarried(group)?;
         let find = |name: &str| group.run.node(name).ok_or_else(|| Refusal::NoSuchNode(name.to_owned()));
         let from = find(node)?;
+        if group.run.sentinels.is_some() {
+            return match to {
+                None => Ok(Self { from: EVERYBODY.to_owned(), to: node.to_owned(), fault }),
+                Some(_) => Err(GroupError::Unsafe {
+                    reason: "with sentinels all go to a node by one way: a single link cannot be broken".to_owned(),
+                    hint: format!("leave --to out: {node} cannot be reached then"),
+                }),
+            };
+        }
         let to = match to {
             Some(to) => find(to)?.name.clone(),
             None => from.upstream.clone().ok_or_else(|| GroupError::Unsafe {

@@ -61,7 +61,7 @@ pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
 pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end, read_recent_of};
 pub use kill::{KillPlan, KillReport, kill_master};
-pub use link_faults::{LinkPlan, break_link, link_states};
+pub use link_faults::{EVERYBODY, LinkPlan, break_link, link_states};
 pub use plan::{
     DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
 };
@@ -284,7 +284,7 @@ pub fn endpoint(node: &RunNode) -> Endpoint {
             let address = Address::loopback(server.port);
             let link_ports = server.link_ports.iter().map(|way| (way.target, way.port)).collect();
             let login = Login { user: None, password };
-            Endpoint { address: address.clone(), announced: address, login, link_ports }
+            Endpoint { address, announced: node.announced(), login, link_ports }
         }
         Server::Unmanaged(server) => Endpoint {
             address: server.address.clone(),
@@ -297,10 +297,10 @@ pub fn endpoint(node: &RunNode) -> Endpoint {
 
 /// Where clients reach a node, as a URL that they understand: `redis://:PASSWORD@HOST:PORT`.
 pub fn url(node: &RunNode) -> String {
-    let Endpoint { announced, login, .. } = endpoint(node);
+    let Endpoint { login, .. } = endpoint(node);
     let user = login.user.as_deref().map(percent_encoded).unwrap_or_default();
     let login = login.password.map(|password| format!("{user}:{}@", percent_encoded(&password)));
-    format!("redis://{}{announced}", login.unwrap_or_default())
+    format!("redis://{}{}", login.unwrap_or_default(), node.clients_address())
 }
 
 /// A user's name or password, as RFC 3986 has it in a URL.

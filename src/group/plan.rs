@@ -951,29 +951,23 @@ fn loss_of_the_other(old: &NodeView, new: &NodeView, taken: &Replication) -> Los
         salvaged_bytes: 0,
         age: DataAge::default(),
     };
-    let former = taken.former.as_ref();
-    match (&old.answer, &old.kept_stream, former) {
-        _ if old.name == new.name => open,
-        (Answer::Report(report), _, _) => match report.replication.shared_with(taken) {
-            Some(shared) => LossEstimate {
-                replid: report.replication.replid.clone(),
-                master_offset: Some(report.replication.offset),
-                survivor_offset: shared,
-                candidate_offset: shared,
-                ..open
-            },
-            None => open,
-        },
-        (_, KeptStream::Dead { replid, end, .. }, Some(former)) if former.replid.to_string() == *replid => {
-            LossEstimate {
-                replid: former.replid.clone(),
-                survivor_offset: former.shared_up_to,
-                candidate_offset: former.shared_up_to,
-                master_end: Some(*end),
-                ..open
-            }
-        }
-        _ => open,
+    // The file of a dead one tells where it ended; one that answers may go on.
+    let (past, end) = match &old.answer {
+        _ if old.name == new.name => return open,
+        Answer::Report(report) => (Some(report.replication.past()), None),
+        _ => (old.kept_stream.past(), old.kept_stream.past().map(|past| past.end)),
+    };
+    let Some((past, shared)) = past.and_then(|past| past.shared_with(&taken.past()).map(|shared| (past, shared)))
+    else {
+        return open;
+    };
+    LossEstimate {
+        replid: past.replid,
+        master_offset: end.is_none().then_some(past.end),
+        survivor_offset: shared,
+        candidate_offset: shared,
+        master_end: end,
+        ..open
     }
 }
 
@@ -1100,8 +1094,10 @@ fn steps(
     // As long as the old master lives, a link that is down may come up.
     let drains = |node: &NodeView, from: &NodeView| match from.name == old.name {
         true => is_fenced || is_linked(node),
-        // Where a change of masters broke off, another one may have been the master before, and have been started again.
-        false => is_linked(node) && (has_stopped_feeding(from, node) || relays(from, node)),
+        // Who lost its link gets it back from one that feeds others as long as that has one itself. Where a change of masters broke
+        // off, another one may have been the master before, and have been started again.
+        false if relays(from, node) => is_linked(node) || is_linked(from),
+        false => is_linked(node) && has_stopped_feeding(from, node),
     };
     let draining = if ends {
         names(view, |node| view.followed_by(node).is_some_and(|from| drains(node, from)))

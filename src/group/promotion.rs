@@ -949,17 +949,21 @@ impl Flow {
     /// the replica has applied by then.
     async fn await_end(&self) -> Result<u64, WireError> {
         loop {
-            let (mut offsets, mut has_ended) = (Vec::new(), false);
+            let (mut states, mut has_ended) = (Vec::new(), true);
             for (replica, upstream) in &self.links {
                 let state = replica.replication().await?;
-                offsets.push(state.offset);
                 has_ended = !state.is_linked_to(upstream);
-                if has_ended {
+                states.push((state.offset, has_ended));
+                // Who lost its link gets it back only from an upstream that has one itself: that is asked, too.
+                if let [.., (_, true), (_, true)] = states[..] {
                     break;
                 }
             }
-            let own = *offsets.first().ok_or(WireError::Closed)?;
-            if has_ended && offsets.iter().all(|offset| *offset <= own) {
+            let own = states.first().ok_or(WireError::Closed)?.0;
+            // Two that have none in a row: nothing comes past the lower one.
+            let broken = states.windows(2).position(|pair| pair[0].1 && pair[1].1);
+            let reaching = &states[..broken.map_or(states.len(), |below| below + 1)];
+            if has_ended && reaching.iter().all(|(offset, _)| *offset <= own) {
                 return Ok(own);
             }
             tokio::time::sleep(POLL_EVERY).await;

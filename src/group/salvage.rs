@@ -27,7 +27,7 @@ use super::Group;
 use super::tail::{Tail, TailError};
 use crate::process::{Condition, EngineError, GroupDir, Program, RunNode, free_ports, log_tail};
 use crate::topology::{Engine, EngineFamily};
-use crate::wire::{NodeClient, ReplicationId, WireError};
+use crate::wire::{FormerHistory, NodeClient, Past, ReplicationId, WireError};
 
 /// How long the kernel may take to give back what a dead process had: who looks at it in `/proc` delays that.
 const RELEASE_LIMIT: Duration = Duration::from_millis(500);
@@ -69,6 +69,18 @@ impl KeptStream {
         let Self::Dead { replid, former, .. } = self else { return false };
         let lineage = lineage.to_string();
         *replid == lineage || former.as_ref().is_some_and(|(replid, shared)| *replid == lineage && offset <= *shared)
+    }
+
+    /// What a dead process left had of which histories.
+    pub fn past(&self) -> Option<Past> {
+        let Self::Dead { replid, former, end, .. } = self else { return None };
+        let former = match former {
+            Some((replid, shared_up_to)) => {
+                Some(FormerHistory { replid: ReplicationId::parse(replid)?, shared_up_to: *shared_up_to })
+            }
+            None => None,
+        };
+        Some(Past { replid: ReplicationId::parse(replid)?, former, end: *end })
     }
 
     /// What there is of a node's stream; `condition` is that of its process.

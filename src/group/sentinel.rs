@@ -224,7 +224,7 @@ fn instances(reply: Value) -> Result<Vec<Fields>, WireError> {
 }
 
 fn node_at(run: &RunState, port: u16) -> Option<&RunNode> {
-    run.nodes.iter().find(|node| node.managed().is_some_and(|server| server.port == port))
+    run.nodes.iter().find(|node| node.announced().port == port)
 }
 
 /// What a Sentinel has written down.

@@ -88,6 +88,10 @@ pub fn render_config(run: &RunState, node: &RunNode, server: &ManagedServer) -> 
     line("daemonize", "no");
     line("logfile", "\"\"");
     line("replica-priority", &server.priority.to_string());
+    if let Some(entrance) = server.entrance {
+        line("replica-announce-ip", "127.0.0.1");
+        line("replica-announce-port", &entrance.to_string());
+    }
     for (directive, value) in tuning(run.nodes.len(), server.engine.family) {
         line(directive, &value);
     }
@@ -318,6 +322,7 @@ mod tests {
             priority: 50,
             config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             link_ports: Vec::new(),
+            entrance: None,
             process: None,
         });
         let upstream = upstream.map(|port| format!("n{port}"));

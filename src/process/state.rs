@@ -727,6 +727,10 @@ pub struct ManagedServer {
     /// Where it reaches the other nodes, in a group whose links can be broken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub link_ports: Vec<LinkPort>,
+    /// The port that stands for its own to the other nodes and to the Sentinels, in a group that has both these and links that can be
+    /// broken: a Sentinel lets everybody follow a master where it reaches that itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrance: Option<u16>,
     /// Its process; `None` while it is not meant to run.
     pub process: Option<RunProcess>,
 }
@@ -806,6 +810,14 @@ impl RunNode {
 
     /// Where the other nodes reach it.
     pub fn announced(&self) -> Address {
+        match &self.server {
+            Server::Managed(managed) => Address::loopback(managed.entrance.unwrap_or(managed.port)),
+            Server::Unmanaged(unmanaged) => unmanaged.announced.clone(),
+        }
+    }
+
+    /// Where clients reach it.
+    pub fn clients_address(&self) -> Address {
         match &self.server {
             Server::Managed(managed) => Address::loopback(managed.port),
             Server::Unmanaged(unmanaged) => unmanaged.announced.clone(),
@@ -1036,6 +1048,7 @@ mod tests {
             priority: 100,
             config: BTreeMap::from([("save".to_owned(), "900 1".to_owned())]),
             link_ports: Vec::new(),
+            entrance: None,
             process: None,
         });
         let upstream = upstream.map(str::to_owned);

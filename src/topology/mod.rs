@@ -202,10 +202,6 @@ impl Topology {
         {
             return Err(at_fault(vec![Diagnostic::at(span, reason)]));
         }
-        if let (Some(span), Some(_)) = (&raw.link_faults, &raw.sentinel) {
-            let error = Diagnostic::at(span.clone(), "the links cannot be broken in a group with sentinels");
-            return Err(at_fault(vec![error.hint("sentinels let every replica follow the master at its own port")]));
-        }
         let has_link_faults = raw.link_faults.is_some();
         let by = by::resolve(raw.failover.by, raw.sentinel.is_some()).map_err(at_fault)?;
         let sentinels = raw.sentinel.map(|raw| sentinel::resolve(raw, &nodes)).transpose().map_err(at_fault)?;
@@ -321,10 +317,7 @@ impl Topology {
     /// # Errors
     /// Its links cannot be; why.
     pub fn with_link_faults(self) -> Result<Self, String> {
-        let of_sentinels = || {
-            self.sentinels.as_ref().map(|_| "sentinels let every replica follow the master at its own port".to_owned())
-        };
-        match link::refusal(&self.nodes).or_else(of_sentinels) {
+        match link::refusal(&self.nodes) {
             Some(reason) => Err(reason),
             None => Ok(Self { has_link_faults: true, ..self }),
         }
@@ -343,6 +336,16 @@ impl Topology {
             if let NodeServer::Managed(managed) = &mut node.server {
                 managed.port = None;
                 managed.engine = engine.unwrap_or(&managed.engine).clone();
+            }
+        }
+        self
+    }
+
+    /// The same group with something to write to its disks: an append-only file on every node, unless its file says otherwise.
+    pub fn with_append_only_files(mut self) -> Self {
+        for node in &mut self.nodes {
+            if let NodeServer::Managed(managed) = &mut node.server {
+                managed.config.entry("appendonly".to_owned()).or_insert_with(|| "yes".to_owned());
             }
         }
         self

@@ -242,7 +242,6 @@ fn errors_name_their_place_and_the_way_out() {
             "sentinels",
             "[[node]]\nname = 'a'\n[sentinel]\ncount = 0\nquorum = '2'\ndown-after = '5'\nfailover-timeout = '2days'\nfast = 1\nengine = 'redis'\nparallel-syncs = 1\n",
         ),
-        ("broken links under sentinels", "[[node]]\nname = 'a'\n[sentinel]\n[faults]\nlinks = true\n"),
         (
             "sentinels that would not see every node",
             "[sentinel]\nfast = true\ndown-after = '400ms'\nquorum = 4\nengine = 'repld'\n[[node]]\nname = 'a'\n[[node]]\nname = 'b'\nreplica-of = 'a'\nconfig = { requirepass = 'x' }\n[[node]]\nname = 'sentinel-1'\nreplica-of = 'b'\n[[node]]\nname = 'd'\nmanaged = false\nendpoint = '127.0.0.1:1'\nreplica-of = 'a'\n",

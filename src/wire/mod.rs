@@ -20,7 +20,7 @@ use crate::failpoint;
 use crate::topology::{Address, Login};
 
 pub use report::{
-    AttachedReplica, FormerHistory, Link, NodeReport, Replication, ReplicationId, ReportError, Role, Upstream,
+    AttachedReplica, FormerHistory, Link, NodeReport, Past, Replication, ReplicationId, ReportError, Role, Upstream,
 };
 pub use words::split_words;
 

@@ -216,20 +216,43 @@ impl AttachedReplica {
     }
 }
 
-impl Replication {
-    /// The offset up to which this node and another one have the same stream; `None` if their histories tell of none.
+/// What a node has of which histories, alive or dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// Its history.
+    pub replid: ReplicationId,
+    /// The one before, if it knows of one.
+    pub former: Option<FormerHistory>,
+    /// So many bytes of the stream.
+    pub end: u64,
+}
+
+impl Past {
+    /// The offset up to which both have the same stream; `None` if their histories tell of none.
     pub fn shared_with(&self, other: &Self) -> Option<u64> {
-        let end_in = |former: &Option<FormerHistory>, replid: &ReplicationId| {
-            former.as_ref().filter(|former| former.replid == *replid).map(|former| former.shared_up_to)
+        let left = |one: &Self, replid: &ReplicationId| {
+            one.former.as_ref().filter(|former| former.replid == *replid).map(|former| former.shared_up_to)
         };
         if self.replid == other.replid {
-            return Some(self.offset.min(other.offset));
+            return Some(self.end.min(other.end));
         }
         let both = || {
             let own = self.former.as_ref()?;
-            Some(own.shared_up_to.min(end_in(&other.former, &own.replid)?))
+            Some(own.shared_up_to.min(left(other, &own.replid)?))
         };
-        end_in(&self.former, &other.replid).or_else(|| end_in(&other.former, &self.replid)).or_else(both)
+        left(self, &other.replid).or_else(|| left(other, &self.replid)).or_else(both)
+    }
+}
+
+impl Replication {
+    /// The offset up to which this node and another one have the same stream; `None` if their histories tell of none.
+    pub fn shared_with(&self, other: &Self) -> Option<u64> {
+        self.past().shared_with(&other.past())
+    }
+
+    /// What it has of which histories.
+    pub fn past(&self) -> Past {
+        Past { replid: self.replid.clone(), former: self.former.clone(), end: self.offset }
     }
 
     /// Reads the reply to `INFO replication`.

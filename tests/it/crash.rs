@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::Run;
-use crate::live::{Live, TRIO, engines, topology};
+use crate::guard::Guard;
+use crate::live::{Live, TRIO, engines, kill, topology};
 
 /// What is held back for longer was left held back by somebody who is dead.
 const PAUSE_LIMIT: Duration = Duration::from_millis(2500);
@@ -539,5 +540,40 @@ fn every_command_killed_anywhere_is_ended_by_the_next_on_every_server() {
                 victim.dies_everywhere();
             }
         }
+    }
+}
+
+#[test]
+fn a_guard_that_dies_in_the_middle_of_a_failover_is_finished_by_the_next_one() {
+    const POINTS: [&str; 8] = [
+        "recorded guard #2",
+        "recorded began guard",
+        "recorded step-began promote",
+        "sending REPLICAOF NO",
+        "sent REPLICAOF NO",
+        "recorded promoted",
+        "sending REPLICAOF 127.0.0.1",
+        "recorded step-done confirm-links",
+    ];
+    for point in POINTS {
+        let live = Live::prepared(&(topology("trio", "repld", &TRIO) + HOOK));
+        live.here.write(TOLD, "");
+        live.run(&["up", "group.toml"]).exits(0);
+        let mut command = live.here.command(&["guard"]);
+        command.env("REPLCTL_FAILPOINT", point);
+        let mut guard = Guard::start(command);
+        kill(live.pid("n1"), "KILL");
+        let status = guard.0.wait().expect("it is ours");
+        assert_eq!(status.signal(), Some(9), "{point}: it has ended otherwise");
+        let _next = Guard::over(&live);
+        live.eventually(point, || live.status()["diagnosis"]["name"] == "replicas-unreachable");
+        let journal = || std::fs::read_to_string(live.state("trio").join("journal.jsonl")).expect("there is one");
+        let is_finished =
+            || journal().lines().rev().any(|line| line.contains("\"finished\",\"command\":\"guard\",\"error\":null"));
+        live.eventually(point, is_finished);
+        let told = std::fs::read_to_string(live.here.directory().join(TOLD)).expect("it is ours");
+        assert!(told.starts_with("n1 to n"), "{point}: the hook was told {told:?}");
+        let file = std::fs::read_to_string(live.state("trio").join("nodes/n1/node.conf")).expect("it is there");
+        assert!(file.contains("\nreplicaof "), "{point}: n1 would come back as a master");
     }
 }

@@ -122,6 +122,8 @@ fn what_only_a_master_behind_a_cut_link_had_is_lost_with_redis_and_salvaged_from
     for engine in engines() {
         let report = preset("kill-under-partition", engine);
         let (lost, claim) = (report["account"]["lost"].as_u64(), report["claims"][0]["bytes"].as_u64());
+        let way = |name: &str| report["link_overhead"][name]["round_trip_us"].as_u64();
+        assert!(way("direct") > Some(0) && way("by_proxy") > Some(0), "{engine}: {}", report["link_overhead"]);
         match *engine {
             "repld" => assert_eq!((lost, claim), (Some(0), Some(0)), "{report}"),
             _ => assert!(lost > Some(0) && claim > Some(0), "{engine}: {report}"),
@@ -174,6 +176,16 @@ fn a_master_that_the_sentinels_replace_comes_back_as_a_replica() {
         assert!(what.contains("the sentinels made"), "{engine}: {report}");
         assert_eq!(report["nodes"][0]["state"], "replica", "{engine}: {report}");
     }
+}
+
+#[test]
+fn a_master_that_is_cut_off_from_its_sentinels_is_replaced_and_loses_what_it_took_meanwhile() {
+    if !engines().contains(&"redis-server") {
+        return;
+    }
+    let report = preset("sentinel-partition", "repld");
+    assert!(report["account"]["lost"].as_u64() > Some(0), "{report}");
+    assert_eq!(report["nodes"][0]["state"], "replica", "{report}");
 }
 
 #[test]
@@ -293,6 +305,26 @@ fn a_page_and_a_history_tell_what_happened_and_need_nothing_else() {
     drill_exits(&live, &["kill-master", "switchover", "--edn", "history.edn"], 2);
 }
 
+/// Whether small file systems can be mounted is asked of the program that does it; where they cannot, nothing is done.
+#[test]
+fn a_master_whose_disk_is_full_refuses_writes_and_loses_none() {
+    for engine in engines() {
+        let live = Live::prepared("");
+        let mut command = live.here.command(&["--json", "drill", "disk-full", "--engine", engine]);
+        let run = crate::Run::from(command.env("TMPDIR", live.here.root.path()).output().expect("replctl runs"));
+        if run.code == Some(3) {
+            assert!(run.json()["error"]["message"].as_str().is_some_and(|told| told.contains("mounted here")));
+            continue;
+        }
+        let report = run.exits(0).json()["drills"][0].clone();
+        adds_up(&report);
+        let account = &report["account"];
+        assert!(account["lost"] == 0 && account["refused"].as_u64() > Some(0), "{engine}: {account}");
+        assert!(live.processes().is_empty(), "{engine}: something is left");
+    }
+    Live::prepared("").run(&["drill", "disk-full", "--keep"]).exits(2);
+}
+
 /// Every process has at most one request on its way, and none after one that was not answered.
 #[test]
 fn a_history_is_one_that_jepsen_takes() {
@@ -394,7 +426,7 @@ fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
     let run = live.run(&["drill", "group.toml", "--list"]).exits(0);
     assert!(run.stdout.contains("mine") && run.stdout.contains("kill-master, promote n2"), "{}", run.stdout);
     let presets = live.json(&["drill", "--list"], 0)["drills"].as_array().map(Vec::len);
-    assert_eq!(presets, Some(14));
+    assert_eq!(presets, Some(16));
     assert!(live.run(&["drill", "kill-mastr"]).exits(2).stderr.contains("drill --list"));
     assert!(live.run(&["drill"]).exits(2).stderr.contains("no drill is named"));
     live.here.write("bad.toml", "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill n2' }]\n");

@@ -1,24 +1,33 @@
 //! `guard`: a resident observer that replaces a lost master at once, and only a lost one. `tests/long/guard-200` and
 //! `tests/long/guard-quiet` are these by the hundred.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::live::{Live, TRIO, Writers, engines, kill, topology};
 
 /// A guard in the foreground, ended with the test.
-struct Guard(Child);
+pub struct Guard(pub Child);
 
 impl Guard {
     /// Returns when it watches.
-    fn over(live: &Live) -> Self {
-        let mut child = live.here.command(&["guard"]).stdout(Stdio::piped()).spawn().expect("replctl runs");
-        let mut first = String::new();
+    pub fn over(live: &Live) -> Self {
+        Self::start(live.here.command(&["guard"]))
+    }
+
+    /// The same, of a command that is one.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("replctl runs");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
-        lines.read_line(&mut first).expect("it says something");
-        assert!(first.contains("guard watches"), "{first}");
+        let mut line = String::new();
+        while !line.contains("guard watches") {
+            line.clear();
+            assert!(lines.read_line(&mut line).expect("it says something") > 0, "it has ended");
+        }
         // Whatever else it says is read away.
         std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
         Self(child)
@@ -30,6 +39,19 @@ impl Drop for Guard {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// What a port answers to a write; empty if nobody is there.
+fn knock(port: u16) -> String {
+    let knocked = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(b"SET late x\r\nQUIT\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        assert!(!answer.starts_with("+OK\r\n+OK"), "it takes a write: {answer}");
+        Ok(answer)
+    };
+    knocked().unwrap_or_default()
 }
 
 /// What guards have written into the journal: verdicts and reasons.
@@ -65,7 +87,11 @@ fn a_killed_master_is_replaced_and_nothing_is_lost() {
         assert_eq!(verdicts(&live), ["watches", "replaces"], "{engine}");
         let history = live.run(&["history"]).exits(0).stdout;
         assert!(history.contains(&format!("guard    n1 -> {master}")), "{history}");
-        // Who comes back is a replica.
+        // Who comes back is a replica, also by the hand of somebody who does not know replctl.
+        let mut by_hand = live.start_by_hand("trio", "n1", engine);
+        let port = ports[0];
+        live.eventually("it refuses a write", || knock(port).starts_with("-READONLY"));
+        by_hand.kill().and_then(|()| by_hand.wait()).expect("it is ours");
         live.run(&["start", "n1"]).exits(0);
         assert_eq!(live.role("n1").0, "slave", "{engine}");
     }
@@ -77,11 +103,16 @@ fn a_hung_master_is_replaced_after_the_deadline_and_a_short_stop_is_none() {
         let live = Live::trio(engine);
         let _guard = Guard::over(&live);
         let pid = live.pid("n1");
+        let began = Instant::now();
         kill(pid, "STOP");
         live.eventually("it is stopped", || live.node("n1")["condition"] == "stopped");
         kill(pid, "CONT");
+        if began.elapsed() > Duration::from_millis(800) {
+            eprintln!("{engine}: skipped: on so busy a machine no stop is a short one");
+            continue;
+        }
         live.ask("n1", &["SET", "k", "v"]);
-        assert_eq!(verdicts(&live), ["watches"], "{engine}");
+        assert_eq!(verdicts(&live), ["watches"], "{engine}: {:?}", notes(&live, "trio"));
         kill(pid, "STOP");
         live.eventually("another takes writes", || live.status()["diagnosis"]["name"] == "replicas-unreachable");
         assert!(!live.processes().contains(&pid), "{engine}: it could wake up");
@@ -155,9 +186,13 @@ fn up_starts_it_where_it_is_to_decide_and_down_ends_it() {
         log.contains("guard | ") && log.contains("guard watches: trio with n1 as its master, deadline 750 ms"),
         "{log}"
     );
+    live.run(&["guard", "--stop"]).exits(0);
+    let status = live.run(&["status"]).exits(0).stdout;
+    assert!(status.contains("guard: none runs; replctl up --guard starts it"), "{status}");
+    live.run(&["up", "group.toml"]).exits(0);
     live.run(&["down"]).exits(0);
     assert_eq!(live.processes(), [0_u32; 0]);
-    assert_eq!(verdicts(&live), ["watches", "ends"]);
+    assert_eq!(verdicts(&live), ["watches", "ends", "watches", "ends"]);
 
     let plain = Live::trio("repld");
     assert_eq!(plain.status()["guard"], Value::Null);
@@ -219,6 +254,8 @@ fn a_master_that_flaps_is_given_up_until_somebody_has_looked() {
     live.eventually("it holds back", || verdicts(&live).last().is_some_and(|last| last == "holds-back"));
     let status = live.run(&["status"]).exits(4).stdout;
     assert!(status.contains("guard holds back: "), "{status}");
+    let history = live.run(&["history"]).exits(0).stdout;
+    assert!(history.contains("guard    holds back"), "{history}");
     // Nobody forgets by starting anew.
     live.run(&["guard", "--stop"]).exits(0);
     let _guard = Guard::over(&live);

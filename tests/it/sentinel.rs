@@ -228,6 +228,43 @@ fn sentinels_without_a_hurry_are_of_any_kind() {
 }
 
 #[test]
+fn the_way_to_a_node_can_be_broken_for_all_but_its_clients() {
+    for engine in engines().iter().take(2) {
+        let Some(topology) = trio(engine, "[faults]\nlinks = true\n") else { return };
+        let live = Live::up(&topology);
+        assert!(all_watch(&live, "n1"), "{engine}: {:?}", sentinels(&live));
+        live.run(&["link", "cut", "n2", "--to", "n1"]).exits(3);
+        live.run(&["link", "cut", "n1"]).exits(0);
+        assert_eq!(live.ask("n1", &["SET", "k", "cut off"]), "OK", "clients go to its own port");
+        live.eventually("the sentinels have replaced n1", || !live.node("n1")["meant_upstream"].is_null());
+        let master = ["n2", "n3"].into_iter().find(|node| live.role(node).0 == "master").expect("one of them is");
+        live.ask(master, &["SET", "k", "v"]);
+        live.run(&["link", "heal", "n1"]).exits(0);
+        live.eventually("the sentinels have made n1 a replica", || live.role("n1").0 == "slave");
+        live.arrives("n1", "k", "v");
+
+        live.eventually("all is well", || all_watch(&live, master) && live.status()["is_healthy"] == true);
+        live.json(&["switchover", "n1"], 0);
+        live.eventually("the sentinels watch n1", || all_watch(&live, "n1"));
+        live.run(&["down"]).exits(0);
+        live.run(&["up", "group.toml"]).exits(0);
+        assert_eq!(live.ask("n1", &["GET", "k"]), "v", "{engine}");
+        assert!(live.json(&["kill-master"], 0)["failover"]["linked_us"].is_u64(), "{engine}");
+    }
+}
+
+#[test]
+fn a_guard_is_no_second_decider() {
+    let Some(topology) = trio("repld", "") else { return };
+    let live = Live::prepared(&topology);
+    let run = live.run(&["up", "--guard", "group.toml"]).exits(3);
+    assert!(run.stderr.contains("the sentinels of watched decide"), "{}", run.stderr);
+    assert!(live.processes().is_empty(), "nothing was started");
+    live.run(&["up", "group.toml"]).exits(0);
+    live.run(&["guard"]).exits(3);
+}
+
+#[test]
 fn check_shows_the_sentinels() {
     let live = Live::prepared("[[node]]\nname = \"n1\"\nengine = \"valkey-server\"\n[sentinel]\ncount = 5\n");
     let shown = live.run(&["check", "group.toml"]).exits(0).stdout;

@@ -51,14 +51,14 @@ pub fn promoted(world: &World, plan: &FailoverPlan, candidate: Place, command: C
         return Err(format!("{who} is promoted and is of another history"));
     }
     let old = &world.nodes[place(&plan.old_master)];
-    // One that lives and exchanges no roles came back, or somebody demoted it: nobody waits for a stream that does not end. A
-    // stranger's master feeds others with a history of which nothing is known; force and a wish may choose who has less.
+    // One that lives and exchanges no roles came back, or somebody demoted it: nobody waits for a stream that does not end. Force
+    // and a wish may choose who has less.
     let lives = old.is_alive() && old.handing_over.is_none();
-    let is_strange = world.nodes.iter().any(|node| node.by_stranger);
-    if lives || is_strange || command != (Command::Promote { wanted: None, force: false }) {
+    if lives || command != (Command::Promote { wanted: None, force: false }) {
         return Ok(());
     }
-    for other in world.places().filter(|other| !is_fed_by_touched(world, *other) && *other != candidate) {
+    let is_comparable = |other: &Place| !is_fed_by_touched(world, *other) && !is_fed_by_stranger(world, *other);
+    for other in world.places().filter(|other| *other != candidate && is_comparable(other)) {
         let rival = &world.nodes[other];
         let is_eligible =
             rival.is_running() && !rival.is_loading && !rival.is_master() && rival.has_data && rival.priority > 0;
@@ -73,12 +73,24 @@ pub fn promoted(world: &World, plan: &FailoverPlan, candidate: Place, command: C
 /// Whether a node that something befell after the tool had looked at it is this one, or hands it what nobody could have seen: one
 /// that was stopped goes on, and reads what lay in its socket.
 fn is_fed_by_touched(world: &World, place: Place) -> bool {
+    chain(world, place).filter(|above| !world.nodes[*above].is_master()).any(|above| world.touched[above])
+}
+
+/// Whether what feeds this node is a process that the tool does not know, or was made a master behind its back: nobody waits for
+/// the end of such a stream. It may have died since.
+fn is_fed_by_stranger(world: &World, place: Place) -> bool {
+    let is_strange =
+        |above: Place| world.nodes[above].by_stranger || world.record.started[above] != Some(world.nodes[above].start);
+    chain(world, place).skip(1).any(is_strange)
+}
+
+/// A node and those above it, linked or not, living or not.
+fn chain(world: &World, place: Place) -> impl Iterator<Item = Place> {
     let above = |place: &Place| match world.nodes[*place].upstream {
         Some(Upstream::Node(above)) => Some(above),
         _ => None,
     };
-    let chain = std::iter::successors(Some(place), above).take(world.nodes.len());
-    chain.filter(|above| !world.nodes[*above].is_master()).any(|above| world.touched[above])
+    std::iter::successors(Some(place), above).take(world.nodes.len())
 }
 
 /// The order to exchange roles is about to be given: the replica has all that the master has.

@@ -461,6 +461,7 @@ impl Tool {
                     return self.step_done(world, failover, StepOutcome::Misfit);
                 }
                 check::promoted(world, failover.plan(), candidate, self.command)?;
+                world.give_up(&failover, candidate);
                 if !world.nodes[candidate].is_master() {
                     world.become_master(candidate);
                 }
@@ -603,6 +604,15 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// Beside a master that there is already, what only the old one has is lost: no more than is told.
+    fn give_up(&mut self, failover: &Failover, master: Place) {
+        let old = place(&failover.plan().old_master);
+        let is_replaced = old != master && self.nodes[master].is_master();
+        let Some(gone) = failover.loss().gone().filter(|_| is_replaced) else { return };
+        let told = self.nodes[old].data.get(gone.from as usize..gone.to as usize).unwrap_or_default();
+        self.acknowledged.retain(|write| !told.contains(write));
     }
 
     /// What the node has that was made the master is to stay.

@@ -178,7 +178,8 @@ impl World {
     pub fn still_reads(&self, place: Place) -> bool {
         let above = |place: &Place| {
             let is_fed = matches!(self.nodes[*place].link, Link::Up { has_ended: false, .. });
-            self.feeder(*place).filter(|above| is_fed && !self.nodes[*above].is_master())
+            let is_about_to = || self.nodes[*place].link == Link::Down && self.can_connect(*place);
+            self.feeder(*place).filter(|above| !self.nodes[*above].is_master() && (is_fed || is_about_to()))
         };
         let chain = std::iter::successors(Some(place), above).take(self.nodes.len());
         let own = self.nodes[place].offset();
@@ -391,9 +392,9 @@ impl World {
         self.nodes[place].handing_over = None;
         if is_granted == Some(false) {
             self.become_master(place);
-            // A grant that got lost: the servers' own doing, which nobody can undo but a tool that has paused its writes.
+            // A grant that got lost: the servers' own doing, which nobody can undo but a tool that has paused its writes. What one of
+            // the two has of its own is lost, and is to be told.
             self.nodes[place].by_stranger = true;
-            self.is_lossy |= !self.nodes[place].is_paused;
         }
     }
 

@@ -198,7 +198,7 @@ pub(super) fn restore(context: &mut WriteContext, args: Args) -> Result<Effect> 
         ErrorReply::owned(format!("ERR {error}"))
     })?;
     let base_ms = if options.is_absolute { 0 } else { context.now_ms };
-    // Beyond the end of time is before its beginning: Redis adds without a look, and the key has expired.
+    // Redis adds without a check too: a deadline beyond the end of time is one before its beginning.
     let deadline_ms = (ttl_ms > 0).then(|| ttl_ms.wrapping_add(base_ms));
     context.reply.ok();
     if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= context.expiry_ms) {

@@ -24,8 +24,11 @@ use crate::wire::Link;
 
 /// How many masters are replaced within [`Guard::WINDOW`] before somebody has to look into it.
 const FAILOVERS_MAX: usize = 3;
-/// Between two looks at all nodes while nothing happens.
+/// Between two looks at all nodes while nothing happens: at least, and where a look takes long. It is to be a small part of the
+/// guard's time.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(2);
+const LOOK_SHARE: u32 = 10;
 /// How long after something failed it is tried again, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(10);
@@ -136,7 +139,9 @@ pub struct Guard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Idle,
-    Looking,
+    Looking {
+        since: Duration,
+    },
     /// Whether another master comes of it.
     Acting {
         replaces: bool,
@@ -261,7 +266,7 @@ impl Guard {
             self.look_at = now;
         }
         if self.work == Work::Idle && now >= self.look_at {
-            self.work = Work::Looking;
+            self.work = Work::Looking { since: now };
             orders.push(GuardOrder::Look);
         }
         (self, orders)
@@ -322,7 +327,7 @@ impl Guard {
             self.forget();
         }
         // Whoever tells this has begun to sense anew: a look that was under way comes to nothing.
-        if self.work == Work::Looking {
+        if matches!(self.work, Work::Looking { .. }) {
             self.work = Work::Idle;
         }
         self.settings = settings;
@@ -363,11 +368,9 @@ impl Guard {
     }
 
     fn judge(&mut self, now: Duration, view: &GroupView) -> Vec<GuardOrder> {
-        if self.work != Work::Looking {
-            return Vec::new();
-        }
+        let Work::Looking { since } = self.work else { return Vec::new() };
         self.work = Work::Idle;
-        self.look_at = now + LOOK_EVERY;
+        self.look_at = now + (now.saturating_sub(since) * LOOK_SHARE).clamp(LOOK_EVERY, LOOK_EVERY_MAX);
         let diagnosis = diagnose(view);
         let kind = discriminant(&diagnosis);
         let since = match self.odd {

@@ -56,7 +56,12 @@ pub struct Evidence {
 }
 
 impl GuardVerdict {
-    /// As the journal writes it.
+    /// Whether it says that nothing is done, or until when.
+    pub fn is_inaction(self) -> bool {
+        matches!(self, Self::Refuses | Self::HoldsBack | Self::Pauses | Self::Resumes | Self::Acknowledged)
+    }
+
+    /// In words.
     pub fn name(self) -> &'static str {
         match self {
             Self::Watches => "watches",

@@ -10,6 +10,7 @@ use crate::group::journal::{JournalEntry, read_recent_of};
 use crate::group::stop::end_processes;
 use crate::group::{Group, GroupError};
 use crate::process::{Condition, Durability, GUARD, log_tail, spawn_guard};
+use crate::topology::By;
 
 /// How long it may take to watch.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -43,13 +44,13 @@ pub struct LastNote {
     pub note: GuardNote,
 }
 
-/// The guard of a group that has, or had, one.
+/// The guard of a group that has one, or had, or is to have.
 ///
 /// # Errors
 /// `/proc` or the journal cannot be read.
 pub fn guard_state(group: &Group) -> Result<Option<GuardState>, GroupError> {
     let guard = &group.run.guard;
-    if guard.process.is_none() && !guard.is_in_maintenance {
+    if guard.process.is_none() && !guard.is_in_maintenance && group.run.by != By::Guard {
         return Ok(None);
     }
     let last = read_recent_of(&group.dir.journal_file(), "guard")?.into_iter().rev().find_map(note_of);

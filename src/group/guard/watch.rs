@@ -25,7 +25,6 @@ use crate::group::{Group, GroupError, endpoint};
 use crate::process::{
     Condition, Durability, GroupDir, GroupLock, LiveProcess, ProcessIdentity, RunNode, RunProcess, RunState, StateError,
 };
-use crate::topology::By;
 use crate::wire::{Endpoint, NodeClient, WireError};
 
 /// `[guard] deadline`, unless the topology says otherwise.
@@ -46,7 +45,7 @@ const COMMAND: &str = "guard";
 pub enum GuardEnd {
     /// It was told to.
     Interrupted,
-    /// The group is gone, or has another guard.
+    /// The group is gone, or somebody else decides.
     Dismissed,
 }
 
@@ -85,7 +84,7 @@ impl GuardEnd {
     fn words(self) -> &'static str {
         match self {
             Self::Interrupted => "it was told to",
-            Self::Dismissed => "the group has ended, or has another guard",
+            Self::Dismissed => "the group has ended, or somebody else decides",
         }
     }
 }
@@ -109,7 +108,7 @@ async fn enrol(
         }
     };
     let mut group = Group::open(dir.clone())?;
-    if group.run.by == By::Sentinel {
+    if group.run.sentinels.is_some() {
         return Err(GroupError::Unsafe {
             reason: format!("the Sentinels of {} decide who is its master", dir.name()),
             hint: "there is one decider, never two: `[failover] by = \"guard\"`, and no `[sentinel]`".to_owned(),
@@ -267,7 +266,8 @@ impl Watch {
             Err(GroupError::State(StateError::NoSuchGroup(_))) => return Ok(None),
             Err(error) => return Err(error),
         }
-        if self.group.run.guard.process != ProcessIdentity::of(std::process::id())? {
+        let is_guard = self.group.run.guard.process == ProcessIdentity::of(std::process::id())?;
+        if !is_guard || self.group.run.sentinels.is_some() {
             return Ok(None);
         }
         self.sense();

@@ -173,6 +173,24 @@ fn every_kind_of_ineligible_node_is_rejected_with_its_reason() {
 }
 
 #[test]
+fn what_a_dead_node_has_beyond_the_point_where_it_parted_from_the_new_master_is_told_and_kept() {
+    let former = |shared_up_to| Some(crate::wire::FormerHistory { replid: id('a'), shared_up_to });
+    let took_over = with(master(2, 8), |report| {
+        report.replication.replid = id('c');
+        report.replication.former = former(6);
+    });
+    let kept =
+        KeptStream::Dead { replid: id('b').to_string(), former: Some((id('a').to_string(), 7)), start: 0, end: 12 };
+    let old = NodeView { kept_stream: kept, ..dead(1, None) };
+    let plan = plan(vec![old, NodeView { meant_upstream: Some("n1".to_owned()), ..took_over }]).expect("n2 took over");
+    assert_eq!(
+        plan.loss.to_string(),
+        format!("6 bytes of the replication stream (offsets 6 to 12 of {})", id('b').short())
+    );
+    assert_eq!(steps_of(&plan)[0], "keep what only n1 has as a list of commands");
+}
+
+#[test]
 fn the_highest_offset_wins_then_the_lowest_priority_then_the_topologys_order() {
     let prioritized =
         |number, offset, priority| with(replica(number, 1, offset), |report| report.replication.priority = priority);
@@ -212,8 +230,14 @@ fn a_dead_masters_replicas_follow_the_new_master_and_chains_are_kept() {
 fn what_a_replica_has_that_cannot_be_promoted_is_waited_for_where_it_goes() {
     let up = |number, of, offset| with(replica(number, of, offset), |report| upstream_of(report).link = Link::Up);
     let relay = with(up(2, 1, 9), |report| report.replication.priority = 0);
-    let steps = steps_of(&plan(vec![dead(1, None), relay, replica(3, 1, 5), up(4, 2, 5)]).expect("n3 can be promoted"));
-    assert_eq!(steps[0], "let n2 and n4 read to the end of the stream");
+    // Also one that has lost its link may get it back, as long as the relay has its own.
+    for below in [up(4, 2, 5), replica(4, 2, 5)] {
+        let nodes = vec![dead(1, None), relay.clone(), replica(3, 1, 5), below];
+        assert_eq!(
+            steps_of(&plan(nodes).expect("n3 can be promoted"))[0],
+            "let n2 and n4 read to the end of the stream"
+        );
+    }
 }
 
 #[test]
@@ -250,6 +274,16 @@ fn where_the_old_and_the_new_master_of_a_broken_change_are_both_silent_both_are_
     assert_eq!(steps(silent(1, None))[0], "fence n1");
     // It is dead now, and what it had sent is read before anybody is chosen.
     assert_eq!(steps(dead(1, None))[..2], ["fence n2", "let n3 read to the end of the stream"]);
+}
+
+#[test]
+fn a_circle_through_a_server_that_nobody_knows_is_undone() {
+    let follower = NodeReport { process_id: 99, ..report(upstream(BASE_PORT + 3, Link::Down { seconds: None }), 5) };
+    let stranger = node(2, Some(1), Answer::Stranger { report: Box::new(follower) }, Condition::Dead);
+    let seen = view(vec![master(1, 5), stranger, replica(3, 2, 5)]);
+    assert!(matches!(diagnose(&seen), Diagnosis::Cycle { nodes, .. } if nodes == ["n3", "n2"]));
+    let plan = FailoverPlan::new(&seen, &Policy::default()).expect("n3 can follow n1");
+    assert!(steps_of(&plan).contains(&"let n3 follow n1".to_owned()), "{:?}", steps_of(&plan));
 }
 
 #[test]
