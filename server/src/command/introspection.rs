@@ -1,6 +1,7 @@
 //! What the server says of its own commands: `COMMAND` and each family's `HELP`, all read off the table.
 
 use super::about::about;
+use super::keyspec::KeySpec;
 use super::table::{self, Command, Keys};
 use super::{Args, ErrorReply, Flow, Result, ServerContext, category, keyspec};
 use crate::glob;
@@ -126,7 +127,7 @@ fn describe(reply: &mut Reply, command: &Command) {
 fn keys_of<'a>(args: Args<'a>) -> Result<(Args<'a>, Vec<(usize, keyspec::Access)>)> {
     let inner = args.inner(2);
     let command = table::resolve(inner).map_err(|_| ErrorReply::new("ERR Invalid command specified"))?;
-    if about(command.name).specs.is_empty() {
+    if !about(command.name).specs.iter().any(KeySpec::finds_keys) {
         return Err(ErrorReply::new("ERR The command has no key arguments"));
     }
     if !command.takes(inner.len()) {

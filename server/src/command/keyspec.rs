@@ -105,6 +105,11 @@ pub const fn unknown(access: Access) -> KeySpec {
 }
 
 impl KeySpec {
+    /// Whether what it finds are keys, and not channels, which only take the same way through a cluster.
+    pub fn finds_keys(&self) -> bool {
+        self.access & NOT_KEY == 0
+    }
+
     /// Whether `first`, `last` and `step` say it as well.
     pub(super) fn is_range(&self) -> bool {
         matches!((self.begin, self.find), (Begin::At(_), Find::Range { .. }))
@@ -223,7 +228,7 @@ pub fn keys(command: &Command, args: Args) -> Vec<(usize, Access)> {
     }
     let specs = about(command.name).specs;
     let mut found: Vec<(usize, Access)> = Vec::new();
-    for spec in specs.iter().filter(|spec| spec.access & NOT_KEY == 0) {
+    for spec in specs.iter().filter(|spec| spec.finds_keys()) {
         let access = if spec.access & VARIABLE_FLAGS != 0 { of_arguments(command, args) } else { spec.access };
         found.extend(spec.find(args).into_iter().map(|place| (place, access)));
     }

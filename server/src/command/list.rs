@@ -393,8 +393,13 @@ impl MultiPop {
         let end = End::parse(args.maybe(keys.end).ok_or(ErrorReply::SYNTAX)?)?;
         let count = match (args.len() - keys.end, args.maybe(keys.end + 2)) {
             (1, _) => 1,
-            (3, Some(count)) if args.is(keys.end + 1, "count") => {
-                parse_count(count, 1, "ERR count should be greater than 0")?
+            (given @ 3.., Some(count)) if args.is(keys.end + 1, "count") => {
+                let count = parse_count(count, 1, "ERR count should be greater than 0")?;
+                // Arguments are read in order: the count is refused before what follows it.
+                if given > 3 {
+                    return Err(ErrorReply::SYNTAX);
+                }
+                count
             }
             _ => return Err(ErrorReply::SYNTAX),
         };

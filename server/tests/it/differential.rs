@@ -1,6 +1,7 @@
 //! The same commands to repld and to a real `redis-server`: the replies are equal, byte for byte.
 
 mod comparison;
+mod coverage;
 mod generator;
 mod random;
 mod replicated;

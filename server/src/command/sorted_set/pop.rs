@@ -105,8 +105,13 @@ impl MultiPop {
         };
         let count = match (args.len() - after, args.maybe(after + 2)) {
             (1, _) => 1,
-            (3, Some(count)) if args.is(after + 1, "count") => {
-                parse_count(count, 1, "ERR count should be greater than 0")?
+            (given @ 3.., Some(count)) if args.is(after + 1, "count") => {
+                let count = parse_count(count, 1, "ERR count should be greater than 0")?;
+                // Arguments are read in order: the count is refused before what follows it.
+                if given > 3 {
+                    return Err(ErrorReply::SYNTAX);
+                }
+                count
             }
             _ => return Err(ErrorReply::SYNTAX),
         };

@@ -1,7 +1,7 @@
 //! Different integers in ascending order, each as wide as the widest of them must be.
 //!
 //! ```text
-//! width u8: 2, 4 or 8 | integers, little endian …          nothing at all if there are none
+//! width u8: 1 to 8 | integers, little endian …          nothing at all if there are none
 //! ```
 
 use std::cmp::Ordering;
@@ -10,13 +10,10 @@ use std::cmp::Ordering;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Integers(Box<[u8]>);
 
-/// How many bytes an integer needs.
+/// How many bytes an integer needs, its sign included.
 fn width(value: i64) -> usize {
-    match value {
-        _ if i16::try_from(value).is_ok() => size_of::<i16>(),
-        _ if i32::try_from(value).is_ok() => size_of::<i32>(),
-        _ => size_of::<i64>(),
-    }
+    let magnitude = if value < 0 { !value } else { value };
+    (u64::BITS - magnitude.leading_zeros()) as usize / 8 + 1
 }
 
 impl Integers {
@@ -25,7 +22,7 @@ impl Integers {
     }
 
     fn width(&self) -> usize {
-        self.0.first().map_or(size_of::<i16>(), |width| usize::from(*width))
+        self.0.first().map_or(1, |width| usize::from(*width))
     }
 
     /// Where an integer lies.
@@ -47,12 +44,12 @@ impl Integers {
     }
 
     pub(super) fn get(&self, index: usize) -> Option<i64> {
-        let bytes = self.0.get(self.offset(index)..)?;
-        match self.width() {
-            2 => bytes.first_chunk().map(|bytes| i64::from(i16::from_le_bytes(*bytes))),
-            4 => bytes.first_chunk().map(|bytes| i64::from(i32::from_le_bytes(*bytes))),
-            _ => bytes.first_chunk().map(|bytes| i64::from_le_bytes(*bytes)),
-        }
+        let width = self.width();
+        let bytes = self.0.get(self.offset(index)..)?.get(..width)?;
+        // At the upper end, from where it is moved down with its sign.
+        let mut wide = [0; size_of::<i64>()];
+        wide[size_of::<i64>() - width..].copy_from_slice(bytes);
+        Some(i64::from_le_bytes(wide) >> (i64::BITS - 8 * width as u32))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = i64> {
@@ -115,6 +112,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn each_integer_takes_only_the_bytes_that_the_widest_needs() {
+        for bytes in 1..=8_usize {
+            let most = i64::MAX >> (64 - 8 * bytes as u32);
+            let ends = [!most, most];
+            let mut integers = Integers::new();
+            assert!(ends.iter().all(|value| integers.insert(*value)));
+            assert!(integers.iter().eq(ends));
+            assert_eq!(integers.heap_bytes(), 1 + 2 * bytes);
+            if let Some(more) = most.checked_add(1) {
+                assert!(integers.insert(more) && integers.iter().eq([!most, most, more]));
+                assert_eq!(integers.heap_bytes(), 1 + 3 * (bytes + 1));
+            }
+        }
+    }
 
     proptest! {
         #[test]

@@ -31,6 +31,10 @@ const NEVER_MUTATED: [&str; 13] = [
     "ZSCAN",
 ];
 
+/// All of a server's data is seldom thrown away.
+const FLUSHES: [&str; 6] =
+    ["FLUSHDB", "FLUSHDB ASYNC", "FLUSHDB SYNC x", "FLUSHALL", "FLUSHALL ASYNC x", "FLUSHALL SYNC"];
+
 type Rules = HashMap<&'static str, Vec<&'static str>>;
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| parse(GRAMMAR));
@@ -95,7 +99,13 @@ pub fn command(random: &mut Random, kind: Kind) -> String {
     // Empty alternatives leave blanks.
     let line = squeezed(&line);
     match line.as_str() {
-        "FLUSHDB-SELDOM" => random.pick(&["FLUSHDB", "PING", "PING", "PING", "FLUSHDB x"]).into(),
+        "FLUSHDB-SELDOM" => {
+            if random.below(4) == 0 {
+                random.pick(&FLUSHES).into()
+            } else {
+                "PING".into()
+            }
+        }
         _ if super::steps::is_composite(&line) => line,
         _ => match random.below(50) {
             0 | 1 => mutated(random, &line),
