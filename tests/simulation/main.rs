@@ -79,7 +79,7 @@ fn looks_again() -> bool {
     use replctl::group::{Failover, Next, Policy};
     let mut world = small_world(&[None, Some(0), Some(0)], true);
     world.nodes[0].process = node::Process::Dead;
-    world.record.promoting = Some((1, vec![Some(1), None, Some(1)]));
+    world.record.promoting = Some((1, vec![Some(1), None, Some(1)], Some(0)));
     let seen = view::view(&world.record, &world.nodes, &world.nodes);
     let failover = Failover::promote(&seen, &Policy::default()).expect("n2 can be promoted");
     matches!(failover.first(), Next::Observe)
