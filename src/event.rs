@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::failpoint;
-use crate::group::{Diverged, FailoverPlan, GroupError, Journal, NodeSignal, Salvaged, Step, TailReport};
+use crate::group::{Diverged, FailoverPlan, GroupError, GuardNote, Journal, NodeSignal, Salvaged, Step, TailReport};
 use crate::process::ProcessIdentity;
+use crate::topology::{By, LinkFault};
 use crate::wire::FormerHistory;
 
 /// Something that happened. As JSON it is an object with the kebab-case name under `"event"`.
@@ -110,6 +111,17 @@ pub enum Event {
         #[serde(default)]
         former: Option<FormerHistory>,
     },
+    /// It was found that somebody else had made a node the master.
+    FailedOver {
+        /// Who did.
+        by: By,
+        /// The node.
+        node: String,
+        /// The one it replaced.
+        old_master: String,
+        /// That one's process, dead or alive: should it live, it believes that it is the master.
+        process: Option<ProcessIdentity>,
+    },
     /// A replica follows another node from now on.
     Repointed {
         /// The replica.
@@ -134,6 +146,22 @@ pub enum Event {
         node: String,
         /// What was done to it.
         signal: NodeSignal,
+    },
+    /// The guard has decided something.
+    Guard {
+        /// What, and on what evidence.
+        #[serde(flatten)]
+        note: GuardNote,
+    },
+    /// A link was broken, slowed or healed, on purpose.
+    LinkChanged {
+        /// The replica.
+        node: String,
+        /// The node at the link's other end.
+        to: String,
+        /// What was done to it.
+        #[serde(flatten)]
+        fault: LinkFault,
     },
     /// A step of a drill was done, or failed.
     Rehearsed {

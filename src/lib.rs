@@ -50,4 +50,4 @@ pub mod wire;
 
 #[doc(inline)]
 pub use drill::{DrillReport, Verdict};
-pub use live::{Error, Group, GroupBuilder, Node, Promotion};
+pub use live::{Broken, Error, Group, GroupBuilder, Link, Node, Promotion};

@@ -9,11 +9,12 @@ use tokio::sync::mpsc;
 
 use crate::drill::{self, DrillPreset, DrillReport};
 use crate::event::Recorder;
+use crate::fault::{LinkOrder, order};
 use crate::group::{
-    self, Ephemeral, FailoverReport, GroupError, Journal, KillPlan, LaunchPlan, NodeSignal, Policy, reap,
+    self, Ephemeral, FailoverReport, GroupError, Journal, KillPlan, LaunchPlan, LinkPlan, NodeSignal, Policy, reap,
 };
-use crate::process::{GroupLock, ProcessIdentity, Program, RunNode};
-use crate::topology::{Drill, Engine, EngineFamily, NodeServer, Topology, TopologyError};
+use crate::process::{GroupDir, GroupLock, ProcessIdentity, Program, RunNode};
+use crate::topology::{Drill, Engine, EngineFamily, LinkDirection, LinkFault, NodeServer, Topology, TopologyError};
 
 /// How long a group may take to be up, and a node to be linked.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -40,6 +41,25 @@ pub struct Group {
 pub struct GroupBuilder {
     topology: Topology,
     limit: Duration,
+    can_break_links: bool,
+}
+
+/// The way from a replica to a node that it follows, or may follow. Each fault replaces the one before, and ends when the [`Broken`]
+/// that it returns is dropped.
+#[derive(Debug)]
+pub struct Link<'a> {
+    group: &'a mut Group,
+    from: String,
+    to: String,
+}
+
+/// A link that is not as it should be. Dropping this heals it, whatever was done to it since.
+#[must_use = "dropping it heals the link"]
+#[derive(Debug)]
+pub struct Broken {
+    dir: GroupDir,
+    from: String,
+    to: String,
 }
 
 /// A node of a group, as clients meet it.
@@ -81,6 +101,8 @@ enum Cause {
     Group(#[from] GroupError),
     #[error("there is no drill {0}")]
     NoSuchDrill(String),
+    #[error("{0}")]
+    NoLinks(String),
     #[error("{0} is not managed: a group of the library's own has only nodes that it has started")]
     NotManaged(String),
 }
@@ -114,6 +136,10 @@ impl Error {
 }
 
 impl GroupBuilder {
+    fn new(topology: Topology) -> Self {
+        Self { topology, limit: LIMIT, can_break_links: false }
+    }
+
     /// Lets this engine serve every node: `repld`, `redis-server` or `valkey-server`, as the topology file names them.
     ///
     /// # Panics
@@ -123,6 +149,14 @@ impl GroupBuilder {
         let family = EngineFamily::ALL.into_iter().find(|family| family.program() == name);
         let family = family.unwrap_or_else(|| panic!("there is no engine {name}"));
         self.topology = self.topology.for_drill(Some(&Engine { family, path: None }));
+        self
+    }
+
+    /// Lets replicas reach their upstreams through proxies, so that [`Group::link`] can break what is between them. As
+    /// `[faults] links = true` in the file.
+    #[must_use]
+    pub fn with_links(mut self) -> Self {
+        self.can_break_links = true;
         self
     }
 
@@ -145,6 +179,9 @@ impl GroupBuilder {
         }
         let mut topology = self.topology.for_drill(None);
         topology.leave_out(|engine| Program::find(engine).is_err());
+        if self.can_break_links {
+            topology = topology.with_link_faults().map_err(Cause::NoLinks)?;
+        }
         let place = Ephemeral::new(topology.name())?;
         let lock = place.dir().lock("test").map_err(GroupError::from)?;
         let journal = Journal::open(&place.dir().journal_file()).map_err(GroupError::from)?;
@@ -164,7 +201,7 @@ impl Group {
     /// # Errors
     /// All that is wrong with the file, each with its line.
     pub fn from_file(path: impl AsRef<Path>) -> Result<GroupBuilder, Error> {
-        Ok(GroupBuilder { topology: Topology::load(path.as_ref())?, limit: LIMIT })
+        Ok(GroupBuilder::new(Topology::load(path.as_ref())?))
     }
 
     /// The group of a topology that is written as such a file would be.
@@ -172,12 +209,12 @@ impl Group {
     /// # Errors
     /// All that is wrong with it, each with its line.
     pub fn from_toml(text: &str) -> Result<GroupBuilder, Error> {
-        Ok(GroupBuilder { topology: Topology::parse(text, Path::new("group.toml"))?, limit: LIMIT })
+        Ok(GroupBuilder::new(Topology::parse(text, Path::new("group.toml"))?))
     }
 
     /// A master with two replicas: n1, n2 and n3.
     pub fn trio() -> GroupBuilder {
-        GroupBuilder { topology: Topology::trio(), limit: LIMIT }
+        GroupBuilder::new(Topology::trio())
     }
 
     /// Who is the master: in a group whose master is dead, the dead one.
@@ -195,13 +232,16 @@ impl Group {
         self.inner.run.node(name).map(node)
     }
 
-    /// Kills the master as if its machine had failed (SIGKILL); returns it when it is gone.
+    /// Kills the master as if its machine had failed (SIGKILL); returns it when it is gone, and where the group has Sentinels
+    /// when they have replaced it or failed to.
     ///
     /// # Errors
     /// No master lives.
     pub async fn kill_master(&mut self) -> Result<Node, Error> {
         let plan = KillPlan::new(&self.inner).await?;
         let report = group::kill_master(&self.inner, plan, &mut self.recorder).await?;
+        // Where there are Sentinels, it is their turn.
+        group::await_failover(&mut self.inner, &report.plan.master, Instant::now()).await?;
         Ok(self.node(&report.plan.master).expect("a plan names nodes of the group"))
     }
 
@@ -262,6 +302,22 @@ impl Group {
         Ok(())
     }
 
+    /// The link of the node `from` to the node `to`, which it follows or may follow. The group must have been started
+    /// [`with_links`](GroupBuilder::with_links).
+    ///
+    /// ```no_run
+    /// # async fn test() -> Result<(), replctl::Error> {
+    /// let mut group = replctl::Group::trio().with_links().up().await?;
+    /// let cut = group.link("n2", "n1").cut().await?;
+    /// // n2 gets nothing any more …
+    /// cut.heal().await?; // … until now, or until `cut` is dropped.
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn link(&mut self, from: &str, to: &str) -> Link<'_> {
+        Link { group: self, from: from.to_owned(), to: to.to_owned() }
+    }
+
     /// Rehearses a drill with this group, which must be whole: one of its topology's, or a built-in one (`kill-master`). What is
     /// left of it are the drill's keys (`drill:*`) until the next one, and whatever the steps did. `seed` decides what the writers
     /// choose to write.
@@ -301,11 +357,104 @@ impl Group {
     }
 
     fn note_children(&mut self) {
-        for process in self.inner.run.nodes.iter().filter_map(RunNode::process) {
-            if !self.children.contains(&process.identity) {
-                self.children.push(process.identity.clone());
+        for identity in self.inner.run.processes() {
+            if !self.children.contains(identity) {
+                self.children.push(identity.clone());
             }
         }
+    }
+}
+
+impl Link<'_> {
+    /// Open connections are reset, and those that come.
+    ///
+    /// # Errors
+    /// As for all of these: there are no such nodes, or the group was not started with links that can be broken.
+    pub async fn cut(self) -> Result<Broken, Error> {
+        self.set(LinkFault::Cut { after_bytes: None, direction: LinkDirection::Both }).await
+    }
+
+    /// The same, but only when `bytes` more have been delivered to the replica.
+    ///
+    /// # Errors
+    /// As [`cut`](Link::cut).
+    pub async fn cut_after(self, bytes: u64) -> Result<Broken, Error> {
+        self.set(LinkFault::Cut { after_bytes: Some(bytes), direction: LinkDirection::Down }).await
+    }
+
+    /// Open connections are reset, and nobody listens.
+    ///
+    /// # Errors
+    /// As [`cut`](Link::cut).
+    pub async fn refuse(self) -> Result<Broken, Error> {
+        self.set(LinkFault::Refuse).await
+    }
+
+    /// Nothing is delivered and nothing is closed, as after a cable was pulled.
+    ///
+    /// # Errors
+    /// As [`cut`](Link::cut).
+    pub async fn half_open(self) -> Result<Broken, Error> {
+        self.set(LinkFault::HalfOpen { direction: LinkDirection::Both }).await
+    }
+
+    /// Every byte is late by so much, both ways.
+    ///
+    /// # Errors
+    /// As [`cut`](Link::cut).
+    pub async fn slow(self, latency: Duration) -> Result<Broken, Error> {
+        self.slow_down(latency, None, LinkDirection::Both).await
+    }
+
+    /// The replica gets no more than so many bytes a second.
+    ///
+    /// # Errors
+    /// As [`cut`](Link::cut).
+    pub async fn throttle(self, bytes_per_sec: u64) -> Result<Broken, Error> {
+        self.slow_down(Duration::ZERO, Some(bytes_per_sec), LinkDirection::Down).await
+    }
+
+    async fn slow_down(
+        self,
+        latency: Duration,
+        bandwidth: Option<u64>,
+        direction: LinkDirection,
+    ) -> Result<Broken, Error> {
+        let (jitter, close_delay) = (Duration::ZERO, Duration::ZERO);
+        self.set(LinkFault::Slow { latency, jitter, bandwidth, close_delay, direction }).await
+    }
+
+    async fn set(self, fault: LinkFault) -> Result<Broken, Error> {
+        let Link { group, from, to } = self;
+        let plan = LinkPlan::new(&group.inner, &from, Some(&to), fault)?;
+        group::break_link(&group.inner.dir, plan, &mut group.recorder).await?;
+        Ok(Broken { dir: group.inner.dir.clone(), from, to })
+    }
+}
+
+impl Broken {
+    /// Lets everything through again.
+    ///
+    /// # Errors
+    /// The process that carries the links does not answer.
+    pub async fn heal(self) -> Result<(), Error> {
+        order(&self.dir, &self.healed()).await.map(drop).map_err(|reason| GroupError::Links { reason }.into())
+    }
+
+    fn healed(&self) -> LinkOrder {
+        LinkOrder::Fault { from: self.from.clone(), to: self.to.clone(), fault: LinkFault::Heal }
+    }
+}
+
+impl Drop for Broken {
+    /// On a thread of its own: the one that drops it may be one of an event loop.
+    fn drop(&mut self) {
+        let heal = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(order(&self.dir, &self.healed()))
+        };
+        // Where the group is gone before, there is nothing to heal and nobody to tell.
+        let _ = std::thread::scope(|scope| scope.spawn(heal).join());
     }
 }
 

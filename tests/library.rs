@@ -90,6 +90,37 @@ async fn a_drill_is_done_with_the_group_that_is_up_and_again() -> Result<(), Err
     Ok(())
 }
 
+/// Whether a key that is written on the first node comes to the second.
+async fn arrives(from: &Node, to: &Node, key: &str) -> bool {
+    set(from, key).await.expect("the master takes writes");
+    for _ in 0..100 {
+        if has(to, key).await {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_link_is_broken_until_its_guard_is_dropped_or_healed() -> Result<(), Error> {
+    let mut group = Group::trio().with_links().up().await?;
+    let [master, near, far] = ["n1", "n2", "n3"].map(|name| group.node(name).expect("it is one of the trio"));
+    let cut = group.link("n2", "n1").cut().await?;
+    assert!(arrives(&master, &far, "a").await && !has(&near, "a").await, "only one link was cut");
+    drop(cut);
+    assert!(arrives(&master, &near, "b").await && has(&near, "a").await, "what it lacked comes too");
+    let stalled = group.link("n3", "n1").half_open().await?;
+    assert!(arrives(&master, &near, "c").await && !has(&far, "c").await);
+    stalled.heal().await?;
+    assert!(arrives(&master, &far, "d").await);
+    let error = group.link("n2", "n9").cut().await.expect_err("there is no n9");
+    assert!(error.to_string().contains("n9"), "{error:?}");
+    let error = Group::trio().up().await?.link("n2", "n1").cut().await.expect_err("it has no proxies");
+    assert!(error.hint().is_some_and(|hint| hint.contains("links")), "{error:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn other_engines_serve_as_well() -> Result<(), Error> {
     for engine in ["redis-server", "valkey-server"] {

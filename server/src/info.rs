@@ -313,7 +313,9 @@ fn upstream(instance: &Instance, text: &mut String) {
         field!(text, "master_sync_last_io_seconds_ago", (instance.now_ms - following.heard_ms).max(0) / 1000);
     }
     if !up {
-        let down_s = (instance.now_ms - following.down_since_ms).max(0) / 1000;
+        // Seconds of the clock and not of a stopwatch, as Redis counts them: a Sentinel that reads anything but 0 here asks once a
+        // second from then on, so that it is the sooner to see whom it has promoted.
+        let down_s = (instance.now_ms / 1000 - following.down_since_ms / 1000).max(0);
         field!(text, "master_link_down_since_seconds", if following.synced { down_s } else { -1 });
     }
     // Who has not finished a first sync has no data to be promoted with, and 0 is what every Sentinel understands.

@@ -30,6 +30,7 @@ pub mod notify;
 pub mod number;
 pub mod oom_score;
 mod prefetch;
+mod priority;
 pub mod pubsub;
 pub mod rdb;
 pub mod replication;

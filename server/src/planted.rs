@@ -1,5 +1,5 @@
-//! Bugs for the simulator to find. With the feature `planted-bugs`, which only its tests switch on, one of them can be
-//! planted in the calling thread; without it there is none of this.
+//! Bugs for the simulator and for drills to find. With the feature `planted-bugs`, which only their tests switch on, one of them can
+//! be planted in the calling thread, or in all threads by its name in `REPLD_PLANTED_BUG`; without it there is none of this.
 
 #[cfg(feature = "planted-bugs")]
 use std::cell::Cell;
@@ -43,7 +43,14 @@ impl Bug {
 
 #[cfg(feature = "planted-bugs")]
 thread_local! {
-    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    static PLANTED: Cell<Option<Bug>> = Cell::new(named());
+}
+
+/// The bug that the environment names.
+#[cfg(feature = "planted-bugs")]
+fn named() -> Option<Bug> {
+    let name = std::env::var("REPLD_PLANTED_BUG").ok()?;
+    Some(Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name).expect("REPLD_PLANTED_BUG names a bug"))
 }
 
 /// Plants a bug in this thread, or takes it out.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use replctl::topology::{self, ManagedNode, Node, NodeServer, Topology};
+use replctl::topology::{self, ManagedNode, Node, NodeServer, Sentinels, Topology};
 use serde_json::json;
 
 use super::ExitCode;
@@ -30,7 +30,20 @@ impl CheckArgs {
 
 fn as_json(topology: &Topology) -> serde_json::Value {
     let nodes: Vec<_> = topology.nodes().iter().map(node_as_json).collect();
-    json!({ "name": topology.name(), "nodes": nodes, "max_loss_bytes": topology.max_loss_bytes() })
+    let mut object = json!({
+        "name": topology.name(),
+        "nodes": nodes,
+        "max_loss_bytes": topology.max_loss_bytes(),
+        "by": topology.by(),
+    });
+    if let Some(sentinels) = topology.sentinels() {
+        object["sentinels"] = json!({
+            "count": sentinels.count,
+            "quorum": sentinels.quorum,
+            "engine": { "family": sentinels.engine.family.name(), "path": sentinels.engine.path },
+        });
+    }
+    object
 }
 
 fn node_as_json(node: &Node) -> serde_json::Value {
@@ -81,6 +94,9 @@ impl Tree<'_> {
             self.push_node(node, depth, &mut lines);
             let below: Vec<&Node> = self.topology.replicas_of(&node.name).collect();
             stack.extend(below.into_iter().rev().map(|replica| (replica, depth + 1)));
+        }
+        if let Some(Sentinels { count, quorum, engine, .. }) = self.topology.sentinels() {
+            lines.push(format!("  {count} sentinels  {engine}, quorum {quorum}"));
         }
         lines.join("\n")
     }

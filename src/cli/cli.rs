@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use redis::Value;
 use replctl::group::endpoint;
+use replctl::process::RunSentinel;
 use replctl::wire::{NodeClient, WireError, split_words};
 use serde_json::json;
 
@@ -26,7 +27,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3600);
 /// `replctl cli NODE [CMD..]`
 #[derive(Debug, clap::Args)]
 pub struct CliArgs {
-    /// The node to talk to
+    /// The node or sentinel to talk to
     node: String,
 
     /// A command and its arguments [default: one per line from standard input]
@@ -38,12 +39,13 @@ impl CliArgs {
     /// Runs one command, or those that are read from standard input. An error reply to the one command is a failure.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let group = context.group()?;
-        let Some(node) = group.run.node(&self.node) else {
+        let sentinel = group.run.sentinel(&self.node).map(RunSentinel::endpoint);
+        let Some(endpoint) = sentinel.or_else(|| group.run.node(&self.node).map(endpoint)) else {
             let failure = Failure::new(ExitCode::Usage, format_args!("the group has no node {}", self.node));
             return Err(failure.hint("replctl status lists the nodes").into());
         };
         context.block_on(async {
-            let client = NodeClient::connect(&endpoint(node), ANSWER_LIMIT).await;
+            let client = NodeClient::connect(&endpoint, ANSWER_LIMIT).await;
             let client =
                 client.map_err(|error| Failure::new(ExitCode::Failed, format_args!("{}: {error}", self.node)))?;
             if self.command.is_empty() {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use replctl::event::{Event, Recorder};
-use replctl::group::{Group, GroupError, Journal, Recovery, end_strays, forget_if_nothing_came, living, recover};
+use replctl::group::{
+    Group, GroupError, Journal, Recovery, end_strays, forget_if_nothing_came, living, note_failover, recover,
+};
 use replctl::process::{GroupDir, GroupLock, RunState, StateDir, servers};
 use tokio::sync::mpsc;
 
@@ -35,9 +37,17 @@ impl<'a> Context<'a> {
         Ok(self.state()?.group(self.global.group.as_deref().unwrap_or(name))?)
     }
 
-    /// The group that `-g` names; without it the only one that is up, or else the only one that there is.
+    /// The group that `-g` names; without it the only one that is up, or else the only one that there is. What its Sentinels have
+    /// done since is written down, unless another replctl is about to do that.
     pub fn group(&self) -> anyhow::Result<Group> {
-        Ok(Group::open(self.group_dir()?)?)
+        let dir = self.group_dir()?;
+        let group = Group::open(dir.clone())?;
+        if group.run.sentinels.is_some()
+            && let Ok(lock) = dir.lock("status")
+        {
+            note_failover(&dir, &lock)?;
+        }
+        Ok(group)
     }
 
     /// The directory of that group, whether its state can be read or not.
@@ -73,8 +83,11 @@ impl<'a> Context<'a> {
 
     /// The group, and the right to change it. What was launched is read under the lock.
     pub fn locked_group(&self, command: &str) -> anyhow::Result<(Group, GroupLock)> {
-        let Group { dir, .. } = self.group()?;
+        let dir = self.group_dir()?;
+        // A group that is not there gets no directory for its lock.
+        Group::open(dir.clone())?;
         let lock = dir.lock(command)?;
+        note_failover(&dir, &lock)?;
         Ok((Group::open(dir)?, lock))
     }
 

@@ -39,6 +39,7 @@ impl DownArgs {
         if let Err(damaged) = context.recover(&dir, &lock) {
             return self.end_unknown(context, &dir, &lock, damaged);
         }
+        group::note_failover(&dir, &lock)?;
         let mut group = Group::open(dir)?;
         if self.dry_run {
             let living = group::living(&group)?;
@@ -66,10 +67,10 @@ impl DownArgs {
         if printer.is_json() {
             printer.object(&report);
         } else {
-            let nodes = if report.ended.len() == 1 {
-                "1 node has".to_owned()
-            } else {
-                format!("{} nodes have", report.ended.len())
+            let nodes = match (report.ended.len(), report.sentinels_ended.len()) {
+                (1, 0) => "1 node has".to_owned(),
+                (nodes, 0) => format!("{nodes} nodes have"),
+                (nodes, sentinels) => format!("{nodes} nodes and {sentinels} sentinels have"),
             };
             let data = if report.is_wiped { ", its data is removed" } else { ", its data is kept" };
             let alone = group::listed(&report.left_alone);

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use replctl::drill::{self, DRILL_PRESETS, DrillPreset, DrillReport, Rehearsal, Verdict};
 use replctl::event::Event;
+use replctl::fault::{self, Disks};
 use replctl::process::{Program, StateDir};
-use replctl::topology::{Drill, Engine, EngineFamily, FILE_NAME, Topology};
+use replctl::topology::{By, Drill, Engine, EngineFamily, FILE_NAME, Topology};
 use serde_json::json;
 
 use super::context::Context;
@@ -65,8 +66,16 @@ struct Planned {
 }
 
 impl Planned {
-    /// Its links can be broken if one of its steps does that.
-    fn with_links(self) -> anyhow::Result<Self> {
+    /// Whether one of its steps fills a disk.
+    fn needs_disks(&self) -> bool {
+        self.drill.steps.iter().any(|step| step.act.needs_disks())
+    }
+
+    /// Its links can be broken if one of its steps does that, and its disks have something to lack.
+    fn with_faults(mut self) -> anyhow::Result<Self> {
+        if self.needs_disks() {
+            self.topology = self.topology.with_append_only_files();
+        }
         if !self.drill.steps.iter().any(|step| step.act.needs_link_faults()) {
             return Ok(self);
         }
@@ -93,6 +102,9 @@ impl DrillArgs {
         if self.edn.is_some() && planned.len() > 1 {
             return Err(Failure::new(ExitCode::Usage, "--edn is for one drill").hint("name it").into());
         }
+        if planned.iter().any(Planned::needs_disks) {
+            self.make_disks_possible()?;
+        }
         let (mut reports, mut parts) = (Vec::new(), Vec::new());
         for one in &planned {
             for round in 0..self.repeat {
@@ -112,6 +124,20 @@ impl DrillArgs {
             }
         }
         self.conclude(&reports, context)
+    }
+
+    /// A drill whose fault cannot be done is not done at all.
+    fn make_disks_possible(&self) -> anyhow::Result<()> {
+        if self.keep {
+            let failure = Failure::new(ExitCode::Usage, "--keep: small disks that can be full go when the drill ends");
+            return Err(failure.hint("leave out --keep").into());
+        }
+        fault::separate_mounts().map_err(|reason| {
+            let message = format!("small disks that can be full cannot be mounted here: {reason}");
+            Failure::new(ExitCode::Refused, message)
+                .hint("run it as root, or where user namespaces are permitted")
+                .into()
+        })
     }
 
     /// The first word is a file if it looks like one or is one.
@@ -138,18 +164,29 @@ impl DrillArgs {
         let mut planned = Vec::new();
         for drill in own.iter().filter(|_| names.is_empty()) {
             let topology = topology.expect("drills come from a topology");
-            planned.push(Planned { topology: self.prepare(topology, context)?, drill: drill.clone() }.with_links()?);
+            planned.push(Planned { topology: self.prepare(topology, context)?, drill: drill.clone() }.with_faults()?);
         }
         for name in names {
             let of_file = own.iter().find(|drill| drill.name == *name).zip(topology);
             planned.push(match (of_file, DrillPreset::named(name)) {
                 (Some((drill, topology)), _) => {
-                    Planned { topology: self.prepare(topology, context)?, drill: drill.clone() }.with_links()?
+                    Planned { topology: self.prepare(topology, context)?, drill: drill.clone() }.with_faults()?
                 }
                 (None, Some(preset)) => {
                     let topology = topology.cloned().unwrap_or_else(|| preset.default_topology());
+                    if preset.topology == "guard" && topology.by() != By::Guard {
+                        let message =
+                            format!("{name} is for groups whose guard decides, and {} has none", topology.name());
+                        let hint = "write `by = \"guard\"` into its `[failover]`, or name no file";
+                        return Err(Failure::new(ExitCode::Usage, message).hint(hint).into());
+                    }
+                    if preset.topology == "sentinel" && topology.sentinels().is_none() {
+                        let message = format!("{name} is for groups with sentinels, and {} has none", topology.name());
+                        let hint = "write `[sentinel]` into it, or name no file";
+                        return Err(Failure::new(ExitCode::Usage, message).hint(hint).into());
+                    }
                     let topology = self.prepare(&topology, context)?;
-                    Planned { drill: preset.drill(&topology), topology }.with_links()?
+                    Planned { drill: preset.drill(&topology), topology }.with_faults()?
                 }
                 (None, None) => {
                     let failure = Failure::new(ExitCode::Usage, format_args!("there is no drill {name}"));
@@ -179,7 +216,10 @@ impl DrillArgs {
         context.printer.note(format_args!("{} on {}, seed {seed} …", drill.name, text::group(topology)));
         let home = tempfile::Builder::new().prefix("replctl-drill-").tempdir().context("no place for the group")?;
         let dir = StateDir::new(home.path()).group(topology.name())?;
+        let dir = if self.keep { dir } else { dir.tied_to_this_thread() };
         let lock = dir.lock("drill")?;
+        let names = topology.nodes().iter().map(|node| node.name.as_str());
+        let disks = planned.needs_disks().then(|| Disks::mount(&dir, names)).transpose().context("no small disks")?;
         let rehearsal = context.record(
             &dir,
             |event| match event {
@@ -190,6 +230,7 @@ impl DrillArgs {
             },
             async |recorder| Ok(drill::run(topology, drill, seed, (&dir, &lock, self.keep), recorder).await?),
         )?;
+        drop(disks);
         let has_failed = matches!(rehearsal.report.verdict, Verdict::Failed { .. });
         if self.keep || has_failed {
             let path = home.keep();

@@ -24,6 +24,7 @@ impl HistoryArgs {
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let dir = context.group_dir()?;
         match Group::open(dir.clone()) {
+            Ok(group) if group.run.sentinels.is_some() => drop(context.group()?),
             // What was done can be told all the same.
             Ok(_) | Err(GroupError::Damaged { .. }) => {}
             Err(error) => return Err(error.into()),

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use replctl::fault::{self, EdgeState};
-use replctl::group::{break_link, link_states};
+use replctl::group::{EVERYBODY, LinkPlan, break_link, link_states};
 use replctl::topology::{LinkFault, LinkOptions};
 use serde_json::json;
 
@@ -41,9 +41,17 @@ pub struct LinkArgs {
     #[arg(long, value_name = "BYTES")]
     bandwidth: Option<String>,
 
+    /// slow: so much later one side is told that the other has closed
+    #[arg(long, value_name = "TIME")]
+    close_delay: Option<String>,
+
     /// cut: not yet, but when so many more bytes have been delivered
     #[arg(long, value_name = "N")]
     after_bytes: Option<String>,
+
+    /// Say which link is meant, and leave it alone
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,22 +73,50 @@ enum Verb {
 impl LinkArgs {
     /// Tells the process that carries the links.
     pub fn run(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+        match self.node.as_deref().filter(|_| self.verb != Verb::Status) {
+            Some(node) => self.change(node, context),
+            None => self.status(context),
+        }
+    }
+
+    fn status(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let group = context.group()?;
-        let Some(node) = self.node.as_deref().filter(|_| self.verb != Verb::Status) else {
-            let states = context.block_on(async { Ok(link_states(&group).await?) })?;
-            let follows = |state: &EdgeState| {
-                let node = group.run.node(&state.aim.from);
-                node.and_then(|node| node.upstream.as_ref()) == Some(&state.aim.to)
-            };
-            let is_shown = |state: &EdgeState| {
-                let is_of_node = self.node.as_ref().is_none_or(|node| *node == state.aim.from);
-                is_of_node && (follows(state) || state.connections > 0 || state.fault != LinkFault::Heal)
-            };
-            show(states.into_iter().filter(is_shown).collect(), context);
-            return Ok(ExitCode::Done);
+        let states = context.block_on(async { Ok(link_states(&group).await?) })?;
+        let follows = |state: &EdgeState| {
+            let node = group.run.node(&state.aim.from);
+            node.and_then(|node| node.upstream.as_ref()) == Some(&state.aim.to)
         };
+        let owner = |state: &EdgeState| match state.aim.from == EVERYBODY {
+            true => state.aim.to.clone(),
+            false => state.aim.from.clone(),
+        };
+        let is_shown = |state: &EdgeState| {
+            let is_of_node = self.node.as_ref().is_none_or(|node| *node == owner(state));
+            is_of_node && (follows(state) || state.connections > 0 || state.fault != LinkFault::Heal)
+        };
+        show(states.into_iter().filter(is_shown).collect(), context);
+        Ok(ExitCode::Done)
+    }
+
+    fn change(&self, node: &str, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let fault = self.fault()?;
-        let state = context.block_on(async { Ok(break_link(&group, node, self.to.as_deref(), &fault).await?) })?;
+        let (group, _lock) = context.settled_group("link")?;
+        let plan = LinkPlan::new(&group, node, self.to.as_deref(), fault.clone())?;
+        if self.dry_run {
+            match context.printer.is_json() {
+                true => context.printer.object(&json!({ "plan": plan })),
+                false => {
+                    let (verb, from, to) = (fault.verb(), &plan.from, &plan.to);
+                    context.printer.data(format_args!("would {verb} {from} -> {to}{fault}"));
+                }
+            }
+            return Ok(ExitCode::Done);
+        }
+        let state = context.record(
+            &group.dir,
+            |event| context.narrate(event),
+            async |recorder| Ok(break_link(&group.dir, plan, recorder).await?),
+        )?;
         match context.printer.is_json() {
             true => context.printer.object(&state),
             false => {
@@ -98,6 +134,7 @@ impl LinkArgs {
             latency: self.latency.clone(),
             jitter: self.jitter.clone(),
             bandwidth: self.bandwidth.clone(),
+            close_delay: self.close_delay.clone(),
             after_bytes: self.after_bytes.clone(),
         };
         Ok(LinkFault::new(verb.get_name(), &options)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use replctl::group::{Group, listed};
-use replctl::process::RunNode;
+use replctl::process::{GUARD, RunNode};
 use serde_json::json;
 
 use super::context::Context;
@@ -20,7 +20,7 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 /// `replctl logs [NODE..] [-f]`
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
-    /// The nodes [default: all]
+    /// The nodes, the sentinels, or `guard` [default: all]
     nodes: Vec<String>,
 
     /// Go on with what is written from now on, until interrupted
@@ -46,7 +46,11 @@ impl LogsArgs {
     }
 
     fn logs(&self, group: &Group) -> Result<Vec<Log>, Failure> {
-        if let Some(unknown) = self.nodes.iter().find(|name| group.run.node(name).is_none()) {
+        let of_guard = group.dir.log_file(GUARD);
+        let is_guard = |name: &str| name == "guard" && of_guard.exists() && group.run.node(name).is_none();
+        let is_known =
+            |name: &String| group.run.node(name).is_some() || group.run.sentinel(name).is_some() || is_guard(name);
+        if let Some(unknown) = self.nodes.iter().find(|name| !is_known(name)) {
             let failure = Failure::new(ExitCode::Usage, format_args!("the group has no node {unknown}"));
             return Err(failure.hint("replctl status lists the nodes"));
         }
@@ -54,12 +58,16 @@ impl LogsArgs {
         let nodes: Vec<&RunNode> = group.run.nodes.iter().filter(|node| is_wanted(&node.name)).collect();
         let unmanaged: Vec<String> =
             nodes.iter().filter(|node| node.unmanaged().is_some()).map(|node| node.name.clone()).collect();
-        if unmanaged.len() == nodes.len() {
+        let guard = (is_guard("guard") && is_wanted("guard")).then(|| Log::new("guard", of_guard.clone()));
+        let sentinels = group.run.sentinels().iter().filter(|sentinel| is_wanted(&sentinel.name));
+        let sentinels: Vec<&String> = sentinels.map(|sentinel| &sentinel.name).collect();
+        if unmanaged.len() == nodes.len() && sentinels.is_empty() && guard.is_none() {
             let message = format!("there is no log of {}: replctl did not start it", listed(&unmanaged));
             return Err(Failure::new(ExitCode::Failed, message).hint("it is where the server was told to write it"));
         }
-        let nodes = nodes.into_iter().filter(|node| node.managed().is_some());
-        Ok(nodes.map(|node| Log::new(&node.name, group.dir.log_file(&node.name))).collect())
+        let nodes = nodes.into_iter().filter(|node| node.managed().is_some()).map(|node| &node.name);
+        let servers = nodes.chain(sentinels).map(|name| Log::new(name, group.dir.log_file(name)));
+        Ok(servers.chain(guard).collect())
     }
 }
 

@@ -38,9 +38,10 @@ impl LsArgs {
                     continue;
                 }
             };
-            let nodes_alive = living(&group)?.len();
+            let living = living(&group)?;
+            let nodes_alive = living.iter().filter(|(name, _)| group.run.node(name).is_some()).count();
             listed.push(Listed {
-                is_up: group.run.is_adopted() || nodes_alive > 0,
+                is_up: group.run.is_adopted() || !living.is_empty(),
                 nodes: group.run.nodes.len(),
                 nodes_alive,
                 nodes_unmanaged: unmanaged(&group).len(),

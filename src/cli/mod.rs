@@ -11,6 +11,7 @@ pub mod completions;
 mod context;
 pub mod down;
 pub mod drill;
+pub mod guard;
 pub mod history;
 pub mod init;
 pub mod kill_master;
@@ -134,6 +135,8 @@ enum Command {
     Run(run::RunArgs),
     /// Rehearse a failure with a group of its own, and judge it
     Drill(drill::DrillArgs),
+    /// Watch over a group, and replace a lost master at once
+    Guard(guard::GuardArgs),
     /// Show what was done to a group
     History(history::HistoryArgs),
     /// List the groups
@@ -183,6 +186,7 @@ impl Cli {
             Command::Down(args) => args.run(&context),
             Command::Run(args) => args.run(&context),
             Command::Drill(args) => args.run(&context),
+            Command::Guard(args) => args.run(&context),
             Command::History(args) => args.run(&context),
             Command::Ls(args) => args.run(&context),
             Command::Logs(args) => args.run(&context),
@@ -315,6 +319,9 @@ impl Failure {
             }
             GroupError::Links { .. } => {
                 (ExitCode::Failed, Some("replctl up starts it again, if it has ended".to_owned()))
+            }
+            GroupError::NotReplaced { .. } => {
+                (ExitCode::Failed, Some("replctl promote --force, if too few of them live".to_owned()))
             }
             GroupError::NoLivingMaster(diagnosis) => (ExitCode::Failed, diagnosis.hint()),
             GroupError::State(_)

@@ -72,6 +72,7 @@ impl PromoteArgs {
     }
 
     fn plan(&self, context: &Context<'_>, group: &Group, policy: &Policy) -> anyhow::Result<ExitCode> {
+        group::refuse_second_decider(group, policy)?;
         let (view, _) = context.block_on(async { Ok(group::observe(group).await?) })?;
         let plan = FailoverPlan::new(&view, policy).map_err(GroupError::from)?;
         match context.printer.is_json() {

@@ -58,15 +58,16 @@ impl RunArgs {
             context.printer.note(format_args!("{name} is left out: its engine is not installed"));
         }
         let place = Ephemeral::new(topology.name())?;
-        let lock = place.dir().lock("run")?;
+        let dir = place.dir().clone().tied_to_this_thread();
+        let lock = dir.lock("run")?;
         context.record(
-            place.dir(),
+            &dir,
             |event| context.narrate(event),
             async |recorder| {
                 // From before the group's start on, so that none is missed between that and the command's.
                 let mut signals = Signals::new().context("signals cannot be received")?;
-                let plan = LaunchPlan::new(place.dir(), &topology, false).await?;
-                let group = group::up(place.dir().clone(), plan, self.timeout, recorder).await?;
+                let plan = LaunchPlan::new(&dir, &topology, false).await?;
+                let group = group::up(dir.clone(), plan, self.timeout, recorder).await?;
                 // The command may change the group by replctl.
                 drop(lock);
                 let mut environment = variables(&group)?;

@@ -10,7 +10,7 @@ use crate::ui::table;
 /// `replctl kill NODE`, `replctl pause NODE`, `replctl resume NODE`
 #[derive(Debug, clap::Args)]
 pub struct SignalArgs {
-    /// The nodes
+    /// The nodes, and sentinels
     #[arg(required = true, value_name = "NODE")]
     nodes: Vec<String>,
 
@@ -26,6 +26,9 @@ impl SignalArgs {
         group::refuse_unmanaged(&group, &self.nodes, signal.untouchable())?;
         let mut processes = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
+            if signal == NodeSignal::Resume {
+                group::refuse_zombie(&group, node)?;
+            }
             processes.push((node.clone(), group::living_process(&group, node)?));
         }
         if self.dry_run {

@@ -14,7 +14,7 @@ use crate::ui::progress::Progress;
 /// `replctl start NODE`
 #[derive(Debug, clap::Args)]
 pub struct StartArgs {
-    /// The nodes
+    /// The nodes, and sentinels
     #[arg(required = true, value_name = "NODE")]
     nodes: Vec<String>,
 
@@ -55,7 +55,7 @@ pub(super) fn launch(
     plan: LaunchPlan,
     limit: Duration,
 ) -> anyhow::Result<Status> {
-    let mut progress = Progress::new(context.printer, &plan.actions);
+    let mut progress = Progress::new(context.printer, plan.actions.iter().chain(&plan.sentinels));
     let mut tails = Vec::new();
     let result = context.record(
         dir,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use replctl::group::{self, Diagnosis, Group, GroupView, NodeView, TailReport, diagnose};
+use replctl::group::{
+    self, Diagnosis, Group, GroupView, GuardState, GuardVerdict, NodeView, SentinelView, TailReport, diagnose,
+};
 use serde::Serialize;
 
 use super::ExitCode;
@@ -71,6 +73,10 @@ struct StatusObject<'a> {
     message: String,
     hint: Option<String>,
     nodes: &'a [NodeView],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guard: Option<&'a GuardState>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    sentinels: &'a [SentinelView],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     tails: &'a [TailReport],
 }
@@ -93,6 +99,35 @@ impl Status {
             (is_replica, node.report().is_none().then(|| node.answer.clone()))
         });
         (self.diagnosis.clone(), nodes.collect())
+    }
+
+    /// What is wrong with a Sentinel, and what to do about it.
+    fn complaint(&self) -> Option<(String, String)> {
+        let master = &self.view.meant_master().name;
+        self.view.sentinels.iter().find_map(|sentinel| sentinel.complaint(master))
+    }
+
+    /// What is wrong, and what to do about it.
+    fn words(&self) -> (String, Option<String>) {
+        match (self.diagnosis.hint(), self.complaint()) {
+            (None, Some((complaint, hint))) => (complaint, Some(hint)),
+            // While there are Sentinels that can, nobody else replaces a master.
+            (Some(hint), None) if hint == "replctl promote" && !self.view.sentinels.is_empty() => {
+                let hint = "the sentinels replace it: replctl status --watch shows whom they choose";
+                (self.diagnosis.to_string(), Some(hint.to_owned()))
+            }
+            (hint, _) => (self.diagnosis.to_string(), hint),
+        }
+    }
+
+    /// The group.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// The group, to be changed.
+    pub fn group_mut(&mut self) -> &mut Group {
+        &mut self.group
     }
 
     /// The group.
@@ -120,29 +155,53 @@ impl Status {
 
     /// Prints it. Ends in [`ExitCode::Incomplete`] unless all is as it is meant to be, and nothing was thrown away.
     pub fn show(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
-        let hint = self.diagnosis.hint();
+        let guard = group::guard_state(&self.group)?;
+        let (message, hint) = self.words();
+        let is_healthy = self.diagnosis.is_healthy() && self.complaint().is_none();
         if context.printer.is_json() {
             context.printer.object(&StatusObject {
                 group: &self.view.group,
-                is_healthy: self.diagnosis.is_healthy(),
+                is_healthy,
                 diagnosis: &self.diagnosis,
-                message: self.diagnosis.to_string(),
+                message,
                 hint,
                 nodes: &self.view.nodes,
+                guard: guard.as_ref(),
+                sentinels: &self.view.sentinels,
                 tails: &self.tails,
             });
         } else {
             context.printer.data(table::nodes(&self.group, &self.view));
-            context.printer.data(format_args!("\n{}: {}", self.view.group, self.diagnosis));
+            if !self.view.sentinels.is_empty() {
+                context.printer.data(format_args!("\n{}", table::sentinels(&self.view.sentinels)));
+            }
+            context.printer.data(format_args!("\n{}: {message}", self.view.group));
             for tail in &self.tails {
                 context.printer.data(tail);
+            }
+            if let Some(guard) = &guard {
+                context.printer.data(guard_words(guard));
             }
             self.note_peculiarities(context);
             if let Some(hint) = hint {
                 context.printer.note(format_args!("hint: {hint}"));
             }
         }
-        let is_done = self.diagnosis.is_healthy() && !self.tails.iter().any(TailReport::is_gone);
+        let is_done = is_healthy && !self.tails.iter().any(TailReport::is_gone);
         Ok(if is_done { ExitCode::Done } else { ExitCode::Incomplete })
+    }
+}
+
+fn guard_words(guard: &GuardState) -> String {
+    let pid = guard.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let last = guard.last.as_ref().map(|last| &last.note);
+    let is_stuck = |verdict| matches!(verdict, GuardVerdict::Refuses | GuardVerdict::HoldsBack | GuardVerdict::Fails);
+    match (guard.is_alive, last.filter(|last| is_stuck(last.verdict))) {
+        (false, _) if guard.is_in_maintenance => format!("guard: none runs{pid}, and it would do nothing: maintenance"),
+        (false, _) if guard.pid.is_none() => "guard: none runs; replctl up --guard starts it".to_owned(),
+        (false, _) => format!("guard: has ended{pid}; replctl up --guard starts it"),
+        (true, _) if guard.is_in_maintenance => format!("guard: watches and does nothing: maintenance{pid}"),
+        (true, Some(last)) => format!("{last}{pid}"),
+        (true, None) => format!("guard: watches{pid}"),
     }
 }

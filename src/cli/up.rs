@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use replctl::group::{Action, Group, LaunchPlan};
+use replctl::group::{self, Action, Group, LaunchPlan};
 use replctl::process::{GroupDir, Program};
-use replctl::topology::Topology;
+use replctl::topology::{By, Topology};
 use serde_json::json;
 
-use super::ExitCode;
 use super::context::Context;
+use super::{ExitCode, Failure};
 use crate::ui::table;
 
 /// `replctl up [TOPOLOGY]`
@@ -21,6 +21,10 @@ pub struct UpArgs {
     /// How long the group may take to be linked; then what was started is ended again
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+
+    /// Start the group's guard, too [default: if the topology says `[failover] by = "guard"`]
+    #[arg(long)]
+    guard: bool,
 
     /// Show what would be started, and start nothing
     #[arg(long)]
@@ -43,6 +47,11 @@ impl UpArgs {
         for name in topology.leave_out(|engine| Program::find(engine).is_err()) {
             context.printer.note(format_args!("{name} is left out: its engine is not installed"));
         }
+        if self.guard && topology.sentinels().is_some() {
+            let message =
+                format!("the sentinels of {} decide who is its master, and a guard would, too", topology.name());
+            return Err(Failure::new(ExitCode::Refused, message).hint("leave out --guard, or [sentinel]").into());
+        }
         let dir = context.dir_for(topology.name())?;
         if self.dry_run {
             let plan = context.block_on(async { Ok(LaunchPlan::new(&dir, &topology, self.force).await?) })?;
@@ -51,6 +60,7 @@ impl UpArgs {
         }
         let lock = dir.lock("up")?;
         context.recover(&dir, &lock)?;
+        group::note_failover(&dir, &lock)?;
         context.end_strays(&dir, self.timeout)?;
         let plan = context.block_on(async { Ok(LaunchPlan::new(&dir, &topology, self.force).await?) })?;
         self.launch(context, &dir, plan)
@@ -77,7 +87,11 @@ impl UpArgs {
         for node in &plan.absent {
             context.printer.warning(format_args!("{node} does not answer, and replctl does not start it"));
         }
-        super::start::launch(context, dir, plan, self.timeout)?.show(context)
+        let mut status = super::start::launch(context, dir, plan, self.timeout)?;
+        if self.guard || status.group().run.by == By::Guard {
+            context.block_on(async { Ok(group::start_guard(status.group_mut()).await?) })?;
+        }
+        status.show(context)
     }
 }
 
@@ -90,5 +104,11 @@ pub(super) fn show_plan(plan: &LaunchPlan, context: &Context<'_>) {
         let what = if action.is_adopted { "runs already" } else { "would start" };
         vec![action.node.clone(), what.to_owned(), role, action.address.to_string()]
     };
-    context.printer.data(table::plain(&["node", "action", "role", "address"], plan.actions.iter().map(words)));
+    let sentinels = plan.sentinels.iter().map(|action| {
+        let mut row = words(action);
+        "sentinel".clone_into(&mut row[2]);
+        row
+    });
+    let rows = plan.actions.iter().map(words).chain(sentinels);
+    context.printer.data(table::plain(&["node", "action", "role", "address"], rows));
 }

@@ -12,6 +12,7 @@ pub mod course;
 pub mod history;
 pub mod linear;
 pub mod load;
+pub mod overhead;
 mod preset;
 mod run;
 mod stage;

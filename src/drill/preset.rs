@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::topology::{Drill, EngineFamily, NodeServer, Preset, Topology};
+use crate::topology::{By, Drill, EngineFamily, NodeServer, Preset, Topology};
 
 /// A drill that is built in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct DrillPreset {
 }
 
 /// All of them.
-pub const DRILL_PRESETS: [DrillPreset; 11] = [
+pub const DRILL_PRESETS: [DrillPreset; 16] = [
     DrillPreset {
         name: "kill-master",
         summary: "the master dies, the best replica takes over, the old master comes back",
@@ -92,11 +92,46 @@ pub const DRILL_PRESETS: [DrillPreset; 11] = [
         steps: r#"[{ after = "500ms", do = "kill replica" }, { do = "wipe replica" }, { do = "link slow replica --bandwidth 20KB" }, { do = "start replica --no-wait" }, { after = "500ms", do = "kill-master" }, { do = "promote" }, { after = "300ms", do = "start old-master" }]"#,
     },
     DrillPreset {
+        name: "disk-full",
+        summary: "the master's disk is full for half a second: it refuses writes, and goes on afterwards",
+        topology: "trio",
+        keeps_all: true,
+        steps: r#"[{ after = "500ms", do = "fill-disk master" }, { after = "500ms", do = "free-disk old-master" }]"#,
+    },
+    DrillPreset {
         name: "full-sync-storm",
         summary: "all replicas lose their disks at once, and get everything anew under load",
         topology: "trio",
         keeps_all: true,
         steps: r#"[{ after = "500ms", do = "kill replicas" }, { do = "wipe replicas" }, { do = "start replicas" }]"#,
+    },
+    DrillPreset {
+        name: "guard-kill",
+        summary: "the master dies, the guard puts another one in its place, and starts the old one again",
+        topology: "guard",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "kill-master" }]"#,
+    },
+    DrillPreset {
+        name: "flapping",
+        summary: "one master after the other dies, until the guard holds back and a person promotes",
+        topology: "guard",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { after = "500ms", do = "kill-master" }, { do = "promote" }]"#,
+    },
+    DrillPreset {
+        name: "sentinel-kill",
+        summary: "the master dies, the sentinels put another one in its place, the old master comes back",
+        topology: "sentinel",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "kill-master" }, { after = "300ms", do = "start old-master" }]"#,
+    },
+    DrillPreset {
+        name: "sentinel-partition",
+        summary: "the master is cut off from all but its clients, and the sentinels replace it; what it took meanwhile is lost",
+        topology: "sentinel",
+        keeps_all: false,
+        steps: r#"[{ after = "500ms", do = "link cut master" }, { after = "4s", do = "link heal old-master" }, { after = "3s", do = "start old-master" }]"#,
     },
 ];
 
@@ -118,7 +153,9 @@ impl DrillPreset {
             NodeServer::Managed(managed) => managed.engine.family == EngineFamily::Repld,
             NodeServer::Unmanaged(_) => false,
         });
-        let promises = if is_repld || self.keeps_all { "lost = 0" } else { "" };
+        // Nobody salvages anything where the Sentinels decide.
+        let keeps_all = self.keeps_all || is_repld && topology.by() != By::Sentinel;
+        let promises = if keeps_all { "lost = 0" } else { "" };
         let (name, steps) = (self.name, self.steps);
         let text = format!(
             "[[node]]\nname = \"any\"\n[[drill]]\nname = \"{name}\"\nsteps = {steps}\nexpect = {{ {promises} }}\n"
@@ -135,9 +172,11 @@ mod tests {
     #[test]
     fn every_preset_is_a_drill_that_disturbs_and_promises_no_loss_on_repld() {
         for preset in &DRILL_PRESETS {
-            let drill = preset.drill(&preset.default_topology());
+            let topology = preset.default_topology();
+            let drill = preset.drill(&topology);
             assert!(drill.steps.iter().any(|step| step.act.is_disturbance()), "{}", preset.name);
-            assert_eq!((drill.name.as_str(), drill.expect.lost), (preset.name, Some(0)));
+            let lost = (topology.by() != By::Sentinel).then_some(0);
+            assert_eq!((drill.name.as_str(), drill.expect.lost), (preset.name, lost));
         }
     }
 }

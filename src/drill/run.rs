@@ -11,6 +11,7 @@ use super::course::{Course, Place, Watcher};
 use super::history::{History, Outcome, Request};
 use super::linear::{self, Call, Linearizable, linearizable};
 use super::load::{DEADLINE_MAX, Writers};
+use super::overhead::LinkOverhead;
 use super::stage::Stage;
 use super::timing::{Latencies, Outage, Span, micros};
 use super::verdict::{DrillReport, Findings, NodeEnd, NodeState, Registers, Verdict};
@@ -20,7 +21,7 @@ use crate::group::{
 };
 use crate::process::launch::{log_length, text_since};
 use crate::process::{Condition, GroupDir, GroupLock, LiveProcess, launched};
-use crate::topology::{Drill, Topology, Workload};
+use crate::topology::{By, Drill, Topology, Workload};
 use crate::wire::{Endpoint, Link, NodeClient, WireError};
 
 /// How long the group may take to be up.
@@ -68,9 +69,11 @@ pub async fn run(
 ) -> Result<Rehearsal, GroupError> {
     let _guard = EndOnPanic(dir);
     let rehearsed = tokio::select! {
-        rehearsed = rehearse(topology, drill, seed, dir, recorder) => rehearsed,
+        rehearsed = rehearse(topology, drill, seed, (dir, lock), recorder) => rehearsed,
         () = group::interruption() => Err(GroupError::Interrupted),
     };
+    // Should the guard be in the middle of something, that is ended with it.
+    lock.retake()?;
     if !(keep && rehearsed.is_ok()) {
         match Group::open(dir.clone()) {
             Ok(group) => drop(group::down(group, lock, false, END_PATIENCE, recorder).await?),
@@ -108,7 +111,7 @@ pub async fn run_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Recor
         contents::remove(&client).await
     };
     removed.await.map_err(|source| GroupError::Wire { node: master.name.clone(), source })?;
-    rehearse_on(group, drill, seed, recorder).await
+    rehearse_on(group, drill, seed, None, recorder).await
 }
 
 /// Starts a group in `dir`, rehearses the drill with it, and leaves it running.
@@ -116,19 +119,31 @@ async fn rehearse(
     topology: &Topology,
     drill: &Drill,
     seed: u64,
-    dir: &GroupDir,
+    (dir, lock): (&GroupDir, &GroupLock),
     recorder: &mut Recorder,
 ) -> Result<Rehearsal, GroupError> {
     let started = Instant::now();
     let plan = LaunchPlan::new(dir, topology, false).await?;
-    let group = group::up(dir.clone(), plan, UP_LIMIT, recorder).await?;
-    let mut rehearsal = rehearse_on(group, drill, seed, recorder).await?;
+    let mut group = group::up(dir.clone(), plan, UP_LIMIT, recorder).await?;
+    let is_guarded = group.run.by == By::Guard;
+    if is_guarded {
+        group::start_guard(&mut group).await?;
+    }
+    let mut rehearsal = rehearse_on(group, drill, seed, is_guarded.then_some(lock), recorder).await?;
     rehearsal.report.took_us = micros(started.elapsed());
     Ok(rehearsal)
 }
 
-async fn rehearse_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Recorder) -> Result<Rehearsal, GroupError> {
+/// With `shared` the group's guard holds its lock as well, whenever no step does.
+async fn rehearse_on(
+    group: Group,
+    drill: &Drill,
+    seed: u64,
+    shared: Option<&GroupLock>,
+    recorder: &mut Recorder,
+) -> Result<Rehearsal, GroupError> {
     let started = Instant::now();
+    let link_overhead = LinkOverhead::measure(&group).await?;
     let log_marks = log_marks(&group);
     let began = Instant::now();
     let nodes: Vec<(String, Endpoint)> =
@@ -143,7 +158,7 @@ async fn rehearse_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Reco
         state: if node.upstream.is_none() { NodeState::Master } else { NodeState::Replica },
     });
     let mut course = Course { before: before.collect(), ..Course::default() };
-    let mut stage = Stage::new(group, began);
+    let mut stage = Stage::new(group, shared, began)?;
     for step in &drill.steps {
         tokio::time::sleep(step.after).await;
         if !stage.perform(&step.act, recorder).await {
@@ -159,8 +174,10 @@ async fn rehearse_on(group: Group, drill: &Drill, seed: u64, recorder: &mut Reco
     if drill.load.workload == Workload::Mixed {
         tokio::time::sleep(DEADLINE_MAX).await;
     }
+    stage.hold().await?;
     let group = stage.group.clone();
-    let (findings, held) = find(drill, stage, &history, load_end, &log_marks, &mut course).await?;
+    let (mut findings, held) = find(drill, stage, &history, load_end, &log_marks, &mut course).await?;
+    findings.link_overhead = link_overhead;
     course.logs = logs(&group, &log_marks);
     let verdict = Verdict::of(&findings);
     let report = DrillReport { drill: drill.name.clone(), seed, verdict, findings, took_us: micros(started.elapsed()) };
@@ -188,7 +205,7 @@ fn logs(group: &Group, log_marks: &BTreeMap<String, u64>) -> Vec<(String, Vec<St
 
 async fn find(
     drill: &Drill,
-    stage: Stage,
+    stage: Stage<'_>,
     history: &History,
     load_end: Duration,
     log_marks: &BTreeMap<String, u64>,
@@ -203,8 +220,9 @@ async fn find(
     let empty = Contents::default();
     let never = Span { from: Duration::MAX, to: Duration::MAX };
     let steps = stage.span().unwrap_or(never);
-    let first_disturbance = stage.disturbances.first().map_or(Duration::ZERO, |span| span.from);
-    let was_under_load = stage.disturbances.iter().map(|span| span.has_request(history)).reduce(|a, b| a || b);
+    let disturbances = stage.disturbances(load_end);
+    let first_disturbance = disturbances.first().map_or(Duration::ZERO, |span| span.from);
+    let was_under_load = disturbances.iter().map(|span| span.has_met_load(history)).reduce(|a, b| a || b);
     let nodes: Vec<NodeEnd> =
         view.nodes.iter().map(|node| node_end(&stage.group, node, &contents, log_marks)).collect();
     course.after = nodes.iter().zip(&view.nodes).map(|(end, node)| place(&view, end, node)).collect();
@@ -224,6 +242,7 @@ async fn find(
         nodes,
         masters,
         was_under_load,
+        link_overhead: None,
         steps: stage.steps,
         claims: stage.claims,
     };

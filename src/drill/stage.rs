@@ -1,14 +1,17 @@
 //! The steps of a drill, done to its group by the same functions as replctl's verbs.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::timing::{Span, micros};
 use super::verdict::{Claim, StepTime};
 use crate::event::{Event, Recorder};
+use crate::fault;
 use crate::group::{
-    self, FailoverReport, Group, GroupError, KillPlan, LaunchPlan, NodeSignal, Policy, RepointPlan, break_link,
-    end_nodes, kill_master, living_process, restart_order, signal_node,
+    self, FailoverReport, Group, GroupError, GuardVerdict, KillPlan, LaunchPlan, LinkPlan, NodeSignal, Policy,
+    RepointPlan, break_link, end_nodes, kill_master, living_process, restart_order, signal_node,
 };
+use crate::process::GroupLock;
 use crate::topology::{Act, LinkFault, Target};
 
 /// How long a node may take to end, or to be linked.
@@ -16,23 +19,56 @@ const LINK_LIMIT: Duration = Duration::from_secs(30);
 /// How long a master may hold back its writes for a replica.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a guard may take to replace a master, or to say that it does not.
+const GUARD_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at what it does.
+const POLL_EVERY: Duration = Duration::from_millis(1);
+
 /// A group in a drill, and what was done to it.
-pub struct Stage {
+pub struct Stage<'a> {
     pub group: Group,
+    /// Held while a step is done, and only then, where the group has a guard.
+    shared: Option<&'a GroupLock>,
     /// Who was the master at the beginning.
     old_master: String,
     began: Instant,
     pub steps: Vec<StepTime>,
-    /// When something disturbed writes or links.
-    pub disturbances: Vec<Span>,
+    /// When something disturbed writes or links: until it was done, or something was done about it.
+    disturbances: Vec<Span>,
+    /// Whether the last of them is not over.
+    is_disturbed: bool,
     pub claims: Vec<Claim>,
 }
 
-impl Stage {
+impl<'a> Stage<'a> {
     /// A group that works; times are counted from `began`.
-    pub fn new(group: Group, began: Instant) -> Self {
+    ///
+    /// # Errors
+    /// The lock cannot be released.
+    pub fn new(group: Group, shared: Option<&'a GroupLock>, began: Instant) -> Result<Self, GroupError> {
         let old_master = group.run.master().name.clone();
-        Self { group, old_master, began, steps: Vec::new(), disturbances: Vec::new(), claims: Vec::new() }
+        let (steps, disturbances, claims) = (Vec::new(), Vec::new(), Vec::new());
+        let stage = Self { group, shared, old_master, began, steps, disturbances, is_disturbed: false, claims };
+        stage.release()?;
+        Ok(stage)
+    }
+
+    /// Lets the guard act.
+    fn release(&self) -> Result<(), GroupError> {
+        Ok(self.shared.map_or(Ok(()), GroupLock::release)?)
+    }
+
+    /// Waits until the guard does nothing; from then on it does not.
+    ///
+    /// # Errors
+    /// The lock, or the group's state.
+    pub async fn hold(&mut self) -> Result<(), GroupError> {
+        let Some(lock) = self.shared else { return Ok(()) };
+        while !lock.retake()? {
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+        self.group = Group::open(self.group.dir.clone())?;
+        Ok(())
     }
 
     /// From the first step's beginning to the last one's end. `None`: there was none.
@@ -42,14 +78,27 @@ impl Stage {
         Some(Span { from: Duration::from_micros(first.began_us), to })
     }
 
+    /// When something disturbed writes or links, if the load ended at `load_end`.
+    pub fn disturbances(&self, load_end: Duration) -> Vec<Span> {
+        let mut all = self.disturbances.clone();
+        if let Some(last) = all.last_mut().filter(|_| self.is_disturbed) {
+            last.to = last.to.max(load_end);
+        }
+        all
+    }
+
     /// Does a step and notes it. `false`: it failed.
     pub async fn perform(&mut self, act: &Act, recorder: &mut Recorder) -> bool {
         let from = self.began.elapsed();
         let result = self.act(act, recorder).await;
         let span = Span { from, to: self.began.elapsed() };
+        if let Some(last) = self.disturbances.last_mut().filter(|_| self.is_disturbed) {
+            last.to = span.to;
+        }
         if act.is_disturbance() && result.is_ok() {
             self.disturbances.push(span);
         }
+        self.is_disturbed = act.goes_on() && result.is_ok();
         let (done, error) = match result {
             Ok(done) => (done, None),
             Err(error) => (String::new(), Some(error.to_string())),
@@ -64,6 +113,13 @@ impl Stage {
 
     /// Does it; returns what was done, in words.
     async fn act(&mut self, act: &Act, recorder: &mut Recorder) -> Result<String, GroupError> {
+        self.hold().await?;
+        let done = self.act_alone(act, recorder).await;
+        self.release()?;
+        done
+    }
+
+    async fn act_alone(&mut self, act: &Act, recorder: &mut Recorder) -> Result<String, GroupError> {
         match act {
             Act::KillMaster => self.kill_master(recorder).await,
             Act::Kill(nodes) => self.kill(&self.names(nodes), recorder).await,
@@ -71,11 +127,13 @@ impl Stage {
             Act::Resume(node) => self.signal(&self.name(node), NodeSignal::Resume, recorder).await,
             Act::Start { node, waits } => self.start(&self.names(node), *waits, recorder).await,
             Act::Wipe(nodes) => self.wipe(&self.names(nodes)),
+            Act::FillDisk(node) => self.fill_disk(&self.name(node)).await,
+            Act::FreeDisk(node) => self.free_disk(&self.name(node)),
             Act::Restart(node) => self.restart_replica(&self.name(node), recorder).await,
             Act::RestartAll => self.restart_all(recorder).await,
             Act::Promote(node) => self.promote(node.as_ref(), recorder).await,
             Act::Switchover(node) => self.switchover(node.as_ref(), recorder).await,
-            Act::Link { node, to, fault } => self.link(&self.names(node), to.as_ref(), fault).await,
+            Act::Link { node, to, fault } => self.link(&self.names(node), to.as_ref(), fault, recorder).await,
             Act::Repoint { node, to } => self.repoint(&self.name(node), &self.name(to), recorder).await,
         }
     }
@@ -100,7 +158,40 @@ impl Stage {
     async fn kill_master(&mut self, recorder: &mut Recorder) -> Result<String, GroupError> {
         let plan = KillPlan::new(&self.group).await?;
         let report = kill_master(&self.group, plan, recorder).await?;
-        Ok(format!("{} (pid {}) was killed", report.plan.master, report.plan.process.pid))
+        let old = &report.plan.master;
+        let killed = format!("{old} (pid {}) was killed", report.plan.process.pid);
+        if self.shared.is_some() {
+            return Ok(format!("{killed}; {}", self.await_guard(old).await?));
+        }
+        if self.group.run.sentinels.is_none() {
+            return Ok(killed);
+        }
+        let failover = group::await_failover(&mut self.group, old, Instant::now()).await?;
+        let failover = failover.ok_or_else(|| GroupError::NotReplaced { master: old.clone() })?;
+        let first_write_ms = failover.first_write_us as f64 / 1000.0;
+        Ok(format!("{killed}; the sentinels made {} the master after {first_write_ms:.1} ms", failover.master))
+    }
+
+    /// Waits until the guard has replaced a lost master, or holds back.
+    async fn await_guard(&mut self, master: &str) -> Result<String, GroupError> {
+        self.release()?;
+        let began = Instant::now();
+        while began.elapsed() < GUARD_LIMIT {
+            let group = Group::open(self.group.dir.clone())?;
+            let heir = &group.run.master().name;
+            if heir != master {
+                let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+                self.hold().await?;
+                return Ok(format!("the guard made {heir} the master after {took_ms:.1} ms"));
+            }
+            let last = group::guard_state(&group)?.and_then(|guard| guard.last);
+            if last.is_some_and(|last| last.note.verdict == GuardVerdict::HoldsBack) {
+                return Ok("the guard holds back".to_owned());
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+        let pending = vec![format!("{master} (the guard has not replaced it)")];
+        Err(GroupError::TimedOut { pending, limit_ms: GUARD_LIMIT.as_millis() })
     }
 
     /// The master's end is a loss that a promotion must be able to tell.
@@ -164,6 +255,19 @@ impl Stage {
         Ok(())
     }
 
+    async fn fill_disk(&self, node: &str) -> Result<String, GroupError> {
+        let dir = self.group.dir.node_dir(node);
+        // Much is written, and not to a disk.
+        let filled = tokio::task::spawn_blocking(move || fault::fill_disk(&dir)).await.map_err(io::Error::other)?;
+        filled.map_err(|source| unsafe_disk(node, &source))?;
+        Ok(format!("nothing more fits onto the disk of {node}"))
+    }
+
+    fn free_disk(&self, node: &str) -> Result<String, GroupError> {
+        fault::free_disk(&self.group.dir.node_dir(node)).map_err(|source| unsafe_disk(node, &source))?;
+        Ok(format!("the disk of {node} has room again"))
+    }
+
     async fn restart(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {
         end_nodes(&mut self.group, &[node.to_owned()], LINK_LIMIT, recorder).await?;
         self.start(&[node.to_owned()], true, recorder).await
@@ -221,13 +325,20 @@ impl Stage {
     }
 
     /// Breaks or heals one link, or those of all replicas.
-    async fn link(&self, nodes: &[String], to: Option<&Target>, fault: &LinkFault) -> Result<String, GroupError> {
+    async fn link(
+        &self,
+        nodes: &[String],
+        to: Option<&Target>,
+        fault: &LinkFault,
+        recorder: &mut Recorder,
+    ) -> Result<String, GroupError> {
         let to = to.map(|to| self.name(to));
         let mut links = Vec::new();
         for node in nodes {
-            let edge = break_link(&self.group, node, to.as_deref(), fault).await?;
+            let plan = LinkPlan::new(&self.group, node, to.as_deref(), fault.clone())?;
+            let edge = break_link(&self.group.dir, plan, recorder).await?;
             let is_open = if edge.connections > 0 { "" } else { " (no connection)" };
-            links.push(format!("{node} -> {}{is_open}", edge.aim.to));
+            links.push(format!("{} -> {}{is_open}", edge.aim.from, edge.aim.to));
         }
         Ok(format!("{}: {}", fault.verb(), links.join(", ")))
     }
@@ -238,6 +349,11 @@ impl Stage {
         group::repoint(&mut self.group, &clients, plan, LINK_LIMIT, recorder).await?;
         Ok(format!("{node} follows {to}"))
     }
+}
+
+fn unsafe_disk(node: &str, source: &io::Error) -> GroupError {
+    let hint = "replctl drill gives every node a small disk where one of the steps is fill-disk".to_owned();
+    GroupError::Unsafe { reason: format!("{node}: {source}"), hint }
 }
 
 /// A promotion that is done but not whole has failed here: a drill's group has nothing that could excuse it.

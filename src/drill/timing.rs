@@ -75,8 +75,24 @@ impl Span {
         self.to.saturating_sub(self.from)
     }
 
-    /// Whether a request was on its way at some moment of it.
-    pub fn has_request(&self, history: &History) -> bool {
+    /// Whether what happened in this span met a writer: a request was on its way at some moment of it, or a connection from before
+    /// was of no more use at the next request. (A writer that pauses learns only then that the master is gone.)
+    pub fn has_met_load(&self, history: &History) -> bool {
+        self.has_request(history) || self.has_broken_connection(history)
+    }
+
+    fn has_broken_connection(&self, history: &History) -> bool {
+        let is_after = |operation: &&Operation| operation.invoked > self.to;
+        let broken = history.operations.iter().filter(is_after).filter(|after| !after.outcome.is_acknowledged());
+        let is_from_before = |session| {
+            let mut of_session = history.operations.iter().filter(|operation| operation.session == session);
+            let next = of_session.clone().filter(is_after).count();
+            next == 1 && of_session.any(|operation| operation.invoked < self.from)
+        };
+        broken.map(|operation| operation.session).any(is_from_before)
+    }
+
+    fn has_request(&self, history: &History) -> bool {
         history.operations.iter().any(|operation| {
             let is_open_at_its_begin = match operation.outcome {
                 Outcome::Acknowledged { at, .. } | Outcome::Refused { at } => at >= self.from,
@@ -188,9 +204,34 @@ mod tests {
     #[test]
     fn a_fault_between_two_requests_of_an_idle_load_meets_none() {
         let history = history();
-        assert!(Span { from: ms(120), to: ms(121) }.has_request(&history));
-        assert!(!Span { from: ms(125), to: ms(128) }.has_request(&history));
-        assert!(!Span { from: ms(600), to: ms(700) }.has_request(&history));
+        assert!(Span { from: ms(320), to: ms(321) }.has_met_load(&history));
+        assert!(!Span { from: ms(325), to: ms(328) }.has_met_load(&history));
+        assert!(!Span { from: ms(600), to: ms(700) }.has_met_load(&history));
+    }
+
+    /// One request before it and one after it, both on one connection.
+    #[test]
+    fn a_fault_that_breaks_the_connection_of_a_writer_that_pauses_has_met_it() {
+        let fault = Span { from: ms(125), to: ms(128) };
+        let request = |invoked, session, outcome| Operation {
+            writer: 0,
+            session,
+            request: Request::Set { number: session.into() },
+            invoked,
+            outcome,
+        };
+        let acknowledged = |at| Outcome::Acknowledged { at, answer: 0 };
+        let met = |second: Operation, third: Operation| {
+            let operations = vec![request(ms(120), 0, acknowledged(ms(121))), second, third];
+            fault.has_met_load(&History { operations, sessions: vec!["n1".to_owned(), "n2".to_owned()] })
+        };
+        let later = request(ms(140), 1, acknowledged(ms(141)));
+        assert!(met(request(ms(130), 0, Outcome::Ambiguous), later));
+        assert!(met(request(ms(130), 0, Outcome::Refused { at: ms(131) }), later));
+        assert!(!met(request(ms(130), 0, acknowledged(ms(131))), later));
+        // It broke when the fault had done no harm to it.
+        assert!(!met(request(ms(130), 0, acknowledged(ms(131))), request(ms(140), 0, Outcome::Ambiguous)));
+        assert!(!met(request(ms(130), 1, acknowledged(ms(131))), request(ms(140), 1, Outcome::Ambiguous)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::account::Account;
 use super::contents::Divergence;
+use super::overhead::LinkOverhead;
 use super::timing::{Latencies, Outage};
 use crate::group::Resync;
 use crate::topology::{Expectations, Load, WishedResync};
@@ -54,8 +55,10 @@ pub struct Findings {
     pub not_level: Option<String>,
     /// Nodes that were masters at the end.
     pub masters: Vec<String>,
-    /// How many requests were on their way at some moment of a disturbance. `None`: nothing disturbed.
+    /// Whether a disturbance met the load. `None`: nothing disturbed.
     pub was_under_load: Option<bool>,
+    /// What the proxies of links cost, where there are any.
+    pub link_overhead: Option<LinkOverhead>,
 }
 
 /// One step that was done.
@@ -308,6 +311,7 @@ mod tests {
             not_level: None,
             masters: vec!["n2".to_owned()],
             was_under_load: Some(true),
+            link_overhead: None,
         }
     }
 

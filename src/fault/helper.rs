@@ -63,9 +63,9 @@ pub struct EdgeState {
     pub fault: LinkFault,
     /// Connections that are open.
     pub connections: u64,
-    /// Bytes of requests and acknowledgements delivered since the last change.
+    /// Bytes of requests and acknowledgements delivered since the helper's start.
     pub up_bytes: u64,
-    /// Bytes of the stream delivered since the last change.
+    /// Bytes of the stream delivered since the helper's start.
     pub down_bytes: u64,
 }
 
@@ -260,9 +260,10 @@ impl Edge {
             LinkFault::HalfOpen { direction } => {
                 Some((*direction, Condition { is_stalled: true, ..Condition::default() }))
             }
-            LinkFault::Slow { latency, jitter, bandwidth, direction } => {
-                let (latency, jitter, bytes_per_sec) = (*latency, *jitter, *bandwidth);
-                Some((*direction, Condition { latency, jitter, bytes_per_sec, ..Condition::default() }))
+            LinkFault::Slow { latency, jitter, bandwidth, close_delay, direction } => {
+                let (latency, jitter, bytes_per_sec, close_delay) = (*latency, *jitter, *bandwidth, *close_delay);
+                let slow = Condition { latency, jitter, bytes_per_sec, close_delay, ..Condition::default() };
+                Some((*direction, slow))
             }
         };
         if let Some((direction, condition)) = condition {

@@ -1,7 +1,10 @@
-//! Faults that are done to a group on purpose, beyond signals to its processes: what can happen to the network between them.
+//! Faults that are done to a group on purpose, beyond signals to its processes: what can happen to the network between them, and
+//! to their disks.
 
+mod disk;
 mod helper;
 mod proxy;
 
+pub use disk::{Disks, fill_disk, free_disk, separate_mounts};
 pub use helper::{EdgeAim, EdgeState, LinkOrder, order, serve};
 pub use proxy::{Condition, Direction, Proxy};

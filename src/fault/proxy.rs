@@ -75,6 +75,8 @@ struct Edge {
 struct Counts {
     /// Bytes, by direction.
     delivered: [AtomicU64; 2],
+    /// How many they were when the direction was last changed.
+    marks: [AtomicU64; 2],
     connections: AtomicU64,
 }
 
@@ -126,7 +128,7 @@ impl Proxy {
         self.port
     }
 
-    /// Bytes delivered in a direction since it was last changed by [`Proxy::set`].
+    /// Bytes delivered in a direction, from the proxy's start on.
     pub fn delivered_bytes(&self, direction: Direction) -> u64 {
         self.counts.delivered[direction as usize].load(Ordering::Relaxed)
     }
@@ -159,7 +161,7 @@ impl Proxy {
 
     /// Changes one direction.
     pub fn set(&self, direction: Direction, condition: Condition) {
-        self.counts.delivered[direction as usize].store(0, Ordering::Relaxed);
+        self.counts.marks[direction as usize].store(self.delivered_bytes(direction), Ordering::Relaxed);
         self.edge.send_modify(|edge| *edge.condition_mut(direction) = condition);
     }
 
@@ -261,7 +263,7 @@ async fn carry(
     let (client_in, client_out) = client.split();
     let (upstream_in, upstream_out) = upstream.split();
     let (forth_seen, back_seen) = (seen.clone(), seen.clone());
-    let way = |direction| Way { direction, edge, delivered: &counts.delivered[direction as usize] };
+    let way = |direction| Way { direction, edge, counts };
     let ended = tokio::select! {
         done = async {
             tokio::try_join!(
@@ -287,7 +289,7 @@ fn reset(socket: &TcpStream) -> io::Result<()> {
 struct Way<'a> {
     direction: Direction,
     edge: &'a watch::Sender<Edge>,
-    delivered: &'a AtomicU64,
+    counts: &'a Counts,
 }
 
 /// How a direction is, once it is not stalled.
@@ -299,9 +301,13 @@ async fn open(seen: &mut watch::Receiver<Edge>, direction: Direction) -> io::Res
 impl Way<'_> {
     /// Bytes that may still be delivered before the reset.
     fn left(&self, condition: &Condition) -> u64 {
-        condition
-            .reset_after_bytes
-            .map_or(u64::MAX, |limit| limit.saturating_sub(self.delivered.load(Ordering::Relaxed)))
+        let Some(limit) = condition.reset_after_bytes else { return u64::MAX };
+        let mark = self.counts.marks[self.direction as usize].load(Ordering::Relaxed);
+        limit.saturating_sub(self.delivered().load(Ordering::Relaxed) - mark)
+    }
+
+    fn delivered(&self) -> &AtomicU64 {
+        &self.counts.delivered[self.direction as usize]
     }
 }
 
@@ -355,14 +361,17 @@ async fn give_out(
     mut seen: watch::Receiver<Edge>,
 ) -> io::Result<()> {
     while let Some((due, piece)) = pieces.recv().await {
-        tokio::time::sleep_until(due).await;
+        // The timer's steps are a millisecond: what is due already must not wait for one.
+        if due > Instant::now() {
+            tokio::time::sleep_until(due).await;
+        }
         let mut rest = piece.as_slice();
         while !rest.is_empty() {
             let condition = open(&mut seen, way.direction).await?;
             let left = way.left(&condition);
             let count = rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let count = sink.write(&rest[..count]).await?;
-            way.delivered.fetch_add(count as u64, Ordering::Relaxed);
+            way.delivered().fetch_add(count as u64, Ordering::Relaxed);
             rest = &rest[count..];
             if count as u64 == left {
                 way.edge.send_modify(|edge| edge.resets += 1);
@@ -447,6 +456,21 @@ mod tests {
     }
 
     #[test]
+    fn a_link_without_a_fault_waits_for_no_timer() {
+        run(async {
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
+            let mut peer = connect(&proxy).await;
+            let mut quickest = Duration::MAX;
+            for _ in 0..200 {
+                let began = Instant::now();
+                exchange(&mut peer, b"ping").await.expect("it goes through");
+                quickest = quickest.min(began.elapsed());
+            }
+            assert!(quickest < Duration::from_millis(1), "{quickest:?}");
+        });
+    }
+
+    #[test]
     fn nobody_listens_while_an_edge_refuses() {
         run(async {
             let proxy = Proxy::start(echo().await, 0).await.expect("a port");
@@ -491,6 +515,7 @@ mod tests {
             for limit in [1, 1_000, PIECE_BYTES as u64, 100_000] {
                 proxy.heal();
                 proxy.set(Direction::Back, Condition { reset_after_bytes: Some(limit), ..Condition::default() });
+                let before = proxy.delivered_bytes(Direction::Back);
                 let mut peer = connect(&proxy).await;
                 let _ = peer.write_all(&vec![1; 200_000]).await;
                 let mut received = 0;
@@ -498,8 +523,23 @@ mod tests {
                 while let Ok(count @ 1..) = peer.read(&mut buffer).await {
                     received += count as u64;
                 }
-                assert_eq!((received, proxy.delivered_bytes(Direction::Back)), (limit, limit));
+                assert_eq!((received, proxy.delivered_bytes(Direction::Back) - before), (limit, limit));
             }
+        });
+    }
+
+    #[test]
+    fn an_end_comes_late_where_closing_is_slow_and_bytes_do_not() {
+        run(async {
+            let proxy = Proxy::start(echo().await, 0).await.expect("a port");
+            let close_delay = Duration::from_millis(50);
+            proxy.set(Direction::Back, Condition { close_delay, ..Condition::default() });
+            let mut peer = connect(&proxy).await;
+            exchange(&mut peer, b"quick").await.expect("it goes through");
+            let began = Instant::now();
+            peer.shutdown().await.expect("it is open");
+            assert_eq!(peer.read(&mut [0]).await.expect("an end and no reset"), 0);
+            assert!(began.elapsed() >= close_delay, "{:?}", began.elapsed());
         });
     }
 

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::links::{ReplicasOf, await_link, watch_replicas};
 use super::salvage::{self, KeptStream};
+use super::sentinel_launch::SentinelLaunch;
 use super::stop::end_processes;
 use super::tail::{self, TailReport};
 use super::unmanaged::{self, Untouchable, refuse_unmanaged};
@@ -38,10 +39,11 @@ use super::{Group, GroupError, GroupView, NodeView, endpoint, link_faults, save_
 use crate::event::{Event, Recorder};
 use crate::host;
 use crate::process::{
-    Condition, Durability, GroupDir, LINKS, Listeners, LiveProcess, ManagedServer, Program, RunLinks, RunNode,
-    RunProcess, RunState, Server, Started, StateError, UnmanagedServer, free_ports, log_tail, spawn,
+    Condition, Durability, GroupDir, LINKS, Listeners, LiveProcess, ManagedServer, Program, RunGuard, RunLinks,
+    RunNode, RunProcess, RunSentinel, RunSentinels, RunState, Server, Started, StateError, UnmanagedServer, free_ports,
+    log_tail, spawn,
 };
-use crate::topology::{Address, Engine, EngineFamily, Login, NodeServer, Topology, UnmanagedNode};
+use crate::topology::{Address, Engine, EngineFamily, Login, NodeServer, Sentinels, Topology, UnmanagedNode};
 use crate::wire::{Endpoint, FormerHistory, NodeClient, WireError};
 
 /// A master that an interrupted `up` has started a moment ago gets so long to answer before it counts as hung.
@@ -65,6 +67,9 @@ pub struct LaunchPlan {
     pub actions: Vec<Action>,
     /// Nodes that replctl does not start and that do not answer: nobody waits for them.
     pub absent: Vec<String>,
+    /// Per Sentinel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sentinels: Vec<Action>,
     #[serde(skip)]
     command: &'static str,
     #[serde(skip)]
@@ -75,6 +80,9 @@ pub struct LaunchPlan {
     /// Every engine that is needed, with its program.
     #[serde(skip)]
     programs: Vec<(Engine, Program)>,
+    /// The Sentinels' program, if the group has any.
+    #[serde(skip)]
+    sentinel_program: Option<Program>,
 }
 
 /// What `up` does with one node.
@@ -139,7 +147,37 @@ impl LaunchPlan {
         let is_there = |node: &&RunNode| node.process().is_some() || node.unmanaged().is_some();
         let there = run.nodes.iter().filter(is_there).map(|node| node.name.clone());
         let alive = there.filter(|name| !absent.contains(name)).collect();
-        Ok(Self { absent, ..Self::of_nodes("up", run, &all, &alive)? })
+        let sentinels: Vec<String> = run.sentinels().iter().map(|sentinel| sentinel.name.clone()).collect();
+        Ok(Self { absent, ..Self::of_nodes("up", run, &all, &alive)?.with_sentinels(&sentinels)? })
+    }
+
+    /// Starts those of these Sentinels that do not live, each on its port, or on a free one.
+    fn with_sentinels(mut self, names: &[String]) -> Result<Self, GroupError> {
+        let Some(sentinels) = self.run.sentinels.as_mut().filter(|_| !names.is_empty()) else { return Ok(self) };
+        let missing = |source| GroupError::Engine { node: names[0].clone(), source };
+        self.sentinel_program = Some(Program::find_sentinel(&sentinels.engine).map_err(missing)?);
+        let listeners = Listeners::read();
+        for sentinel in sentinels.each.iter_mut().filter(|sentinel| names.contains(&sentinel.name)) {
+            let is_alive = sentinel.condition()? != Condition::Dead;
+            sentinel.process = sentinel.process.take().filter(|_| is_alive);
+            if !is_alive && listeners.on(sentinel.port).is_some() {
+                sentinel.port = 0;
+            }
+        }
+        // The others' ports stand in each one's file, so all get one.
+        let without = sentinels.each.iter_mut().filter(|sentinel| sentinel.port == 0);
+        for sentinel in without {
+            sentinel.port = free_ports(1)?[0];
+        }
+        let named = sentinels.each.iter().filter(|sentinel| names.contains(&sentinel.name));
+        let actions = named.map(|sentinel| Action {
+            node: sentinel.name.clone(),
+            address: Address::loopback(sentinel.port),
+            upstream: None,
+            is_adopted: sentinel.process.is_some(),
+        });
+        self.sentinels = actions.collect();
+        Ok(self)
     }
 
     /// Decides how to start single nodes of a group, in the roles that they have in it now: who was the master and is not
@@ -150,6 +188,9 @@ impl LaunchPlan {
     /// them lose the difference.
     pub async fn start(group: Group, nodes: &[String], force: bool) -> Result<Self, GroupError> {
         refuse_unmanaged(&group, nodes, Untouchable::Start)?;
+        let (sentinels, nodes): (Vec<String>, Vec<String>) =
+            nodes.iter().cloned().partition(|name| group.run.sentinel(name).is_some());
+        let nodes = &nodes[..];
         let (view, _) = observe(&group).await?;
         let is_alive = |name: &str| view.node(name).is_some_and(|seen| seen.is_alive());
         let mut run = group.run;
@@ -164,7 +205,7 @@ impl LaunchPlan {
         let alive: BTreeSet<String> =
             run.nodes.iter().filter(|node| is_alive(&node.name)).map(|node| node.name.clone()).collect();
         refuse_older_master(&view, nodes, force)?;
-        Self::of_nodes("start", run, &nodes.iter().cloned().collect(), &alive)
+        Self::of_nodes("start", run, &nodes.iter().cloned().collect(), &alive)?.with_sentinels(&sentinels)
     }
 
     /// Starts those of `nodes` that are not alive.
@@ -190,8 +231,17 @@ impl LaunchPlan {
             upstream: node.upstream.clone(),
             is_adopted: node.process().is_some() || node.unmanaged().is_some(),
         });
-        let (group, absent) = (run.group.clone(), Vec::new());
-        Ok(Self { group, actions: actions.collect(), absent, command, linked, programs, run })
+        Ok(Self {
+            group: run.group.clone(),
+            actions: actions.collect(),
+            absent: Vec::new(),
+            sentinels: Vec::new(),
+            command,
+            linked,
+            programs,
+            sentinel_program: None,
+            run,
+        })
     }
 }
 
@@ -207,6 +257,7 @@ fn wished_state(group: &str, topology: &Topology) -> Result<RunState, GroupError
                 priority: managed.priority,
                 config: managed.config.clone(),
                 link_ports: Vec::new(),
+                entrance: None,
                 process: None,
             }),
             NodeServer::Unmanaged(unmanaged) => Server::Unmanaged(wished_server(&node.name, unmanaged)?),
@@ -219,9 +270,24 @@ fn wished_state(group: &str, topology: &Topology) -> Result<RunState, GroupError
         });
     }
     let mut state = RunState::new(group, topology.max_loss_bytes(), nodes);
+    state.by = topology.by();
+    state.guard.wish(topology.guard());
     state.after_promote = topology.after_promote().to_vec();
     state.links = topology.has_link_faults().then(RunLinks::default);
+    state.sentinels = topology.sentinels().map(wished_sentinels);
     Ok(state)
+}
+
+fn wished_sentinels(sentinels: &Sentinels) -> RunSentinels {
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).expect("a topology's times are a day at most");
+    RunSentinels {
+        quorum: sentinels.quorum,
+        down_after_ms: milliseconds(sentinels.down_after),
+        failover_timeout_ms: milliseconds(sentinels.failover_timeout),
+        is_fast: sentinels.is_fast,
+        engine: sentinels.engine.clone(),
+        each: sentinels.names().map(RunSentinel::new).collect(),
+    }
 }
 
 fn wished_server(name: &str, node: &UnmanagedNode) -> Result<UnmanagedServer, GroupError> {
@@ -270,6 +336,8 @@ async fn resume(last: Group, wished: RunState, force: bool) -> Result<RunState, 
     let mut run = last.run;
     take_roles(&mut run, &view);
     run.max_loss_bytes = wished.max_loss_bytes;
+    run.by = wished.by;
+    (run.guard.deadline_ms, run.guard.restart) = (wished.guard.deadline_ms, wished.guard.restart);
     run.after_promote = wished.after_promote;
     for node in &mut run.nodes {
         let is_alive = view.node(&node.name).is_some_and(|seen| seen.is_alive());
@@ -321,8 +389,21 @@ fn is_same_wish(last: &RunState, wished: &RunState) -> bool {
             && same_server(&last.server, &wished.server)
     };
     last.links.is_some() == wished.links.is_some()
+        && is_same_watch(last.sentinels.as_ref(), wished.sentinels.as_ref())
         && last.nodes.len() == wished.nodes.len()
         && last.nodes.iter().zip(&wished.nodes).all(same_node)
+}
+
+/// Whether two wishes for Sentinels are the same, whatever has become of them.
+fn is_same_watch(last: Option<&RunSentinels>, wished: Option<&RunSentinels>) -> bool {
+    match (last, wished) {
+        (Some(last), Some(wished)) => {
+            last.each.len() == wished.each.len()
+                && RunSentinels { each: wished.each.clone(), ..last.clone() } == *wished
+        }
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// A changed topology for a group that is down: the file rules, except that it may not quietly make another node the master
@@ -337,6 +418,8 @@ fn restart_changed(last: &RunState, mut wished: RunState, force: bool) -> Result
             hint: "replctl down --wipe drops all data of the group; --force starts it as the file says".to_owned(),
         });
     }
+    wished.guard =
+        RunGuard { deadline_ms: wished.guard.deadline_ms, restart: wished.guard.restart, ..last.guard.clone() };
     for node in &mut wished.nodes {
         let last = last.node(&node.name);
         match (&mut node.server, last.map(|last| &last.server)) {
@@ -466,6 +549,8 @@ pub async fn up(
         linked: plan.linked,
         started: Mutex::default(),
         programs: plan.programs,
+        sentinels: plan.sentinels.into_iter().map(|action| action.node).collect(),
+        sentinel_program: plan.sentinel_program,
         tails: Mutex::default(),
         display: recorder.display(),
     });
@@ -540,6 +625,8 @@ struct Launch {
     /// What this run started, to be ended if it fails.
     started: Mutex<BTreeMap<String, Started>>,
     programs: Vec<(Engine, Program)>,
+    sentinels: BTreeSet<String>,
+    sentinel_program: Option<Program>,
     /// What nodes had that the group has not.
     tails: Mutex<Vec<TailReport>>,
     display: mpsc::UnboundedSender<Event>,
@@ -575,6 +662,7 @@ impl Launch {
             }
             self.remember_versions(versions).await
         };
+        let give_up = Instant::now() + limit;
         tokio::time::timeout(limit, all).await.unwrap_or_else(|_| {
             let pending = stages.iter().filter_map(|(name, stage)| match &*stage.borrow() {
                 Stage::Starting => Some(format!("{name} (does not answer)")),
@@ -582,7 +670,16 @@ impl Launch {
                 Stage::Linked(_) => None,
             });
             Err(GroupError::TimedOut { pending: pending.collect(), limit_ms: limit.as_millis() })
-        })
+        })?;
+        self.watch_over(give_up, limit).await
+    }
+
+    /// Lets the Sentinels watch what is there by now: started earlier, they would wait a second before they look again.
+    async fn watch_over(&self, give_up: Instant, limit: Duration) -> Result<(), GroupError> {
+        let Some(program) = &self.sentinel_program else { return Ok(()) };
+        let (dir, run, started) = (&self.dir, &self.run, &self.started);
+        let launch = SentinelLaunch { dir, run, started, display: &self.display, program };
+        launch.bring_up(&self.sentinels, give_up, limit).await
     }
 
     /// Lets the links be carried, if the group's are, before anybody needs them.
@@ -879,9 +976,9 @@ impl Launch {
         if let Some(links) = run.links.as_mut().filter(|_| names.iter().any(|name| name == LINKS)) {
             links.process = None;
         }
-        for node in run.nodes.iter_mut().filter(|node| names.contains(&node.name)) {
-            if let Some(server) = node.managed_mut() {
-                server.process = None;
+        for name in &names {
+            if let Some(process) = run.process_mut(name) {
+                *process = None;
             }
         }
         Ok(self.dir.save_run_state(&run, Durability::PageCache)?)

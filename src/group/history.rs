@@ -61,6 +61,20 @@ pub fn episodes(entries: &[JournalEntry]) -> Vec<Episode> {
             (Event::Signalled { node, signal }, _) => {
                 episodes.push(episode(entry, signal.name(), node.clone(), Outcome::Done { took_ms: 0 }));
             }
+            (Event::FailedOver { by, node, old_master, .. }, _) => {
+                let what = format!("{old_master} -> {node}");
+                let done = episode(entry, "failover", what, Outcome::Done { took_ms: 0 });
+                episodes.push(Episode { user: by.name().to_owned(), ..done });
+            }
+            (Event::LinkChanged { node, to, fault }, _) => {
+                let (command, what) = (format!("link {}", fault.verb()), format!("{node} -> {to}{fault}"));
+                episodes.push(episode(entry, &command, what, Outcome::Done { took_ms: 0 }));
+            }
+            // Its failovers are told with the promotions that they are.
+            (Event::Guard { note }, _) if note.verdict.is_inaction() => {
+                let words = note.verdict.name().to_owned();
+                episodes.push(episode(entry, "guard", words, Outcome::Done { took_ms: 0 }));
+            }
             (event, Some(index)) => add(&mut episodes[index], event, entry.time_unix_ms),
             (_, None) => {}
         }

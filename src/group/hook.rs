@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! REPLCTL_GROUP, REPLCTL_STATE_DIR            replctl in the hook speaks of this group
-//! REPLCTL_COMMAND                             promote or switchover
+//! REPLCTL_COMMAND                             promote, switchover or guard
 //! REPLCTL_OLD_MASTER, REPLCTL_NEW_MASTER      nodes
 //! REPLCTL_OLD_ADDRESS, REPLCTL_NEW_ADDRESS    127.0.0.1:6379
 //! ```
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// It cannot be run, fails, or takes too long; the words say which.
 pub async fn after_promote(group: &Group, command: &str, old: &str, new: &str) -> Result<(), String> {
     let Some((program, arguments)) = group.run.after_promote.split_first() else { return Ok(()) };
-    let address = |name: &str| group.run.node(name).map_or_else(String::new, |node| node.announced().to_string());
+    let address = |name: &str| group.run.node(name).map_or_else(String::new, |node| node.clients_address().to_string());
     let mut hook = Command::new(program);
     hook.args(arguments)
         .env("REPLCTL_GROUP", &group.run.group)

@@ -105,21 +105,40 @@ pub fn read_end(path: &Path, bytes_max: u64) -> io::Result<Vec<JournalEntry>> {
     Ok(read(path, bytes_max)?.entries)
 }
 
+/// Those of the entries in the last [`RECENT_BYTES`] of a journal whose event has this name, oldest first. The others are not
+/// even read: a guard asks twice a second.
+///
+/// # Errors
+/// The file exists and cannot be read.
+pub fn read_recent_of(path: &Path, event: &str) -> io::Result<Vec<JournalEntry>> {
+    let (_, bytes) = end_of(path, RECENT_BYTES)?;
+    let name = format!("\"event\":\"{event}\"");
+    let text = String::from_utf8_lossy(&bytes);
+    let named = text.lines().filter(|line| line.contains(&name));
+    let entries = named.filter_map(|line| serde_json::from_str::<JournalEntry>(line).ok());
+    Ok(entries.collect())
+}
+
+/// Where the last `bytes_max` bytes of a journal begin, and they themselves.
+fn end_of(path: &Path, bytes_max: u64) -> io::Result<(u64, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, bytes)),
+        Err(error) => return Err(error),
+    };
+    let begins = file.metadata()?.len().saturating_sub(bytes_max);
+    file.seek(SeekFrom::Start(begins))?;
+    file.take(bytes_max).read_to_end(&mut bytes)?;
+    Ok((begins, bytes))
+}
+
 /// What the last `bytes_max` bytes of a journal say.
 ///
 /// # Errors
 /// The file exists and cannot be read.
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Reading> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reading::default()),
-        Err(error) => return Err(error),
-    };
-    let length = file.metadata()?.len();
-    let mut begins = length.saturating_sub(bytes_max);
-    file.seek(SeekFrom::Start(begins))?;
-    let mut bytes = Vec::new();
-    file.take(bytes_max).read_to_end(&mut bytes)?;
+    let (mut begins, bytes) = end_of(path, bytes_max)?;
     let mut reading = Reading::default();
     for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
         let is_whole = line.ends_with(b"\n") && (index > 0 || begins == 0);
@@ -165,9 +184,13 @@ mod tests {
         let mut journal = Journal::open(&path).expect("the directory is ours");
         journal.append(&began("up")).expect("the file is ours");
         journal.append(&began("promote")).expect("the file is ours");
-        let events: Vec<_> =
-            read_end(&path, RECENT_BYTES).expect("it is readable").into_iter().map(|entry| entry.event).collect();
-        assert_eq!(events, [began("up"), began("promote")]);
+        let ended = Event::Ended { node: r#"n1","event":"began"#.to_owned() };
+        journal.append(&ended).expect("the file is ours");
+        let events = |read: io::Result<Vec<JournalEntry>>| -> Vec<Event> {
+            read.expect("it is readable").into_iter().map(|entry| entry.event).collect()
+        };
+        assert_eq!(events(read_end(&path, RECENT_BYTES)), [began("up"), began("promote"), ended]);
+        assert_eq!(events(read_recent_of(&path, "began")), [began("up"), began("promote")]);
     }
 
     #[test]

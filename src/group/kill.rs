@@ -77,7 +77,7 @@ pub async fn kill_master(group: &Group, plan: KillPlan, recorder: &mut Recorder)
 }
 
 /// Lets the file of a master say that it follows one of its replicas. Of two that follow each other none has data to give.
-fn disarm(group: &Group, master: &str) -> Result<(), GroupError> {
+pub(super) fn disarm(group: &Group, master: &str) -> Result<(), GroupError> {
     let mut run = group.run.clone();
     let replica = run.nodes.iter().find(|node| node.upstream.as_deref() == Some(master)).map(|node| node.name.clone());
     let (Some(replica), Some(node)) = (replica, run.node_mut(master)) else { return Ok(()) };

@@ -4,21 +4,26 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::stop::end_processes;
 use super::{Group, GroupError, Refusal};
+use crate::event::{Event, Recorder};
 use crate::fault::{EdgeAim, EdgeState, LinkOrder, order};
-use crate::process::{Condition, GroupDir, LINKS, LinkPort, RunState, Started, spawn_links};
-use crate::topology::LinkFault;
+use crate::process::{Condition, GroupDir, LINKS, LinkPort, Program, RunNode, RunState, Started, spawn_links};
+use crate::topology::{Engine, EngineFamily, LinkFault};
 
 /// How long the process may take to answer when it was started.
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// Who takes a node's entrance: no node can be called so.
+pub const EVERYBODY: &str = "*";
 /// Between two attempts.
 const RETRY_EVERY: Duration = Duration::from_millis(2);
 
 /// Starts the process that carries the links, if it does not run.
 ///
 /// # Errors
-/// This program cannot execute itself.
+/// There is no replctl to do it, or it cannot be executed.
 pub(super) fn start(dir: &GroupDir, run: &mut RunState) -> Result<Option<Started>, GroupError> {
     let Some(links) = &mut run.links else { return Ok(None) };
     if let Some(process) = &links.process
@@ -27,7 +32,9 @@ pub(super) fn start(dir: &GroupDir, run: &mut RunState) -> Result<Option<Started
         return Ok(None);
     }
     dir.create_node_dir(LINKS)?;
-    let started = spawn_links(dir)?;
+    let replctl = Program::find(&Engine { family: EngineFamily::Repld, path: None });
+    let replctl = replctl.map_err(|source| GroupError::Engine { node: LINKS.to_owned(), source })?;
+    let started = spawn_links(&replctl, dir)?;
     links.process = Some(started.identity.clone());
     Ok(Some(started))
 }
@@ -46,6 +53,14 @@ pub(super) async fn aim(dir: &GroupDir, run: &mut RunState) -> Result<(), GroupE
             Err(_) => tokio::time::sleep(RETRY_EVERY).await,
         }
     };
+    if run.sentinels.is_some() {
+        for EdgeState { aim, .. } in edges {
+            if let Some(server) = run.node_mut(&aim.to).and_then(RunNode::managed_mut) {
+                server.entrance = Some(aim.port);
+            }
+        }
+        return Ok(());
+    }
     for node in &mut run.nodes {
         let own = edges.iter().filter(|edge| edge.aim.from == node.name).map(|edge| &edge.aim);
         let ports = own.map(|aim| LinkPort { to: aim.to.clone(), target: aim.target, port: aim.port }).collect();
@@ -56,8 +71,18 @@ pub(super) async fn aim(dir: &GroupDir, run: &mut RunState) -> Result<(), GroupE
     Ok(())
 }
 
-/// Every way from a node to another one, with the port that it had.
+/// The way of everybody to a node.
+fn entrance(node: &RunNode) -> Option<EdgeAim> {
+    let server = node.managed()?;
+    let (from, to) = (EVERYBODY.to_owned(), node.name.clone());
+    Some(EdgeAim { from, to, target: server.port, port: server.entrance.unwrap_or(0) })
+}
+
+/// Every way from a node to another one, with the port that it had; in a group with Sentinels every node's entrance.
 fn edges(run: &RunState) -> Vec<EdgeAim> {
+    if run.sentinels.is_some() {
+        return run.nodes.iter().filter_map(entrance).collect();
+    }
     let mut edges = Vec::new();
     for from in &run.nodes {
         for to in run.nodes.iter().filter(|to| to.name != from.name) {
@@ -78,32 +103,61 @@ pub(super) async fn end(run: &mut RunState) -> Result<(), GroupError> {
     end_processes(process.map(|process| (LINKS.to_owned(), process)).into_iter().collect(), None).await
 }
 
-/// Does something to the link of a node to another one: to the one that it follows, unless another is named.
+/// Something that is to be done to a link, and can be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkPlan {
+    /// The replica.
+    pub from: String,
+    /// The node at the link's other end.
+    pub to: String,
+    /// What.
+    #[serde(flatten)]
+    pub fault: LinkFault,
+}
+
+impl LinkPlan {
+    /// For the link of a node to another one: to the one that it follows, unless another is named. Where there are Sentinels
+    /// everybody reaches a node by one way, which is meant then.
+    ///
+    /// # Errors
+    /// There is no such node or link, or the group's links are not carried.
+    pub fn new(group: &Group, node: &str, to: Option<&str>, fault: LinkFault) -> Result<Self, GroupError> {
+        refuse_uncarried(group)?;
+        let find = |name: &str| group.run.node(name).ok_or_else(|| Refusal::NoSuchNode(name.to_owned()));
+        let from = find(node)?;
+        if group.run.sentinels.is_some() {
+            return match to {
+                None => Ok(Self { from: EVERYBODY.to_owned(), to: node.to_owned(), fault }),
+                Some(_) => Err(GroupError::Unsafe {
+                    reason: "with sentinels all go to a node by one way: a single link cannot be broken".to_owned(),
+                    hint: format!("leave --to out: {node} cannot be reached then"),
+                }),
+            };
+        }
+        let to = match to {
+            Some(to) => find(to)?.name.clone(),
+            None => from.upstream.clone().ok_or_else(|| GroupError::Unsafe {
+                reason: format!("{node} is the master and follows nobody"),
+                hint: format!("replctl link {} REPLICA; or name the node with --to", fault.verb()),
+            })?,
+        };
+        if to == node {
+            let reason = format!("{node} has no link to itself");
+            return Err(GroupError::Unsafe { reason, hint: "name another node with --to".to_owned() });
+        }
+        Ok(Self { from: node.to_owned(), to, fault })
+    }
+}
+
+/// Does something to a link, and says so in the journal; returns how the link is then.
 ///
 /// # Errors
-/// There is no such node or link, the group's links are not carried, or who carries them does not answer.
-pub async fn break_link(
-    group: &Group,
-    node: &str,
-    to: Option<&str>,
-    fault: &LinkFault,
-) -> Result<EdgeState, GroupError> {
-    refuse_uncarried(group)?;
-    let find = |name: &str| group.run.node(name).ok_or_else(|| Refusal::NoSuchNode(name.to_owned()));
-    let from = find(node)?;
-    let to = match to {
-        Some(to) => find(to)?.name.clone(),
-        None => from.upstream.clone().ok_or_else(|| GroupError::Unsafe {
-            reason: format!("{node} is the master and follows nobody"),
-            hint: format!("replctl link {} REPLICA; or name the node with --to", fault.verb()),
-        })?,
-    };
-    if to == node {
-        let reason = format!("{node} has no link to itself");
-        return Err(GroupError::Unsafe { reason, hint: "name another node with --to".to_owned() });
-    }
-    let wanted = LinkOrder::Fault { from: node.to_owned(), to, fault: fault.clone() };
-    let edges = order(&group.dir, &wanted).await.map_err(|reason| GroupError::Links { reason })?;
+/// Who carries the links does not answer, or the journal cannot be written.
+pub async fn break_link(dir: &GroupDir, plan: LinkPlan, recorder: &mut Recorder) -> Result<EdgeState, GroupError> {
+    let LinkPlan { from, to, fault } = plan;
+    recorder.record(Event::LinkChanged { node: from.clone(), to: to.clone(), fault: fault.clone() })?;
+    let edges = order(dir, &LinkOrder::Fault { from, to, fault }).await;
+    let edges = edges.map_err(|reason| GroupError::Links { reason })?;
     edges.into_iter().next().ok_or_else(|| GroupError::Links { reason: io::ErrorKind::InvalidData.into() })
 }
 

@@ -15,6 +15,7 @@ mod bring_up;
 mod diagnosis;
 mod ephemeral;
 mod failover;
+mod guard;
 mod hand_over;
 mod history;
 mod hook;
@@ -29,6 +30,8 @@ mod recover;
 mod repoint;
 mod restart;
 mod salvage;
+mod sentinel;
+mod sentinel_launch;
 mod signal;
 mod stop;
 mod tail;
@@ -50,11 +53,15 @@ pub use bring_up::{Action, LaunchPlan, interruption, read_password, refuse_if_un
 pub use diagnosis::{Diagnosis, diagnose, listed};
 pub use ephemeral::{Ephemeral, reap};
 pub use failover::{Failover, Next, StepOutcome};
+pub use guard::{
+    Evidence, Guard, GuardDone, GuardEnd, GuardEvent, GuardNote, GuardOrder, GuardSettings, GuardState, GuardVerdict,
+    LastNote, guard_state, start_guard, stop_guard, watch_over,
+};
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
-pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end};
+pub use journal::{Journal, JournalEntry, RECENT_BYTES, Reading, read, read_end, read_recent_of};
 pub use kill::{KillPlan, KillReport, kill_master};
-pub use link_faults::{break_link, link_states};
+pub use link_faults::{EVERYBODY, LinkPlan, break_link, link_states};
 pub use plan::{
     DataAge, FailoverPlan, Ineligible, LossEstimate, LostRange, NoSalvage, Policy, Ranked, Refusal, Rejected, Step,
 };
@@ -63,6 +70,10 @@ pub use recover::{Recovery, recover};
 pub use repoint::{RepointPlan, RepointReport, repoint};
 pub use restart::{end_nodes, restart_order, settle};
 pub use salvage::{KeptStream, Salvaged};
+pub use sentinel::{
+    SentinelFailover, SentinelView, Watch, await_failover, note_failover, observe_sentinels, refuse_second_decider,
+    refuse_zombie,
+};
 pub use signal::{NodeSignal, living_process, signal_node};
 pub use stop::{DownReport, down, end_launched, end_strays, living, unmanaged};
 pub use tail::{Tail, TailError, TailFate, TailReport};
@@ -210,6 +221,12 @@ pub enum GroupError {
         /// What happened instead.
         reason: io::Error,
     },
+    /// A master is gone, and those who decide have not put another one in its place.
+    #[error("the sentinels have not replaced {master} in time")]
+    NotReplaced {
+        /// The master.
+        master: String,
+    },
     /// There is no living master to kill.
     #[error("no master lives: {0}")]
     NoLivingMaster(Diagnosis),
@@ -237,7 +254,7 @@ impl Group {
     fn kill_note(&self) -> Result<Option<KillNote>, GroupError> {
         let master = self.run.master();
         let Some(present) = master.process() else { return Ok(None) };
-        let entries = read_end(&self.dir.journal_file(), RECENT_BYTES)?;
+        let entries = read_recent_of(&self.dir.journal_file(), "master-killed")?;
         Ok(entries.iter().rev().find_map(|entry| match &entry.event {
             Event::MasterKilled { node, process, offsets } if *process == present.identity => {
                 Some(KillNote { offset: offsets.get(node).copied(), seconds_ago: entry.seconds_ago() })
@@ -267,7 +284,7 @@ pub fn endpoint(node: &RunNode) -> Endpoint {
             let address = Address::loopback(server.port);
             let link_ports = server.link_ports.iter().map(|way| (way.target, way.port)).collect();
             let login = Login { user: None, password };
-            Endpoint { address: address.clone(), announced: address, login, link_ports }
+            Endpoint { address, announced: node.announced(), login, link_ports }
         }
         Server::Unmanaged(server) => Endpoint {
             address: server.address.clone(),
@@ -280,10 +297,10 @@ pub fn endpoint(node: &RunNode) -> Endpoint {
 
 /// Where clients reach a node, as a URL that they understand: `redis://:PASSWORD@HOST:PORT`.
 pub fn url(node: &RunNode) -> String {
-    let Endpoint { announced, login, .. } = endpoint(node);
+    let Endpoint { login, .. } = endpoint(node);
     let user = login.user.as_deref().map(percent_encoded).unwrap_or_default();
     let login = login.password.map(|password| format!("{user}:{}@", percent_encoded(&password)));
-    format!("redis://{}{announced}", login.unwrap_or_default())
+    format!("redis://{}{}", login.unwrap_or_default(), node.clients_address())
 }
 
 /// A user's name or password, as RFC 3986 has it in a URL.

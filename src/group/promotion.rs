@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::diagnosis::{Diagnosis, diagnose};
+use super::diagnosis::{Diagnosis, diagnose, listed};
 use super::failover::{Failover, Next, StepOutcome};
 use super::hand_over::{self, HandOver, HandOverEnd, HandOverOrder, Word};
 use super::journal::{RECENT_BYTES, read_end};
@@ -20,6 +20,7 @@ use super::links::{await_link, watch_replicas};
 use super::pause::WritePause;
 use super::plan::{FailoverPlan, LossEstimate, LostRange, Policy, Step, has_stopped_feeding};
 use super::salvage::{self, Ghost, Salvaged};
+use super::sentinel;
 use super::stop::end_processes;
 use super::tail::{self, Tail, TailError, TailReport};
 use super::unmanaged::{self, Diverged};
@@ -124,10 +125,48 @@ pub async fn promote(
     limit: Duration,
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
+    promote_by("promote", group, policy, began, limit, recorder).await
+}
+
+/// The same by another command, which the journal names.
+pub(super) async fn promote_by(
+    command: &'static str,
+    group: &mut Group,
+    policy: &Policy,
+    began: Instant,
+    limit: Duration,
+    recorder: &mut Recorder,
+) -> Result<FailoverReport, GroupError> {
+    sentinel::refuse_second_decider(group, policy)?;
     let (view, clients) = observe_calm(group).await?;
     let failover = Failover::promote(&view, policy)?;
     let limits = Limits { began, patience: Duration::ZERO, links: limit };
-    Promotion::new("promote", failover, group, (view, clients), limits, recorder).run().await
+    if group.run.sentinels.is_none() {
+        return Promotion::new(command, failover, group, (view, clients), limits, recorder).run().await;
+    }
+    sentinel::hold(group).await?;
+    let report = async {
+        // What was seen before may be what a Sentinel has made of it by now.
+        let (view, clients) = observe_calm(group).await?;
+        let failover = Failover::promote(&view, policy)?;
+        Promotion::new(command, failover, group, (view, clients), limits, recorder).run().await
+    };
+    let report = report.await;
+    give_back(group, recorder).await?;
+    report
+}
+
+/// Lets the Sentinels watch the group again. Not while it is open who is the master: the same command again ends that first.
+async fn give_back(group: &Group, recorder: &Recorder) -> Result<(), GroupError> {
+    if group.run.promoting.is_some() {
+        return Ok(());
+    }
+    let deaf = sentinel::release(group).await?;
+    if !deaf.is_empty() {
+        let text = format!("{} could not be told of the master, and nobody watches there: replctl up", listed(&deaf));
+        recorder.show(Event::Warning { text });
+    }
+    Ok(())
 }
 
 /// Whether a change of masters broke off when it had made the wished node the master already: then a promotion ends it.
@@ -168,12 +207,35 @@ pub async fn switchover(
     recorder: &mut Recorder,
 ) -> Result<FailoverReport, GroupError> {
     let (view, clients) = observe_calm(group).await?;
-    let failover = match Failover::switchover(&view, policy) {
-        Err(_) if is_half_done(group, &view, policy.wanted.as_deref())? => Failover::promote(&view, policy)?,
-        failover => failover?,
+    let failover = match exchange(group, &view, policy) {
+        Err(refusal) => {
+            // A hand-over may have been ended, and not what comes after it.
+            give_back(group, recorder).await?;
+            return Err(refusal);
+        }
+        Ok(failover) => failover,
     };
     let limits = Limits { began, patience, links: limit };
-    Promotion::new("switchover", failover, group, (view, clients), limits, recorder).run().await
+    if group.run.sentinels.is_none() {
+        return Promotion::new("switchover", failover, group, (view, clients), limits, recorder).run().await;
+    }
+    sentinel::hold(group).await?;
+    let report = async {
+        let (view, clients) = observe_calm(group).await?;
+        let failover = exchange(group, &view, policy)?;
+        Promotion::new("switchover", failover, group, (view, clients), limits, recorder).run().await
+    };
+    let report = report.await;
+    give_back(group, recorder).await?;
+    report
+}
+
+/// The exchange of roles that is asked for, or the end of one that broke off.
+fn exchange(group: &Group, view: &GroupView, policy: &Policy) -> Result<Failover, GroupError> {
+    match Failover::switchover(view, policy) {
+        Err(_) if is_half_done(group, view, policy.wanted.as_deref())? => Ok(Failover::promote(view, policy)?),
+        failover => Ok(failover?),
+    }
 }
 
 /// Looks at the group, and again as long as two of its nodes exchange their roles: a hand-over that broke off may still come

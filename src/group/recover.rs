@@ -1,7 +1,7 @@
 //! A group whose `run.json` is damaged: what was written before it, and the processes that live, say what it was.
 
-use super::{Group, GroupError};
-use crate::process::{Condition, GroupDir, GroupLock, ProcessIdentity, RunNode, RunProcess, StateError, servers};
+use super::{Group, GroupError, sentinel};
+use crate::process::{Condition, GroupDir, GroupLock, ProcessIdentity, RunProcess, StateError, servers};
 
 /// What was put in the place of a damaged `run.json`.
 #[derive(Debug)]
@@ -19,7 +19,10 @@ impl Group {
     /// It was never started, or its state cannot be read. Of one that is damaged, what still lives is named.
     pub fn open(dir: GroupDir) -> Result<Self, GroupError> {
         match dir.run_state() {
-            Ok(Some(run)) => Ok(Self { dir, run }),
+            Ok(Some(mut run)) => {
+                sentinel::follow(&dir, &mut run);
+                Ok(Self { dir, run })
+            }
             Ok(None) => Err(StateError::NoSuchGroup(dir.name().to_owned()).into()),
             Err(source @ StateError::Malformed { .. }) => {
                 let living = servers(&dir)?.into_iter().map(|(name, identity)| (name, identity.pid)).collect();
@@ -41,10 +44,10 @@ pub fn recover(dir: &GroupDir, lock: &GroupLock) -> Result<Option<Recovery>, Gro
     let Some(mut run) = dir.former_run_state() else { return Ok(None) };
     let mut adopted = Vec::new();
     for (name, identity) in servers(dir)? {
-        let Some(server) = run.node_mut(&name).and_then(RunNode::managed_mut) else { continue };
+        let Some(process) = run.process_mut(&name) else { continue };
         let is_dead = |process: &RunProcess| Ok::<_, GroupError>(process.identity.condition()? == Condition::Dead);
-        if server.process.as_ref().map_or(Ok(true), is_dead)? {
-            server.process = Some(found(identity)?);
+        if process.as_ref().map_or(Ok(true), is_dead)? {
+            *process = Some(found(identity)?);
             adopted.push(name);
         }
     }

@@ -65,6 +65,11 @@ impl RepointPlan {
             let reason = format!("{node} is the master");
             return Err(GroupError::Unsafe { reason, hint: format!("replctl switchover {to}") });
         };
+        if !view.sentinels.is_empty() {
+            let reason = "sentinels let every replica follow the master itself".to_owned();
+            let hint = "it takes a topology without [sentinel]".to_owned();
+            return Err(GroupError::Unsafe { reason, hint });
+        }
         refuse_cycle(view, replica, upstream)?;
         refuse_out_of_reach(replica, upstream)?;
         refuse_useless(replica, upstream, force)?;

@@ -50,8 +50,8 @@ pub async fn end_nodes(
     let names: Vec<String> = living.iter().map(|(name, _)| name.clone()).collect();
     end_processes(living, Some(patience)).await?;
     for name in names {
-        if let Some(server) = group.run.node_mut(&name).and_then(RunNode::managed_mut) {
-            server.process = None;
+        if let Some(process) = group.run.process_mut(&name) {
+            *process = None;
         }
         recorder.show(Event::Ended { node: name });
     }

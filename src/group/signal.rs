@@ -58,13 +58,16 @@ impl NodeSignal {
     }
 }
 
-/// The process that serves a node now.
+/// The process that serves a node now, or is a Sentinel.
 ///
 /// # Errors
 /// There is no such node, or it does not run.
 pub fn living_process(group: &Group, node: &str) -> Result<ProcessIdentity, GroupError> {
-    let found = group.run.node(node).ok_or_else(|| Refusal::NoSuchNode(node.to_owned()))?;
-    match found.process() {
+    let process = match group.run.sentinel(node) {
+        Some(sentinel) => sentinel.process.as_ref(),
+        None => group.run.node(node).ok_or_else(|| Refusal::NoSuchNode(node.to_owned()))?.process(),
+    };
+    match process {
         Some(process) if process.identity.condition()? != Condition::Dead => Ok(process.identity.clone()),
         _ => Err(GroupError::NotRunning { node: node.to_owned() }),
     }

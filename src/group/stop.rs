@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::guard::stop_guard;
 use super::{Group, GroupError, link_faults, reap};
 use crate::event::{Event, Recorder};
 use crate::failpoint;
@@ -26,6 +27,9 @@ pub struct DownReport {
     pub group: String,
     /// The nodes whose process was ended, in topology order.
     pub ended: Vec<String>,
+    /// The Sentinels whose process was ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sentinels_ended: Vec<String>,
     /// The nodes that replctl did not start: they go on as they are.
     pub left_alone: Vec<String>,
     /// Nothing of the group was replctl's: there is no such group any more.
@@ -34,7 +38,7 @@ pub struct DownReport {
     pub is_wiped: bool,
 }
 
-/// The nodes of a group whose process lives, in topology order.
+/// The nodes of a group whose process lives, in topology order, and its Sentinels.
 ///
 /// # Errors
 /// `/proc` cannot be read.
@@ -45,6 +49,13 @@ pub fn living(group: &Group) -> Result<Vec<(String, ProcessIdentity)>, GroupErro
             && process.identity.condition()? != Condition::Dead
         {
             living.push((node.name.clone(), process.identity.clone()));
+        }
+    }
+    for sentinel in group.run.sentinels() {
+        if let Some(process) = &sentinel.process
+            && sentinel.condition()? != Condition::Dead
+        {
+            living.push((sentinel.name.clone(), process.identity.clone()));
         }
     }
     Ok(living)
@@ -103,23 +114,31 @@ pub async fn down(
     recorder: &mut Recorder,
 ) -> Result<DownReport, GroupError> {
     recorder.record(Event::Began { command: "down".to_owned() })?;
+    // First of all: what ends now is meant to.
+    stop_guard(&mut group).await?;
     end_strays(&group.dir, patience).await?;
     let living = living(&group)?;
-    let ended: Vec<String> = living.iter().map(|(name, _)| name.clone()).collect();
     let master = group.run.master().name.clone();
-    let (masters, replicas): (Vec<_>, Vec<_>) = living.into_iter().partition(|(name, _)| *name == master);
+    let (sentinels, nodes): (Vec<_>, Vec<_>) = living.into_iter().partition(|(name, _)| group.run.node(name).is_none());
+    let names = |living: &[(String, _)]| living.iter().map(|(name, _)| name.clone()).collect::<Vec<String>>();
+    let (sentinels_ended, ended) = (names(&sentinels), names(&nodes));
+    let (masters, replicas): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|(name, _)| *name == master);
     let patience = (!wipe).then_some(patience);
-    for wave in [masters, replicas] {
+    // Who would replace the master goes before it.
+    for wave in [sentinels, masters, replicas] {
         end_processes(wave, patience).await?;
     }
     link_faults::end(&mut group.run).await?;
     // A server that was killed leaves the child that it was saving in.
     end_strays(&group.dir, Duration::ZERO).await?;
-    for name in &ended {
+    for name in sentinels_ended.iter().chain(&ended) {
         recorder.show(Event::Ended { node: name.clone() });
     }
     for server in group.run.nodes.iter_mut().filter_map(RunNode::managed_mut) {
         server.process = None;
+    }
+    for sentinel in group.run.sentinels.iter_mut().flat_map(|sentinels| &mut sentinels.each) {
+        sentinel.process = None;
     }
     group.dir.save_run_state(&group.run, Durability::Disk)?;
     recorder.record(Event::Finished { command: "down".to_owned(), error: None })?;
@@ -130,7 +149,7 @@ pub async fn down(
         (false, true) => group.dir.forget(lock)?,
         (false, false) => {}
     }
-    Ok(DownReport { group: group.run.group, ended, left_alone, is_forgotten, is_wiped: wipe })
+    Ok(DownReport { group: group.run.group, ended, sentinels_ended, left_alone, is_forgotten, is_wiped: wipe })
 }
 
 /// Ends processes at once: with SIGTERM and `patience`, then with SIGKILL; without patience with SIGKILL.

@@ -101,7 +101,7 @@ struct NodeAt<'a> {
 /// # Errors
 /// [`GroupError::Unmanaged`] names the first that is not; or there is no such node.
 pub fn refuse_unmanaged(group: &Group, nodes: &[String], what: Untouchable) -> Result<(), GroupError> {
-    for name in nodes {
+    for name in nodes.iter().filter(|name| group.run.sentinel(name).is_none()) {
         let node = group.run.node(name).ok_or_else(|| Refusal::NoSuchNode(name.clone()))?;
         if let Some(server) = node.unmanaged() {
             let hint = what.instead(&NodeAt { name, place: server.address.to_string() });

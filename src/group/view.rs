@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::salvage::KeptStream;
+use super::sentinel::{SentinelView, observe_sentinels};
 use super::{Group, GroupError, endpoint, unmanaged};
 use crate::process::{Condition, ProcessIdentity, Promoting, RunNode, Server, Unfenced};
 use crate::topology::Address;
@@ -36,6 +37,9 @@ pub struct GroupView {
     pub is_disputed: bool,
     /// All nodes, in topology order.
     pub nodes: Vec<NodeView>,
+    /// The Sentinels that watch it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sentinels: Vec<SentinelView>,
 }
 
 /// What was known of a master when it was killed on purpose.
@@ -294,6 +298,7 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
             kept_stream,
         });
     }
+    let sentinels = observe_sentinels(&group.run).await?;
     let mut clients = Clients::new();
     while let Some(asked) = asking.join_next().await {
         let (index, (answer, client)) = asked.expect("asking a node does not panic");
@@ -306,6 +311,7 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
         kill_note: group.kill_note()?,
         is_disputed: group.run.promoting.is_some(),
         nodes,
+        sentinels,
     };
     if let Some(promoting) = &group.run.promoting {
         view.assume(promoting);

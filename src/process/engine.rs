@@ -37,6 +37,17 @@ pub enum EngineError {
     /// No directory of `PATH` has it.
     #[error("{0} is not on PATH")]
     NotOnPath(&'static str),
+    /// No directory of `PATH` has a Sentinel.
+    #[error("neither {alone} nor {server} is on PATH")]
+    NoSentinelOnPath {
+        /// The program that is nothing else.
+        alone: &'static str,
+        /// The server that can be one.
+        server: &'static str,
+    },
+    /// A repld is asked to be a Sentinel.
+    #[error("repld is no sentinel")]
+    NoSentinel,
     /// The topology names a program that is not there or not executable.
     #[error("{} is not an executable file", .0.display())]
     NotExecutable(PathBuf),
@@ -63,6 +74,10 @@ impl EngineError {
             Self::NotOnPath(_) => Some(
                 "install it, or give its path: engine = { family = \"redis\", path = \"/opt/redis/redis-server\" }, or use the engine \"repld\", which is built in",
             ),
+            Self::NoSentinelOnPath { .. } => Some(
+                "install redis-server or valkey-server, or give its path: [sentinel] engine = { family = \"redis\", path = \"/opt/redis/redis-server\" }",
+            ),
+            Self::NoSentinel => Some("[sentinel] engine = \"redis-server\", or \"valkey-server\""),
             Self::NotExecutable(_) | Self::NoVersion { .. } => Some("check the engine's path in the topology file"),
             Self::NoReplctl => Some("install replctl, build it (cargo build), or name it in REPLCTL_PROGRAM"),
             Self::NoSelf(_) => None,
@@ -133,11 +148,26 @@ impl Program {
             return Ok(Self { path, leading_args: &["serve"] });
         }
         let name = engine.family.program();
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .map(|dir| dir.join(name))
-            .find(|path| is_executable(path))
-            .map(|path| Self::at(&path))
-            .ok_or(EngineError::NotOnPath(name))
+        on_path(name).map(|path| Self::at(&path)).ok_or(EngineError::NotOnPath(name))
+    }
+
+    /// Finds a program that runs as a Sentinel: an engine's server does, called with `--sentinel`, and some systems have a
+    /// package with nothing else (`redis-sentinel`).
+    ///
+    /// # Errors
+    /// It is not there or not executable.
+    pub fn find_sentinel(engine: &Engine) -> Result<Self, EngineError> {
+        let alone = match engine.family {
+            EngineFamily::Repld => return Err(EngineError::NoSentinel),
+            EngineFamily::Redis => "redis-sentinel",
+            EngineFamily::Valkey => "valkey-sentinel",
+        };
+        match Self::find(engine) {
+            Err(EngineError::NotOnPath(server)) => {
+                on_path(alone).map(|path| Self::at(&path)).ok_or(EngineError::NoSentinelOnPath { alone, server })
+            }
+            found => found,
+        }
     }
 
     /// A server runs in its node's directory: a relative path would lead elsewhere from there.
@@ -186,6 +216,11 @@ fn replctl_near(own: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let near = own.ancestors().skip(1).take(2).map(Path::to_owned);
     near.chain(std::env::split_paths(&path)).map(|dir| dir.join("replctl")).find(|path| is_executable(path))
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let dirs = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&dirs).map(|dir| dir.join(name)).find(|path| is_executable(path))
 }
 
 /// The first word that is digits and dots, with or without `v=` before it.

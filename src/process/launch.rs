@@ -19,9 +19,11 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal};
+
 use super::engine::Program;
 use super::identity::ProcessIdentity;
-use super::state::{GroupDir, LINKS, ManagedServer, RunNode, RunState, Server};
+use super::state::{GUARD, GroupDir, LINKS, ManagedServer, RunNode, RunSentinel, RunState, Server};
 use crate::failpoint;
 use crate::topology::{Address, EngineFamily};
 
@@ -59,7 +61,7 @@ pub fn launched(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
 /// # Errors
 /// `/proc` cannot be read.
 pub fn servers(dir: &GroupDir) -> io::Result<Vec<(String, ProcessIdentity)>> {
-    let of_nodes = launched(dir)?.into_iter().filter(|(name, _)| name != LINKS);
+    let of_nodes = launched(dir)?.into_iter().filter(|(name, _)| ![LINKS, GUARD].contains(&name.as_str()));
     let leaders = of_nodes.map(|found| Ok(found.1.leads_session()?.then_some(found)));
     leaders.filter_map(Result::transpose).collect()
 }
@@ -86,6 +88,10 @@ pub fn render_config(run: &RunState, node: &RunNode, server: &ManagedServer) -> 
     line("daemonize", "no");
     line("logfile", "\"\"");
     line("replica-priority", &server.priority.to_string());
+    if let Some(entrance) = server.entrance {
+        line("replica-announce-ip", "127.0.0.1");
+        line("replica-announce-port", &entrance.to_string());
+    }
     for (directive, value) in tuning(run.nodes.len(), server.engine.family) {
         line(directive, &value);
     }
@@ -107,6 +113,44 @@ pub fn render_config(run: &RunState, node: &RunNode, server: &ManagedServer) -> 
         line("replicaof", &format!("{host} {port}"));
     }
     text
+}
+
+/// The text of a Sentinel's configuration file, which it rewrites itself as it goes on: where it listens, and what it would have
+/// found out of the group. `watches_since` is the failover that made the present master one; `None`: it watches nothing.
+pub fn render_sentinel_config(
+    run: &RunState,
+    sentinel: &RunSentinel,
+    watches_since: Option<u64>,
+    current_epoch: u64,
+) -> String {
+    let mut lines: Vec<String> = [
+        format!("# {} of a replctl group. Written by replctl, then by itself.", sentinel.name),
+        "bind 127.0.0.1".to_owned(),
+        format!("port {}", sentinel.port),
+        "dir .".to_owned(),
+        "daemonize no".to_owned(),
+        "logfile \"\"".to_owned(),
+        format!("sentinel myid {}", sentinel.id),
+    ]
+    .into();
+    if let (Some(config_epoch), Some(settings)) = (watches_since, &run.sentinels) {
+        let (group, master) = (&run.group, run.master());
+        let words = |address: Address| format!("{} {}", address.host, address.port);
+        lines.push(format!("sentinel monitor {group} {} {}", words(master.announced()), settings.quorum));
+        let options = settings.options(run.nodes.len());
+        lines.extend(options.iter().map(|(option, value)| format!("sentinel {option} {group} {value}")));
+        let password = master.managed().and_then(|server| server.config.get("requirepass"));
+        lines.extend(password.map(|password| format!("sentinel auth-pass {group} {password}")));
+        lines.push(format!("sentinel config-epoch {group} {config_epoch}"));
+        let replicas = run.nodes.iter().filter(|node| node.upstream.is_some());
+        lines.extend(replicas.map(|node| format!("sentinel known-replica {group} {}", words(node.announced()))));
+        let others = settings.each.iter().filter(|other| other.name != sentinel.name);
+        lines.extend(
+            others.map(|other| format!("sentinel known-sentinel {group} 127.0.0.1 {} {}", other.port, other.id)),
+        );
+    }
+    lines.push(format!("sentinel current-epoch {current_epoch}"));
+    lines.join("\n") + "\n"
 }
 
 /// How a replica logs in to this node.
@@ -175,22 +219,52 @@ pub fn spawn(program: &Program, group: &GroupDir, node: &str) -> io::Result<Star
     start(command, group, node)
 }
 
-/// Starts the process that carries a group's links: this program, under a name that no user types.
+/// Starts a Sentinel on the configuration file that lies in its directory.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_sentinel(program: &Program, group: &GroupDir, name: &str) -> io::Result<Started> {
+    let mut command = Command::new(&program.path);
+    command.arg(group.config_file(name)).arg("--sentinel");
+    start(command, group, name)
+}
+
+/// Starts the process that carries a group's links: the `replctl` that would also serve as a repld, under a name that no user types.
 ///
 /// # Errors
 /// It cannot be executed, or the log cannot be opened.
-pub fn spawn_links(group: &GroupDir) -> io::Result<Started> {
-    let mut command = Command::new(std::env::current_exe()?);
+pub fn spawn_links(replctl: &Program, group: &GroupDir) -> io::Result<Started> {
+    let mut command = Command::new(&replctl.path);
     command.arg("--state-dir").arg(group.state_dir()).arg("--group").arg(group.name()).arg("carry-links");
     start(command, group, LINKS)
+}
+
+/// Starts the process that watches over a group: `replctl guard`, with a log.
+///
+/// # Errors
+/// It cannot be executed, or the log cannot be opened.
+pub fn spawn_guard(group: &GroupDir) -> io::Result<Started> {
+    let mut command = this_program_on(group)?;
+    command.args(["--color", "never", "guard"]);
+    start(command, group, GUARD)
+}
+
+fn this_program_on(group: &GroupDir) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--state-dir").arg(group.state_dir()).arg("--group").arg(group.name());
+    Ok(command)
 }
 
 fn start(mut command: Command, group: &GroupDir, node: &str) -> io::Result<Started> {
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(group.log_file(node))?;
     command.current_dir(group.node_dir(node)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; setsid(2) is one, and it is the only one.
+    let tied_to = group.is_tied().then(rustix::process::getpid);
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed: setsid(2), prctl(2) and getppid(2) are such.
     unsafe {
-        command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            tied_to.map_or(Ok(()), tie)
+        });
     }
     failpoint::pass(|| "spawning".to_owned());
     let child = command.spawn()?;
@@ -198,6 +272,13 @@ fn start(mut command: Command, group: &GroupDir, node: &str) -> io::Result<Start
     // Unreaped, the child keeps its pid even if it has died already, so this reads no stranger's entry.
     let identity = ProcessIdentity::of_child(child.id())?;
     Ok(Started { child, identity })
+}
+
+/// Lets the system kill this process when the thread that has forked it, of the process `parent`, ends.
+fn tie(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have ended before that.
+    if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
 }
 
 /// The last `lines` lines of a log, for quoting; empty if there is none.
@@ -241,6 +322,7 @@ mod tests {
             priority: 50,
             config: config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             link_ports: Vec::new(),
+            entrance: None,
             process: None,
         });
         let upstream = upstream.map(|port| format!("n{port}"));

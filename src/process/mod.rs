@@ -12,10 +12,14 @@ pub mod state;
 
 pub use engine::{EngineError, EngineNameError, Program, engine_named};
 pub use identity::{Condition, LiveProcess, ProcessIdentity};
-pub use launch::{Started, launched, log_tail, render_config, servers, spawn, spawn_links};
+pub use launch::{
+    Started, launched, log_tail, render_config, render_sentinel_config, servers, spawn, spawn_guard, spawn_links,
+    spawn_sentinel,
+};
 pub use port::{Listeners, Stranger, free_ports};
 pub use rdb::{Build, Reading};
 pub use state::{
-    Durability, GroupDir, GroupLock, LINKS, LinkPort, ManagedServer, Promoting, RunLinks, RunNode, RunProcess,
-    RunState, Server, StateDir, StateError, Unfenced, UnmanagedServer, WishedEngine,
+    Durability, GUARD, GroupDir, GroupLock, LINKS, LinkPort, ManagedServer, Promoting, RunGuard, RunLinks, RunNode,
+    RunProcess, RunSentinel, RunSentinels, RunState, Server, StateDir, StateError, Unfenced, UnmanagedServer,
+    WishedEngine,
 };

@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -25,12 +26,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::identity::ProcessIdentity;
+use super::identity::{Condition, ProcessIdentity};
 use crate::failpoint;
-use crate::topology::{Address, Engine, EngineFamily, Login};
+use crate::topology::{Address, By, Engine, EngineFamily, GuardWish, Login};
 
 /// The name that stands for the process of a group's links where others have a node's: no node can have it.
 pub const LINKS: &str = ".links";
+/// The same for the process of `replctl guard`.
+pub const GUARD: &str = ".guard";
 
 /// The version of `run.json` that this program writes and reads.
 const SCHEMA: u32 = 1;
@@ -48,12 +51,36 @@ pub struct StateDir {
 pub struct GroupDir {
     name: String,
     path: PathBuf,
+    /// Whether what is started in it ends with the thread that starts it.
+    is_tied: bool,
 }
 
 /// The right to change a group, held until dropped.
 #[derive(Debug)]
 pub struct GroupLock {
-    _file: File,
+    file: File,
+}
+
+impl GroupLock {
+    /// Lets others change the group until it is taken again.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn release(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
+    /// Takes it again; `false`: somebody else has it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn retake(&self) -> io::Result<bool> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
 }
 
 /// Why the state of a group cannot be used.
@@ -116,7 +143,7 @@ impl StateDir {
         if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(is_plain) {
             return Err(StateError::BadName(name.to_owned()));
         }
-        Ok(GroupDir { name: name.to_owned(), path: self.root.join(name) })
+        Ok(GroupDir { name: name.to_owned(), path: self.root.join(name), is_tied: false })
     }
 
     /// All groups that have been started and not wiped, by name.
@@ -149,6 +176,18 @@ fn has_ended(holder: &str) -> bool {
 }
 
 impl GroupDir {
+    /// The same for a group that must not outlive this program, however that ends: the system kills each server whose starting
+    /// thread has ended. What another replctl starts there meanwhile goes on.
+    #[must_use]
+    pub fn tied_to_this_thread(self) -> Self {
+        Self { is_tied: true, ..self }
+    }
+
+    /// Whether it is such a group's.
+    pub(super) fn is_tied(&self) -> bool {
+        self.is_tied
+    }
+
     /// The group's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -242,7 +281,7 @@ impl GroupDir {
                 .map_err(io_error)?;
             self.remove_unfinished();
             failpoint::pass(|| "locked".to_owned());
-            return Ok(GroupLock { _file: file });
+            return Ok(GroupLock { file });
         }
     }
 
@@ -258,6 +297,12 @@ impl GroupDir {
             }
             read => Ok(read),
         }
+    }
+
+    /// Another value whenever `run.json` has been replaced; `None`: there is none.
+    pub fn run_stamp(&self) -> Option<(u64, i64, i64)> {
+        let metadata = fs::metadata(self.run_file()).ok()?;
+        Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
     }
 
     /// What `run.json` was before it was replaced last; `None` if that cannot be read either.
@@ -508,6 +553,9 @@ pub struct RunState {
     pub group: String,
     /// `[failover] max-loss`
     pub max_loss_bytes: Option<u64>,
+    /// `[failover] by`
+    #[serde(default)]
+    pub by: By,
     /// `[hooks] after-promote`
     #[serde(default)]
     pub after_promote: Vec<String>,
@@ -519,8 +567,57 @@ pub struct RunState {
     /// `[faults] links = true`: the process that carries the replication links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<RunLinks>,
+    /// `[guard]`, and the process that watches over the group.
+    #[serde(default, skip_serializing_if = "RunGuard::is_default")]
+    pub guard: RunGuard,
+    /// `[sentinel]`: the Sentinels that watch the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinels: Option<RunSentinels>,
     /// Every node of the topology.
     pub nodes: Vec<RunNode>,
+}
+
+/// The Sentinels that watch a group, as they were launched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSentinels {
+    /// So many must find the master down.
+    pub quorum: u16,
+    /// How long a master may be silent before one of them finds it down, in milliseconds.
+    pub down_after_ms: u64,
+    /// How long a failover may take, in milliseconds.
+    pub failover_timeout_ms: u64,
+    /// They look and talk more often than usual, where they know how.
+    pub is_fast: bool,
+    /// What runs them.
+    #[serde(with = "EngineFields")]
+    pub engine: Engine,
+    /// All of them.
+    pub each: Vec<RunSentinel>,
+}
+
+impl RunSentinels {
+    /// Their options for a group of so many nodes, as `SENTINEL SET` and a configuration file name them.
+    pub fn options(&self, nodes: usize) -> [(&'static str, String); 3] {
+        [
+            ("down-after-milliseconds", self.down_after_ms.to_string()),
+            ("failover-timeout", self.failover_timeout_ms.to_string()),
+            // What the replicas lack of the new master's stream is little, so none of them need wait for another.
+            ("parallel-syncs", nodes.to_string()),
+        ]
+    }
+}
+
+/// One Sentinel of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSentinel {
+    /// `sentinel-1` and so on: no node has such a name.
+    pub name: String,
+    /// Its port on 127.0.0.1; 0: none yet.
+    pub port: u16,
+    /// What the others know it by: 40 hexadecimal digits.
+    pub id: String,
+    /// Its process; `None` while it is not meant to run.
+    pub process: Option<RunProcess>,
 }
 
 /// The process that carries the replication links of a group.
@@ -528,6 +625,42 @@ pub struct RunState {
 pub struct RunLinks {
     /// `None`: it does not run.
     pub process: Option<ProcessIdentity>,
+}
+
+/// `replctl guard`, as a group has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunGuard {
+    /// `[guard] deadline`, in milliseconds; `None`: the default.
+    pub deadline_ms: Option<u64>,
+    /// `[guard] restart`: it starts again what has died.
+    pub restart: bool,
+    /// `replctl guard --maintenance on`: it watches and does nothing.
+    pub is_in_maintenance: bool,
+    /// How often somebody has looked into its failovers (`replctl guard --acknowledge`).
+    pub acknowledgements: u64,
+    /// The guard; `None`: none was started, or it was ended.
+    pub process: Option<ProcessIdentity>,
+}
+
+impl RunGuard {
+    /// Takes over what a topology says.
+    pub fn wish(&mut self, wish: &GuardWish) {
+        self.deadline_ms = wish.deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+        self.restart = wish.restarts;
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether its process lives.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn is_alive(&self) -> io::Result<bool> {
+        self.process.as_ref().map_or(Ok(false), |process| Ok(process.condition()? != Condition::Dead))
+    }
 }
 
 /// Where a node reaches another one, if not at that one's own port.
@@ -597,6 +730,10 @@ pub struct ManagedServer {
     /// Where it reaches the other nodes, in a group whose links can be broken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub link_ports: Vec<LinkPort>,
+    /// The port that stands for its own to the other nodes and to the Sentinels, in a group that has both these and links that can be
+    /// broken: a Sentinel lets everybody follow a master where it reaches that itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrance: Option<u16>,
     /// Its process; `None` while it is not meant to run.
     pub process: Option<RunProcess>,
 }
@@ -625,6 +762,15 @@ pub struct Unfenced {
     pub replid: String,
     /// How much of that the new master has; whatever it has beyond is its own.
     pub shared_up_to: u64,
+}
+
+impl RunSentinel {
+    /// One that does not run yet.
+    pub fn new(name: String) -> Self {
+        let part = |_| format!("{:016x}", RandomState::new().hash_one(&name));
+        let id = (0..3).map(part).collect::<String>()[..40].to_owned();
+        Self { name, port: 0, id, process: None }
+    }
 }
 
 impl RunNode {
@@ -667,6 +813,14 @@ impl RunNode {
 
     /// Where the other nodes reach it.
     pub fn announced(&self) -> Address {
+        match &self.server {
+            Server::Managed(managed) => Address::loopback(managed.entrance.unwrap_or(managed.port)),
+            Server::Unmanaged(unmanaged) => unmanaged.announced.clone(),
+        }
+    }
+
+    /// Where clients reach it.
+    pub fn clients_address(&self) -> Address {
         match &self.server {
             Server::Managed(managed) => Address::loopback(managed.port),
             Server::Unmanaged(unmanaged) => unmanaged.announced.clone(),
@@ -726,8 +880,19 @@ pub struct RunProcess {
 impl RunState {
     /// The state of a group of which nothing runs yet.
     pub fn new(group: &str, max_loss_bytes: Option<u64>, nodes: Vec<RunNode>) -> Self {
-        let (group, after_promote) = (group.to_owned(), Vec::new());
-        Self { schema: SCHEMA, group, max_loss_bytes, after_promote, replid: None, promoting: None, links: None, nodes }
+        Self {
+            schema: SCHEMA,
+            group: group.to_owned(),
+            max_loss_bytes,
+            by: By::default(),
+            after_promote: Vec::new(),
+            replid: None,
+            promoting: None,
+            links: None,
+            guard: RunGuard::default(),
+            sentinels: None,
+            nodes,
+        }
     }
 
     /// Whether replctl has started none of it.
@@ -758,7 +923,36 @@ impl RunState {
     /// The processes of the group that are written down, dead or alive.
     pub fn processes(&self) -> impl Iterator<Item = &ProcessIdentity> {
         let of_links = self.links.iter().filter_map(|links| links.process.as_ref());
-        self.nodes.iter().filter_map(|node| Some(&node.process()?.identity)).chain(of_links)
+        let of_sentinels = self.sentinels().iter().filter_map(|sentinel| Some(&sentinel.process.as_ref()?.identity));
+        self.nodes
+            .iter()
+            .filter_map(|node| Some(&node.process()?.identity))
+            .chain(of_links)
+            .chain(of_sentinels)
+            .chain(&self.guard.process)
+    }
+
+    /// The process that is written down for a node or a Sentinel that replctl starts, to be changed.
+    pub fn process_mut(&mut self, name: &str) -> Option<&mut Option<RunProcess>> {
+        if self.sentinel(name).is_some() {
+            return self.sentinel_mut(name).map(|sentinel| &mut sentinel.process);
+        }
+        self.node_mut(name).and_then(RunNode::managed_mut).map(|server| &mut server.process)
+    }
+
+    /// The Sentinels that watch the group.
+    pub fn sentinels(&self) -> &[RunSentinel] {
+        self.sentinels.as_ref().map_or(&[], |sentinels| &sentinels.each)
+    }
+
+    /// One of them by its name.
+    pub fn sentinel(&self, name: &str) -> Option<&RunSentinel> {
+        self.sentinels().iter().find(|sentinel| sentinel.name == name)
+    }
+
+    /// One of them by its name, to be changed.
+    pub fn sentinel_mut(&mut self, name: &str) -> Option<&mut RunSentinel> {
+        self.sentinels.as_mut()?.each.iter_mut().find(|sentinel| sentinel.name == name)
     }
 
     /// The node that a node follows; `None` for the master.
@@ -857,6 +1051,7 @@ mod tests {
             priority: 100,
             config: BTreeMap::from([("save".to_owned(), "900 1".to_owned())]),
             link_ports: Vec::new(),
+            entrance: None,
             process: None,
         });
         let upstream = upstream.map(str::to_owned);

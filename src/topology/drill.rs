@@ -100,6 +100,10 @@ pub enum Act {
     },
     /// The files of a node that does not run are gone, as after the loss of its disk.
     Wipe(Target),
+    /// Nothing more fits onto a node's disk.
+    FillDisk(Target),
+    /// There is room again.
+    FreeDisk(Target),
     /// A replica ends and is started again.
     Restart(Target),
     /// Every node ends and is started again, one after the other.
@@ -172,8 +176,21 @@ pub enum WishedResync {
     Full,
 }
 
-const VERBS: [&str; 11] =
-    ["kill-master", "kill", "pause", "resume", "start", "wipe", "restart", "promote", "switchover", "repoint", "link"];
+const VERBS: [&str; 13] = [
+    "kill-master",
+    "kill",
+    "pause",
+    "resume",
+    "start",
+    "wipe",
+    "fill-disk",
+    "free-disk",
+    "restart",
+    "promote",
+    "switchover",
+    "repoint",
+    "link",
+];
 
 impl Act {
     /// Reads a step such as `kill n2` for a group of these nodes.
@@ -198,6 +215,8 @@ impl Act {
             ["start", node] => Self::Start { node: any(node)?, waits: true },
             ["start", node, "--no-wait"] => Self::Start { node: any(node)?, waits: false },
             ["wipe", node] => Self::Wipe(any(node)?),
+            ["fill-disk", node] => Self::FillDisk(target(node)?),
+            ["free-disk", node] => Self::FreeDisk(target(node)?),
             ["restart", "--all"] => Self::RestartAll,
             ["restart", node] => Self::Restart(target(node)?),
             ["promote"] => Self::Promote(None),
@@ -227,6 +246,7 @@ impl Act {
                 "--latency" => &mut said.latency,
                 "--jitter" => &mut said.jitter,
                 "--bandwidth" => &mut said.bandwidth,
+                "--close-delay" => &mut said.close_delay,
                 "--after-bytes" => &mut said.after_bytes,
                 _ => return Err(refused(format!("`{name}` is no option of `link`"))),
             };
@@ -246,6 +266,11 @@ impl Act {
         matches!(self, Self::Link { .. })
     }
 
+    /// Whether each node must have a disk of its own, which can be full.
+    pub fn needs_disks(&self) -> bool {
+        matches!(self, Self::FillDisk(_) | Self::FreeDisk(_))
+    }
+
     /// Whether it disturbs writes or links, so that a drill has something to judge.
     pub fn is_disturbance(&self) -> bool {
         !matches!(
@@ -253,9 +278,16 @@ impl Act {
             Self::Resume(_)
                 | Self::Start { .. }
                 | Self::Wipe(_)
+                | Self::FreeDisk(_)
                 | Self::Promote(_)
                 | Self::Link { fault: LinkFault::Heal, .. }
         )
+    }
+
+    /// Whether what it does goes on when it is done, until something is done about it.
+    pub fn goes_on(&self) -> bool {
+        let is_of_a_node = matches!(self, Self::KillMaster | Self::Kill(_) | Self::Pause(_) | Self::FillDisk(_));
+        is_of_a_node || (self.needs_link_faults() && self.is_disturbance())
     }
 }
 
@@ -263,7 +295,7 @@ fn no_act(text: &str, verb: &str) -> (String, String) {
     let hint = match verb {
         "repoint" => "`repoint NODE --to NODE`".to_owned(),
         "link" => "`link cut NODE`, where NODE may be `replicas`, or refuse, half-open, slow or heal".to_owned(),
-        "kill" | "pause" | "resume" | "start" | "wipe" | "restart" => {
+        "kill" | "pause" | "resume" | "start" | "wipe" | "fill-disk" | "free-disk" | "restart" => {
             format!("`{verb} NODE`, where NODE may be `master`, `old-master` or `replica`")
         }
         _ => match nearest(verb, VERBS) {
@@ -311,6 +343,8 @@ impl fmt::Display for Act {
             Self::Start { node, waits: true } => write!(out, "start {node}"),
             Self::Start { node, waits: false } => write!(out, "start {node} --no-wait"),
             Self::Wipe(target) => write!(out, "wipe {target}"),
+            Self::FillDisk(target) => write!(out, "fill-disk {target}"),
+            Self::FreeDisk(target) => write!(out, "free-disk {target}"),
             Self::Restart(target) => write!(out, "restart {target}"),
             Self::RestartAll => out.write_str("restart --all"),
             Self::Promote(target) => optional(out, "promote", target),

@@ -37,6 +37,9 @@ pub enum LinkFault {
         jitter: Duration,
         /// Bytes a second at most.
         bandwidth: Option<u64>,
+        /// How much longer the end of one side is kept from the other.
+        #[serde(default)]
+        close_delay: Duration,
         /// Which way.
         direction: LinkDirection,
     },
@@ -68,6 +71,8 @@ pub struct LinkOptions {
     pub jitter: Option<String>,
     /// `--bandwidth 1MB`, a second
     pub bandwidth: Option<String>,
+    /// `--close-delay 1s`
+    pub close_delay: Option<String>,
     /// `--after-bytes N`
     pub after_bytes: Option<String>,
 }
@@ -87,12 +92,13 @@ impl LinkFault {
             ("latency", options.latency.is_some()),
             ("jitter", options.jitter.is_some()),
             ("bandwidth", options.bandwidth.is_some()),
+            ("close-delay", options.close_delay.is_some()),
             ("after-bytes", options.after_bytes.is_some()),
         ];
         let taken: &[&str] = match verb {
             "cut" => &["after-bytes", "direction"],
             "half-open" => &["direction"],
-            "slow" => &["direction", "latency", "jitter", "bandwidth"],
+            "slow" => &["direction", "latency", "jitter", "bandwidth", "close-delay"],
             "refuse" | "heal" => &[],
             _ => return Err(format!("there are {}", LINK_VERBS.join(", "))),
         };
@@ -115,10 +121,12 @@ impl LinkFault {
                 let latency = options.latency.as_deref().map(duration).transpose()?.unwrap_or_default();
                 let jitter = options.jitter.as_deref().map(duration).transpose()?.unwrap_or_default();
                 let bandwidth = options.bandwidth.as_deref().map(bytes).transpose()?;
-                if latency.is_zero() && bandwidth.is_none() {
-                    return Err("`link slow` needs --latency 50ms, --bandwidth 1MB or both".to_owned());
+                let close_delay = options.close_delay.as_deref().map(duration).transpose()?.unwrap_or_default();
+                if latency.is_zero() && bandwidth.is_none() && close_delay.is_zero() {
+                    return Err("`link slow` needs --latency 50ms, --bandwidth 1MB, --close-delay 1s or more of them"
+                        .to_owned());
                 }
-                Self::Slow { latency, jitter, bandwidth, direction }
+                Self::Slow { latency, jitter, bandwidth, close_delay, direction }
             }
             _ => Self::Heal,
         })
@@ -191,7 +199,7 @@ impl fmt::Display for LinkFault {
                 write!(out, " --after-bytes {bytes}{}", direction.suffix())
             }
             Self::HalfOpen { direction } => out.write_str(&direction.suffix()),
-            Self::Slow { latency, jitter, bandwidth, direction } => {
+            Self::Slow { latency, jitter, bandwidth, close_delay, direction } => {
                 if !latency.is_zero() {
                     write!(out, " --latency {}", humantime::format_duration(*latency))?;
                 }
@@ -200,6 +208,9 @@ impl fmt::Display for LinkFault {
                 }
                 if let Some(bandwidth) = bandwidth {
                     write!(out, " --bandwidth {bandwidth}")?;
+                }
+                if !close_delay.is_zero() {
+                    write!(out, " --close-delay {}", humantime::format_duration(*close_delay))?;
                 }
                 out.write_str(&direction.suffix())
             }

@@ -4,6 +4,7 @@
 //! duplicate name, a duplicate port or an unknown key cannot exist past it.
 
 mod address;
+mod by;
 mod diagnostic;
 mod directive;
 mod drill;
@@ -11,20 +12,24 @@ mod link;
 mod preset;
 mod raw;
 mod resolve;
+mod sentinel;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use address::{Address, Login};
+pub use by::By;
 pub use diagnostic::{Diagnostic, Position, TopologyError};
 pub use directive::is_secret;
 pub use drill::{Act, Drill, DrillStep, Expectations, Load, Target, WishedResync, Workload};
 pub use link::{LINK_VERBS, LINKED_NODES_MAX, LinkDirection, LinkFault, LinkOptions};
 pub use preset::{PRESETS, Preset};
 pub use raw::bytes_of;
+pub use sentinel::Sentinels;
 
 /// The file that `up` looks for in the current directory, and `init` writes.
 pub const FILE_NAME: &str = "replctl.toml";
@@ -42,6 +47,9 @@ pub struct Topology {
     /// In file order (`count` expanded).
     nodes: Vec<Node>,
     max_loss_bytes: Option<u64>,
+    by: By,
+    guard: GuardWish,
+    sentinels: Option<Sentinels>,
     after_promote: Vec<String>,
     /// Nodes reach those that they follow by proxies.
     has_link_faults: bool,
@@ -107,6 +115,15 @@ impl Node {
     fn is_optional(&self) -> bool {
         self.managed().is_some_and(|managed| managed.optional)
     }
+}
+
+/// `[guard]`: what is wished of a group's guard, should it have one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuardWish {
+    /// For how long a master may leave a question without an answer; `None`: for the guard's own default.
+    pub deadline: Option<Duration>,
+    /// It starts again what has died.
+    pub restarts: bool,
 }
 
 /// Which program serves a node.
@@ -186,6 +203,8 @@ impl Topology {
             return Err(at_fault(vec![Diagnostic::at(span, reason)]));
         }
         let has_link_faults = raw.link_faults.is_some();
+        let by = by::resolve(raw.failover.by, raw.sentinel.is_some()).map_err(at_fault)?;
+        let sentinels = raw.sentinel.map(|raw| sentinel::resolve(raw, &nodes)).transpose().map_err(at_fault)?;
         let drills = drill::resolve(raw.drills, &nodes).map_err(at_fault)?;
         let name = match raw.name {
             Some(name) => name,
@@ -194,7 +213,10 @@ impl Topology {
         Ok(Self {
             name,
             nodes,
-            max_loss_bytes: raw.max_loss_bytes,
+            max_loss_bytes: raw.failover.max_loss_bytes,
+            by,
+            guard: raw.guard,
+            sentinels,
             after_promote: raw.after_promote,
             has_link_faults,
             drills,
@@ -264,6 +286,21 @@ impl Topology {
         self.max_loss_bytes
     }
 
+    /// `[failover] by`: who decides that another node becomes the master.
+    pub fn by(&self) -> By {
+        self.by
+    }
+
+    /// `[guard]`: what is wished of the group's guard.
+    pub fn guard(&self) -> &GuardWish {
+        &self.guard
+    }
+
+    /// `[sentinel]`: the Sentinels that watch it, if there are any.
+    pub fn sentinels(&self) -> Option<&Sentinels> {
+        self.sentinels.as_ref()
+    }
+
     /// `[hooks] after-promote`: a program with its arguments that is run when another node has become the master; empty for
     /// none.
     pub fn after_promote(&self) -> &[String] {
@@ -299,6 +336,16 @@ impl Topology {
             if let NodeServer::Managed(managed) = &mut node.server {
                 managed.port = None;
                 managed.engine = engine.unwrap_or(&managed.engine).clone();
+            }
+        }
+        self
+    }
+
+    /// The same group with something to write to its disks: an append-only file on every node, unless its file says otherwise.
+    pub fn with_append_only_files(mut self) -> Self {
+        for node in &mut self.nodes {
+            if let NodeServer::Managed(managed) = &mut node.server {
+                managed.config.entry("appendonly".to_owned()).or_insert_with(|| "yes".to_owned());
             }
         }
         self

@@ -16,7 +16,7 @@ macro_rules! shipped {
 }
 
 /// All shipped topologies, the default first.
-pub const PRESETS: [Preset; 7] = [
+pub const PRESETS: [Preset; 9] = [
     shipped!("trio"),
     shipped!("chain"),
     shipped!("star-of-chains"),
@@ -24,6 +24,8 @@ pub const PRESETS: [Preset; 7] = [
     shipped!("redis"),
     shipped!("by-hand"),
     shipped!("hundred"),
+    shipped!("guard"),
+    shipped!("sentinel"),
 ];
 
 impl Preset {

@@ -9,22 +9,28 @@ mod drill;
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, nearest, quoted};
-use super::{Address, Engine, EngineFamily, NODES_MAX, UnmanagedNode, directive};
+use super::sentinel::{self, RawSentinel};
+use super::{Address, By, Engine, EngineFamily, GuardWish, NODES_MAX, UnmanagedNode, directive};
 
 pub(super) use drill::RawDrill;
 
 /// Longest name of a group or a node, in bytes: it is a directory's name and a word on the command line.
 const NAME_BYTES_MAX: usize = 64;
 
+/// Shortest `[guard] deadline`.
+const DEADLINE_MIN: Duration = Duration::from_millis(100);
+
 /// `replica-priority` is a C int in the servers.
 const PRIORITY_MAX: i64 = i32::MAX as i64;
 
-const TOP_KEYS: [&str; 7] = ["name", "defaults", "node", "failover", "faults", "hooks", "drill"];
+const TOP_KEYS: [&str; 9] = ["name", "defaults", "node", "failover", "guard", "sentinel", "faults", "hooks", "drill"];
+const SENTINEL_KEYS: [&str; 6] = ["count", "quorum", "down-after", "failover-timeout", "fast", "engine"];
 const NODE_KEYS: [&str; 12] = [
     "name",
     "port",
@@ -55,11 +61,20 @@ pub(super) struct RawTopology {
     pub name: Option<String>,
     pub defaults: Settings,
     pub nodes: Vec<RawNode>,
-    pub max_loss_bytes: Option<u64>,
+    pub failover: RawFailover,
+    pub guard: GuardWish,
+    pub sentinel: Option<RawSentinel>,
     pub after_promote: Vec<String>,
     /// Where `links = true` is written.
     pub link_faults: Option<Range<usize>>,
     pub drills: Vec<RawDrill>,
+}
+
+/// `[failover]`
+#[derive(Debug, Default)]
+pub(super) struct RawFailover {
+    pub max_loss_bytes: Option<u64>,
+    pub by: Option<Spanned<By>>,
 }
 
 /// One `[[node]]`.
@@ -130,11 +145,12 @@ impl Reader<'_> {
                 "name" => topology.name = self.name(key, value).map(Spanned::into_inner),
                 "defaults" => topology.defaults = self.defaults(key, value),
                 "node" => topology.nodes = self.nodes(value),
-                "failover" => topology.max_loss_bytes = self.failover(key, value),
+                "failover" => topology.failover = self.failover(key, value),
+                "guard" => topology.guard = self.guard(key, value),
                 "faults" => topology.link_faults = self.faults(key, value),
                 "hooks" => topology.after_promote = self.hooks(key, value),
                 "drill" => topology.drills = self.drills(value),
-                "sentinel" => self.not_supported_yet(key),
+                "sentinel" => topology.sentinel = Some(self.sentinel(key, value)),
                 _ => self.unknown_key(key, "a topology", &TOP_KEYS),
             }
         }
@@ -267,15 +283,87 @@ impl Reader<'_> {
         true
     }
 
-    fn failover(&mut self, key: &Key, value: &Value) -> Option<u64> {
-        let mut max_loss_bytes = None;
+    fn failover(&mut self, key: &Key, value: &Value) -> RawFailover {
+        let mut failover = RawFailover::default();
         for (key, value) in self.table(key, value).into_iter().flatten() {
             match key.get_ref().as_ref() {
-                "max-loss" => max_loss_bytes = self.byte_size(key, value),
-                _ => self.unknown_key(key, "`[failover]`", &["max-loss"]),
+                "max-loss" => failover.max_loss_bytes = self.byte_size(key, value),
+                "by" => failover.by = self.by(key, value),
+                _ => self.unknown_key(key, "`[failover]`", &["max-loss", "by"]),
             }
         }
-        max_loss_bytes
+        failover
+    }
+
+    fn by(&mut self, key: &Key, value: &Value) -> Option<Spanned<By>> {
+        let name = self.string(key, value)?;
+        let by = By::ALL.into_iter().find(|by| by.name() == name.get_ref());
+        if by.is_none() {
+            let message = format!("nobody called {} fails a group over", quoted(name.get_ref()));
+            self.unknown_value(value, &message, &By::ALL.map(By::name));
+        }
+        Some(Spanned::new(value.span(), by?))
+    }
+
+    fn guard(&mut self, key: &Key, value: &Value) -> GuardWish {
+        let mut guard = GuardWish::default();
+        for (key, value) in self.table(key, value).into_iter().flatten() {
+            match key.get_ref().as_ref() {
+                "deadline" => guard.deadline = self.deadline(key, value),
+                "restart" => guard.restarts = self.boolean(key, value).is_some_and(Spanned::into_inner),
+                _ => self.unknown_key(key, "`[guard]`", &["deadline", "restart"]),
+            }
+        }
+        guard
+    }
+
+    /// Below the least one, an ordinary pause of the scheduler would be somebody's death.
+    fn deadline(&mut self, key: &Key, value: &Value) -> Option<Duration> {
+        let deadline = self.time(key, value)?;
+        if deadline < DEADLINE_MIN {
+            let message = format!("a deadline of less than {} ms is none", DEADLINE_MIN.as_millis());
+            self.error(Diagnostic::at(value.span(), message).hint("`deadline = \"1s\"`"));
+            return None;
+        }
+        Some(deadline)
+    }
+
+    fn sentinel(&mut self, key: &Key, value: &Value) -> RawSentinel {
+        let mut sentinel = RawSentinel {
+            span: key.span(),
+            count: None,
+            quorum: None,
+            down_after: None,
+            failover_timeout: None,
+            is_fast: false,
+            engine: None,
+        };
+        for (key, value) in self.table(key, value).into_iter().flatten() {
+            match key.get_ref().as_ref() {
+                "count" => sentinel.count = self.integer(key, value, 1..=sentinel::COUNT_MAX).map(Spanned::into_inner),
+                "quorum" => sentinel.quorum = self.integer(key, value, 1..=sentinel::COUNT_MAX),
+                "down-after" => sentinel.down_after = self.milliseconds(key, value),
+                "failover-timeout" => {
+                    sentinel.failover_timeout = self.milliseconds(key, value).map(Spanned::into_inner);
+                }
+                "fast" => sentinel.is_fast = self.boolean(key, value).is_some_and(Spanned::into_inner),
+                "engine" => sentinel.engine = self.engine(value).map(|engine| Spanned::new(value.span(), engine)),
+                _ => self.unknown_key(key, "`[sentinel]`", &SENTINEL_KEYS),
+            }
+        }
+        sentinel
+    }
+
+    /// A time of at least a millisecond and at most a day, as Sentinel counts them.
+    fn milliseconds(&mut self, key: &Key, value: &Value) -> Option<Spanned<Duration>> {
+        let text = self.string(key, value)?;
+        let time = humantime::parse_duration(text.get_ref()).ok();
+        let time = time.filter(|time| (1..=86_400_000).contains(&time.as_millis()));
+        if time.is_none() {
+            let message = format!("{} is no time from 1ms to 1day", quoted(text.get_ref()));
+            self.error(Diagnostic::at(value.span(), message).hint("a number and a unit: `500ms`, `2s`, `1m`"));
+        }
+        time.map(|time| Spanned::new(value.span(), time))
     }
 
     /// Where `links = true` is written.
@@ -529,11 +617,6 @@ impl Reader<'_> {
         let hint =
             near.map_or_else(|| format!("there are {}", listed(valid)), |near| format!("did you mean `{near}`?"));
         self.error(Diagnostic::at(value.span(), message).hint(hint));
-    }
-
-    fn not_supported_yet(&mut self, key: &Key) {
-        let message = format!("{} is not supported yet by this version", quoted(key.get_ref()));
-        self.error(Diagnostic::at(key.span(), message));
     }
 }
 

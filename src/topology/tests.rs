@@ -34,9 +34,16 @@ fn every_key_of_the_design_is_read() {
         config = { APPENDONLY = true, save = "900 1", maxclients = 0x10, active-defrag = 0.5 }
         [failover]
         max-loss = "64KB"
+        by = "guard"
+        [guard]
+        deadline = "750ms"
+        restart = true
         "#,
     );
     assert_eq!((topology.name(), topology.max_loss_bytes()), ("demo", Some(64_000)));
+    assert_eq!(topology.by(), By::Guard);
+    let wish = GuardWish { deadline: Some(Duration::from_millis(750)), restarts: true };
+    assert_eq!(*topology.guard(), wish);
     assert_eq!(topology.master().name, "n1");
     let [n1, n2] = topology.nodes() else { panic!("two nodes") };
     let valkey = Engine { family: EngineFamily::Valkey, path: Some("/opt/valkey/bin/valkey-server".into()) };
@@ -173,6 +180,23 @@ fn every_shipped_topology_is_valid_and_named_as_its_file() {
     assert_eq!(Topology::trio().nodes().len(), 3);
 }
 
+#[test]
+fn sentinels_are_three_of_the_masters_family_where_it_can_be_one() {
+    let of = |engine: &str, rest: &str| {
+        let text = format!("[[node]]\nname = 'a'\nengine = '{engine}'\n[sentinel]\n{rest}");
+        let topology = valid(&text);
+        (topology.by(), topology.sentinels().expect("there are some").clone())
+    };
+    let (by, sentinels) = of("repld", "");
+    assert_eq!((by, sentinels.count, sentinels.quorum, sentinels.is_fast), (By::Sentinel, 3, 2, false));
+    assert_eq!(sentinels.engine.family, EngineFamily::Redis);
+    assert_eq!(of("valkey-server", "").1.engine.family, EngineFamily::Valkey);
+    let (_, sentinels) = of("valkey-server", "count = 5\ndown-after = '500ms'\nengine = 'redis-server'\nfast = true");
+    assert_eq!((sentinels.quorum, sentinels.engine.family, sentinels.is_fast), (3, EngineFamily::Redis, true));
+    assert_eq!(sentinels.down_after, Duration::from_millis(500));
+    assert_eq!(sentinels.names().last().as_deref(), Some("sentinel-5"));
+}
+
 /// The catalogue of errors: each file and what is said about it, in `snapshots/`.
 #[test]
 fn errors_name_their_place_and_the_way_out() {
@@ -210,7 +234,18 @@ fn errors_name_their_place_and_the_way_out() {
             "[[node]]\nname = 'a'\n[node.config]\nsave = \"1 1\\nport 1\"\n\"a\\nb\" = 1\nrequirepass = '\"open'\nx = ['a']\nsAVE = ''\n",
         ),
         ("sizes", "[failover]\nmax-loss = '64k'\nmaxloss = 1\n[[node]]\nname = 'a'\n"),
-        ("not yet", "[[node]]\nname = 'a'\n[sentinel]\ncount = 3\n"),
+        ("who decides", "[failover]\nby = 'gaurd'\n[[node]]\nname = 'a'\n"),
+        ("guards", "[guard]\ndeadline = '50ms'\nrestart = 'yes'\nrestarts = true\n[[node]]\nname = 'a'\n"),
+        ("sentinels that are not there", "[failover]\nby = 'sentinel'\n[[node]]\nname = 'a'\n"),
+        ("two who decide", "[failover]\nby = 'guard'\n[[node]]\nname = 'a'\n[sentinel]\n"),
+        (
+            "sentinels",
+            "[[node]]\nname = 'a'\n[sentinel]\ncount = 0\nquorum = '2'\ndown-after = '5'\nfailover-timeout = '2days'\nfast = 1\nengine = 'redis'\nparallel-syncs = 1\n",
+        ),
+        (
+            "sentinels that would not see every node",
+            "[sentinel]\nfast = true\ndown-after = '400ms'\nquorum = 4\nengine = 'repld'\n[[node]]\nname = 'a'\n[[node]]\nname = 'b'\nreplica-of = 'a'\nconfig = { requirepass = 'x' }\n[[node]]\nname = 'sentinel-1'\nreplica-of = 'b'\n[[node]]\nname = 'd'\nmanaged = false\nendpoint = '127.0.0.1:1'\nreplica-of = 'a'\n",
+        ),
         (
             "drills",
             "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nload = { writer = 8, workload = 'sets', rate = 'min', wait = -1 }\nsteps = [{ after = '1', do = 'kill-master' }, { after = '1s' }, 'promote']\nexpect = { lost = '0', resync = 'half' }\n[[drill]]\nsteps = []\n",

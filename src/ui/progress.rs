@@ -38,8 +38,8 @@ struct NodeLine {
 
 impl<'a> Progress<'a> {
     /// For the nodes that `up` is about to start or adopt.
-    pub fn new(printer: &'a Printer, actions: &[Action]) -> Self {
-        let nodes = actions.iter().map(|action| {
+    pub fn new<'p>(printer: &'a Printer, actions: impl Iterator<Item = &'p Action> + Clone) -> Self {
+        let nodes = actions.clone().map(|action| {
             let line = NodeLine { upstream: action.upstream.clone(), address: action.address.clone(), pid: None };
             (action.node.clone(), line)
         });
@@ -123,18 +123,19 @@ impl<'a> Progress<'a> {
 }
 
 impl Display {
-    fn new(printer: &Printer, actions: &[Action]) -> Self {
+    fn new<'p>(printer: &Printer, actions: impl Iterator<Item = &'p Action> + Clone) -> Self {
         if !printer.shows_progress() {
             return Self::Lines;
         }
-        if actions.len() > BARS_MAX {
-            let bar = ProgressBar::new(actions.len() as u64);
+        let count = actions.clone().count();
+        if count > BARS_MAX {
+            let bar = ProgressBar::new(count as u64);
             bar.set_style(style("{bar:40} {pos}/{len} nodes linked  {elapsed}"));
             return Self::Count(bar);
         }
         let all = MultiProgress::new();
-        let width = actions.iter().map(|action| action.node.len()).max().unwrap_or(0);
-        let bars = actions.iter().map(|action| {
+        let width = actions.clone().map(|action| action.node.len()).max().unwrap_or(0);
+        let bars = actions.map(|action| {
             let bar = all.add(ProgressBar::new_spinner());
             bar.set_style(style("{spinner} {prefix}  {msg}"));
             bar.set_prefix(format!("{:width$}", action.node));

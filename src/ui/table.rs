@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use replctl::group::{Answer, FailoverReport, Group, GroupView, NodeView, Resync, listed};
+use replctl::group::{Answer, FailoverReport, Group, GroupView, NodeView, Resync, SentinelView, Watch, listed};
 use replctl::process::{Condition, Server};
 use replctl::wire::{Link, Replication};
 
@@ -38,6 +38,24 @@ pub fn nodes(group: &Group, view: &GroupView) -> String {
     let headings = ["node", "role", "address", ">pid", "engine", "link", ">offset", ">behind", ">keys"];
     let master = view.nodes.iter().find(|node| node.is_answering_master()).and_then(replication);
     plain(&headings, view.nodes.iter().map(|node| row(group, view, node, master)))
+}
+
+/// Every Sentinel of a group, with what it sees.
+pub fn sentinels(sentinels: &[SentinelView]) -> String {
+    let headings = ["sentinel", "address", ">pid", "master", ">replicas", ">others"];
+    let row = |one: &SentinelView| {
+        let pid = one.process.as_ref().filter(|_| one.condition != Condition::Dead).map(|process| process.pid);
+        let (master, replicas, others) = match &one.watch {
+            Watch::Watching { master, is_master_up, replicas, others, .. } => {
+                let master = if *is_master_up { master.clone() } else { format!("{master} (down)") };
+                (master, Some(replicas.len()), Some(others))
+            }
+            Watch::Idle => ("watches nothing".to_owned(), None, None),
+            Watch::Silent { why } => (why.clone(), None, None),
+        };
+        vec![one.name.clone(), one.address.to_string(), or_dash(pid), master, or_dash(replicas), or_dash(others)]
+    };
+    plain(&headings, sentinels.iter().map(row))
 }
 
 fn row(group: &Group, view: &GroupView, node: &NodeView, master: Option<&Replication>) -> Vec<String> {

@@ -281,7 +281,9 @@ impl NodeClient {
 /// Lets a test kill this program before and after a command that changes a node.
 fn pass_order<A: AsRef<[u8]>>(when: &str, words: &[A]) {
     const ORDERS: [&[u8]; 3] = [b"REPLICAOF", b"CLIENT", b"FAILOVER"];
-    if words.first().is_some_and(|name| ORDERS.contains(&name.as_ref())) {
+    const TO_SENTINELS: [&[u8]; 2] = [b"REMOVE", b"MONITOR"];
+    let is_one_of = |word: Option<&A>, known: &[&[u8]]| word.is_some_and(|word| known.contains(&word.as_ref()));
+    if is_one_of(words.first(), &ORDERS) || is_one_of(words.get(1), &TO_SENTINELS) {
         let words = words.iter().take(2).map(|word| String::from_utf8_lossy(word.as_ref()));
         failpoint::pass(|| words.fold(when.to_owned(), |point, word| format!("{point} {word}")));
     }

@@ -68,7 +68,7 @@ fn json_is_one_object_for_a_group_and_for_errors() {
         "name": "a", "port": null, "engine": { "family": "repld", "path": null }, "replica_of": null,
         "managed": true, "priority": 100, "optional": false, "config": {},
     });
-    assert_eq!(run.json(), json!({ "name": "one", "nodes": [node], "max_loss_bytes": null }));
+    assert_eq!(run.json(), json!({ "name": "one", "nodes": [node], "max_loss_bytes": null, "by": "replctl" }));
 
     let run = here.write("wrong.toml", WRONG).run(&["--json", "check", "wrong.toml"]).exits(2);
     assert_eq!(run.stderr, "");

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::Run;
-use crate::live::{Live, TRIO, engines, topology};
+use crate::guard::Guard;
+use crate::live::{Live, TRIO, engines, kill, topology};
 
 /// What is held back for longer was left held back by somebody who is dead.
 const PAUSE_LIMIT: Duration = Duration::from_millis(2500);
@@ -93,7 +94,17 @@ fn newer(engine: &str) -> String {
 
 impl Victim {
     fn new(engine: &'static str, command: Command) -> Self {
-        let live = Live::prepared(&(topology("trio", engine, &TRIO) + HOOK));
+        Self::with(engine, "", command)
+    }
+
+    /// A group with Sentinels, if this machine has them.
+    fn watched(engine: &'static str, command: Command) -> Option<Self> {
+        let sentinels = "[sentinel]\nengine = 'redis-server'\nfast = true\n";
+        engines().contains(&"redis-server").then(|| Self::with(engine, sentinels, command))
+    }
+
+    fn with(engine: &'static str, rest: &str, command: Command) -> Self {
+        let live = Live::prepared(&(topology("trio", engine, &TRIO) + HOOK + rest));
         live.here.write("newer", newer(engine)).write(TOLD, "");
         let program = live.here.directory().join("newer");
         std::fs::set_permissions(program, PermissionsExt::from_mode(0o700)).expect("it is ours");
@@ -188,7 +199,7 @@ impl Victim {
             }
             Some(4) => {
                 let seen = status.json();
-                assert!(seen["diagnosis"]["name"].as_str().is_some_and(|name| name != "healthy"), "{context}: {seen}");
+                assert!(seen["is_healthy"] == false && seen["message"] != "healthy", "{context}: {seen}");
             }
             // Nothing was written down yet: there is no group.
             Some(1 | 2) => assert!(!self.live.state("trio").join("run.json").exists(), "{context}: {}", status.stdout),
@@ -209,7 +220,9 @@ impl Victim {
         for node in ["n1", "n2", "n3"] {
             self.live.arrives(node, "k", &value);
         }
-        let mut known: Vec<u64> = nodes(&status).iter().filter_map(|node| node["process"]["pid"].as_u64()).collect();
+        let sentinels = status["sentinels"].as_array().into_iter().flatten();
+        let processes = nodes(&status).iter().chain(sentinels).map(|one| &one["process"]["pid"]);
+        let mut known: Vec<u64> = processes.filter_map(Value::as_u64).collect();
         let mut alive: Vec<u64> = self.live.processes().into_iter().map(u64::from).collect();
         known.sort_unstable();
         alive.sort_unstable();
@@ -460,6 +473,16 @@ fn a_switchover_killed_before_its_order_is_no_change_to_what_comes_next() {
 }
 
 #[test]
+fn an_up_of_a_group_with_sentinels_killed_on_its_way_is_ended_by_the_next() {
+    Victim::watched("repld", UP).into_iter().for_each(|victim| victim.dies_at_each(SAMPLE));
+}
+
+#[test]
+fn a_switchover_under_sentinels_killed_on_its_way_is_ended_by_the_next() {
+    Victim::watched("repld", SWITCHOVER).into_iter().for_each(|victim| victim.dies_at_each(SAMPLE));
+}
+
+#[test]
 fn a_start_killed_anywhere_is_ended_by_the_next() {
     Victim::new("repld", START).dies_everywhere();
 }
@@ -517,5 +540,40 @@ fn every_command_killed_anywhere_is_ended_by_the_next_on_every_server() {
                 victim.dies_everywhere();
             }
         }
+    }
+}
+
+#[test]
+fn a_guard_that_dies_in_the_middle_of_a_failover_is_finished_by_the_next_one() {
+    const POINTS: [&str; 8] = [
+        "recorded guard #2",
+        "recorded began guard",
+        "recorded step-began promote",
+        "sending REPLICAOF NO",
+        "sent REPLICAOF NO",
+        "recorded promoted",
+        "sending REPLICAOF 127.0.0.1",
+        "recorded step-done confirm-links",
+    ];
+    for point in POINTS {
+        let live = Live::prepared(&(topology("trio", "repld", &TRIO) + HOOK));
+        live.here.write(TOLD, "");
+        live.run(&["up", "group.toml"]).exits(0);
+        let mut command = live.here.command(&["guard"]);
+        command.env("REPLCTL_FAILPOINT", point);
+        let mut guard = Guard::start(command);
+        kill(live.pid("n1"), "KILL");
+        let status = guard.0.wait().expect("it is ours");
+        assert_eq!(status.signal(), Some(9), "{point}: it has ended otherwise");
+        let _next = Guard::over(&live);
+        live.eventually(point, || live.status()["diagnosis"]["name"] == "replicas-unreachable");
+        let journal = || std::fs::read_to_string(live.state("trio").join("journal.jsonl")).expect("there is one");
+        let is_finished =
+            || journal().lines().rev().any(|line| line.contains("\"finished\",\"command\":\"guard\",\"error\":null"));
+        live.eventually(point, is_finished);
+        let told = std::fs::read_to_string(live.here.directory().join(TOLD)).expect("it is ours");
+        assert!(told.starts_with("n1 to n"), "{point}: the hook was told {told:?}");
+        let file = std::fs::read_to_string(live.state("trio").join("nodes/n1/node.conf")).expect("it is there");
+        assert!(file.contains("\nreplicaof "), "{point}: n1 would come back as a master");
     }
 }

@@ -71,6 +71,26 @@ fn a_switchover_and_back_loses_nothing_and_needs_no_full_resync() {
 }
 
 #[test]
+fn a_guard_replaces_a_dead_master_under_load_and_takes_the_old_one_back() {
+    for engine in engines() {
+        let report = preset("guard-kill", engine);
+        let done = report["steps"][0]["done"].as_str().expect("words");
+        assert!(done.contains("the guard made n"), "{engine}: {report}");
+        assert_eq!(report["nodes"][0]["state"], "replica", "{engine}: {report}");
+    }
+    let live = Live::prepared(&topology("plain", "repld", &TRIO));
+    drill_exits(&live, &["group.toml", "guard-kill"], 2);
+}
+
+#[test]
+fn a_guard_holds_back_after_three_failovers_and_a_person_goes_on() {
+    let report = preset("flapping", "repld");
+    let done = report["steps"][3]["done"].as_str().expect("words");
+    assert!(done.ends_with("the guard holds back"), "{report}");
+    assert_eq!(report["account"]["lost"], 0, "{report}");
+}
+
+#[test]
 fn a_master_that_hung_is_replaced_and_comes_back_as_a_replica() {
     let report = preset("zombie-master", "repld");
     assert_eq!((&report["account"]["lost"], &report["nodes"][0]["state"]), (&json!(0), &json!("replica")));
@@ -102,6 +122,8 @@ fn what_only_a_master_behind_a_cut_link_had_is_lost_with_redis_and_salvaged_from
     for engine in engines() {
         let report = preset("kill-under-partition", engine);
         let (lost, claim) = (report["account"]["lost"].as_u64(), report["claims"][0]["bytes"].as_u64());
+        let way = |name: &str| report["link_overhead"][name]["round_trip_us"].as_u64();
+        assert!(way("direct") > Some(0) && way("by_proxy") > Some(0), "{engine}: {}", report["link_overhead"]);
         match *engine {
             "repld" => assert_eq!((lost, claim), (Some(0), Some(0)), "{report}"),
             _ => assert!(lost > Some(0) && claim > Some(0), "{engine}: {report}"),
@@ -144,6 +166,26 @@ fn a_master_that_was_cut_off_with_its_writers_does_not_come_back_as_a_second_one
             (&json!("replica"), &Some(1))
         );
     }
+}
+
+#[test]
+fn a_master_that_the_sentinels_replace_comes_back_as_a_replica() {
+    for engine in engines().iter().filter(|_| engines().contains(&"redis-server")) {
+        let report = preset("sentinel-kill", engine);
+        let what = report["steps"][0]["done"].as_str().unwrap_or_default();
+        assert!(what.contains("the sentinels made"), "{engine}: {report}");
+        assert_eq!(report["nodes"][0]["state"], "replica", "{engine}: {report}");
+    }
+}
+
+#[test]
+fn a_master_that_is_cut_off_from_its_sentinels_is_replaced_and_loses_what_it_took_meanwhile() {
+    if !engines().contains(&"redis-server") {
+        return;
+    }
+    let report = preset("sentinel-partition", "repld");
+    assert!(report["account"]["lost"].as_u64() > Some(0), "{report}");
+    assert_eq!(report["nodes"][0]["state"], "replica", "{report}");
 }
 
 #[test]
@@ -263,6 +305,26 @@ fn a_page_and_a_history_tell_what_happened_and_need_nothing_else() {
     drill_exits(&live, &["kill-master", "switchover", "--edn", "history.edn"], 2);
 }
 
+/// Whether small file systems can be mounted is asked of the program that does it; where they cannot, nothing is done.
+#[test]
+fn a_master_whose_disk_is_full_refuses_writes_and_loses_none() {
+    for engine in engines() {
+        let live = Live::prepared("");
+        let mut command = live.here.command(&["--json", "drill", "disk-full", "--engine", engine]);
+        let run = crate::Run::from(command.env("TMPDIR", live.here.root.path()).output().expect("replctl runs"));
+        if run.code == Some(3) {
+            assert!(run.json()["error"]["message"].as_str().is_some_and(|told| told.contains("mounted here")));
+            continue;
+        }
+        let report = run.exits(0).json()["drills"][0].clone();
+        adds_up(&report);
+        let account = &report["account"];
+        assert!(account["lost"] == 0 && account["refused"].as_u64() > Some(0), "{engine}: {account}");
+        assert!(live.processes().is_empty(), "{engine}: something is left");
+    }
+    Live::prepared("").run(&["drill", "disk-full", "--keep"]).exits(2);
+}
+
 /// Every process has at most one request on its way, and none after one that was not answered.
 #[test]
 fn a_history_is_one_that_jepsen_takes() {
@@ -340,6 +402,23 @@ fn an_interrupted_drill_leaves_no_process_behind_whenever_that_comes() {
     }
 }
 
+/// The processes of a drill's group end with it, the one that carries its links too.
+#[test]
+fn a_drill_that_is_killed_leaves_no_process_behind() {
+    let steps = "steps = [{ do = 'link cut n2' }, { do = 'kill n3' }, { do = 'start n3' }, { after = '1h', do = 'kill-master' }]";
+    let live = with_drills("repld", &format!("[[drill]]\nname = 'd'\n{steps}\n"));
+    let mut command = live.here.command(&["drill", "group.toml"]);
+    command.env("TMPDIR", live.here.root.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("replctl runs");
+    let told = std::io::BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut lines = std::io::BufRead::lines(told).map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("n3 is back")), "the drill began");
+    assert!(live.processes().len() > 4, "three nodes, their links, and replctl");
+    kill(child.id(), "KILL");
+    child.wait().expect("it is ours");
+    live.eventually("all have ended", || live.processes().is_empty());
+}
+
 #[test]
 fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
     let live =
@@ -347,7 +426,7 @@ fn what_there_is_to_rehearse_is_listed_and_what_is_wrong_is_told() {
     let run = live.run(&["drill", "group.toml", "--list"]).exits(0);
     assert!(run.stdout.contains("mine") && run.stdout.contains("kill-master, promote n2"), "{}", run.stdout);
     let presets = live.json(&["drill", "--list"], 0)["drills"].as_array().map(Vec::len);
-    assert_eq!(presets, Some(11));
+    assert_eq!(presets, Some(16));
     assert!(live.run(&["drill", "kill-mastr"]).exits(2).stderr.contains("drill --list"));
     assert!(live.run(&["drill"]).exits(2).stderr.contains("no drill is named"));
     live.here.write("bad.toml", "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill n2' }]\n");

@@ -99,3 +99,32 @@ fn a_group_without_proxies_and_words_that_make_no_sense_are_refused() {
     linked.run(&["link", "cut", "n1"]).exits(3);
     linked.run(&["link", "cut", "n1", "--to", "n2"]).exits(0);
 }
+
+#[test]
+fn what_a_link_has_carried_is_told_whatever_was_done_to_it() {
+    for engine in engines() {
+        let live = linked_trio(engine);
+        let carried = || (link(&live, "n2", "n1")["up-bytes"].as_u64(), link(&live, "n2", "n1")["down-bytes"].as_u64());
+        let before = carried();
+        assert!(before.0 > Some(0) && before.1 > Some(0), "{engine}: {before:?}");
+        live.run(&["link", "slow", "n2", "--latency", "1ms"]).exits(0);
+        assert!(carried() >= before, "{engine}: it is counted on");
+        live.run(&["link", "heal", "n2"]).exits(0);
+        assert!(carried() >= before, "{engine}: it is counted on");
+    }
+}
+
+#[test]
+fn a_link_is_changed_under_the_groups_lock_and_journalled_and_a_dry_run_does_neither() {
+    let live = linked_trio("repld");
+    let would = live.run(&["link", "cut", "n2", "--dry-run"]).exits(0);
+    assert_eq!(would.stdout, "would cut n2 -> n1\n");
+    assert_eq!(link(&live, "n2", "n1")["fault"], "heal");
+    live.run(&["link", "slow", "n2", "--latency", "1ms"]).exits(0);
+    let told = live.run(&["history"]).exits(0).stdout;
+    assert!(told.contains("link slow") && told.contains("n2 -> n1 --latency 1ms") && !told.contains("cut"), "{told}");
+    let lock = std::fs::File::open(live.state("linked").join("lock")).expect("it is there");
+    lock.try_lock().expect("nobody has it");
+    live.run(&["link", "cut", "n2"]).exits(5);
+    live.run(&["link", "status"]).exits(0);
+}

@@ -8,9 +8,9 @@ use crate::live::{Live, engines, kill, on_path, topology};
 const KEYS: usize = 20_000;
 
 /// n1 and n2 hold all keys; n3, which is preferred, has only begun to receive them.
-fn in_first_sync() -> Live {
+fn in_first_sync(engine: &str) -> Live {
     let nodes = [("n1", ""), ("n2<n1", "priority = 100"), ("n3<n1", "priority = 1")];
-    let live = Live::up(&topology("disaster", "redis-server", &nodes));
+    let live = Live::up(&topology("disaster", engine, &nodes));
     live.fill("n1", KEYS);
     live.eventually("n2 holds all keys", || live.ask("n2", &["DBSIZE"]) == KEYS);
     live.run(&["kill", "n3"]).exits(0);
@@ -47,15 +47,37 @@ fn start_sentinel(live: &Live) -> u16 {
     port
 }
 
+/// A repld that has not finished its first sync says that it must not be promoted, whatever its priority is.
+#[test]
+fn a_sentinel_does_not_promote_a_repld_that_is_in_its_first_sync() {
+    if !has_sentinel() {
+        return;
+    }
+    let live = in_first_sync("repld");
+    start_sentinel(&live);
+    kill(live.pid("n1"), "KILL");
+    live.eventually("the Sentinel has promoted n2", || live.node("n2")["answer"]["report"]["role"] == "master");
+    assert_eq!(live.ask("n2", &["DBSIZE"]), KEYS);
+    live.eventually("n3 gets it all from there", || live.ask("n3", &["DBSIZE"]) == KEYS);
+}
+
+fn has_sentinel() -> bool {
+    let found = engines().contains(&"redis-server") && on_path("redis-sentinel");
+    if !found {
+        assert!(std::env::var_os("REPLCTL_REQUIRE_PEERS").is_none(), "redis-sentinel is required and not installed");
+        eprintln!("skipped: redis-sentinel is not installed");
+    }
+    found
+}
+
 #[test]
 fn a_sentinel_promotes_what_is_in_its_first_sync_and_promote_does_not() {
-    if !engines().contains(&"redis-server") || !on_path("redis-sentinel") {
-        assert!(std::env::var_os("REPLCTL_REQUIRE_PEERS").is_none(), "redis-sentinel is required and not installed");
-        return eprintln!("skipped: redis-sentinel is not installed");
+    if !has_sentinel() {
+        return;
     }
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let live = in_first_sync();
+            let live = in_first_sync("redis-server");
             start_sentinel(&live);
             kill(live.pid("n1"), "KILL");
             let is_master = || live.node("n3")["answer"]["report"]["role"] == "master";
@@ -64,7 +86,7 @@ fn a_sentinel_promotes_what_is_in_its_first_sync_and_promote_does_not() {
             live.eventually("n2 has copied it", || live.ask("n2", &["DBSIZE"]) == 0);
         });
         scope.spawn(|| {
-            let live = in_first_sync();
+            let live = in_first_sync("redis-server");
             kill(live.pid("n1"), "KILL");
             live.eventually("n1 is seen dead", || live.node("n1")["condition"] == "dead");
             let report = live.json(&["promote"], 0);

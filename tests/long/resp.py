@@ -75,11 +75,11 @@ def wait_until(what, condition, secs=30):
 _processes = []
 
 
-def start(argv, log, cwd=None):
+def start(argv, log, cwd=None, env=None):
     """A process in its own session, which does not outlive this one."""
     with open(log, "ab") as output:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd,
-                                   start_new_session=True)
+                                   env=env, start_new_session=True)
     _processes.append(process)
     return process
 

@@ -89,6 +89,7 @@ pub fn view(record: &Record, processes: &[Node], answering: &[Node]) -> GroupVie
         is_disputed: record.promoting.is_some(),
         kill_note: before_kill.map(|(.., offset)| KillNote { offset: Some(offset as u64), seconds_ago: 0 }),
         nodes: (0..processes.len()).map(|place| node_view(record, place, &processes[place], answering)).collect(),
+        sentinels: Vec::new(),
     };
     if let Some((candidate, upstreams, replid)) = &record.promoting {
         let above = |place: Place| upstreams[place].map(|above| (name(place), name(above)));

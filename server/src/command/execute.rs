@@ -812,6 +812,11 @@ impl Instance {
                 self.propagate(db, &requests, 1);
                 self.effect = requests;
             }
+            (Effect::Several(count), _) => {
+                let requests = std::mem::take(&mut self.effect);
+                self.propagate_together(db, &requests, count);
+                self.effect = requests;
+            }
             (Effect::Verbatim, Some(bytes)) => self.propagate(db, bytes, 1),
             (Effect::Verbatim, None) => {
                 let mut bytes = Vec::new();

@@ -221,8 +221,8 @@ pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect>
 }
 
 pub(super) fn swapdb(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let first = parse_integer(args.get(1)).map_err(|_| ErrorReply::new("ERR invalid first DB index"))?;
-    let second = parse_integer(args.get(2)).map_err(|_| ErrorReply::new("ERR invalid second DB index"))?;
+    let first = parse_database(args.get(1)).map_err(|_| ErrorReply::new("ERR invalid first DB index"))?;
+    let second = parse_database(args.get(2)).map_err(|_| ErrorReply::new("ERR invalid second DB index"))?;
     let (first, second) = (database(context.keyspace, first)?, database(context.keyspace, second)?);
     context.keyspace.swap(first, second);
     context.reply.ok();

@@ -422,8 +422,10 @@ pub enum Effect {
     None,
     /// The request as it came.
     Verbatim,
-    /// Other requests, which the handler has encoded.
+    /// Another request, which the handler has encoded.
     Rewritten,
+    /// So many other requests, which the handler has encoded and which are done together.
+    Several(usize),
 }
 
 /// What became of a command that may wait.

@@ -198,7 +198,8 @@ pub(super) fn restore(context: &mut WriteContext, args: Args) -> Result<Effect> 
         ErrorReply::owned(format!("ERR {error}"))
     })?;
     let base_ms = if options.is_absolute { 0 } else { context.now_ms };
-    let deadline_ms = (ttl_ms > 0).then(|| ttl_ms.saturating_add(base_ms));
+    // Redis adds without a check too: a deadline beyond the end of time is one before its beginning.
+    let deadline_ms = (ttl_ms > 0).then(|| ttl_ms.wrapping_add(base_ms));
     context.reply.ok();
     if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= context.expiry_ms) {
         if !exists {

@@ -7,7 +7,11 @@ use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_i
 use crate::keyspace::{EntryRef, Keyspace};
 use crate::notify::Classes;
 use crate::number::parse_f64;
+use crate::resp::append_request;
 use crate::value::{List, Member, ValueRef};
+
+/// How many elements one command takes to replicas.
+const PROPAGATED_LEN: usize = 100_000;
 
 /// Where the elements, and the values that they are sorted by or replaced with, are looked up.
 struct Source<'a> {
@@ -222,6 +226,7 @@ pub(super) fn sort(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let target = context.keyspace.key(name);
     let changes = !list.is_empty() || context.get(target).is_some();
     context.reply.integer(list.len() as i64);
+    let requests = propagate(context.effect, name, &values);
     let is_stored = !list.is_empty();
     context.store(target, list);
     if !changes {
@@ -232,5 +237,17 @@ pub(super) fn sort(context: &mut WriteContext, args: Args) -> Result<Effect> {
     } else {
         context.notify(Classes::GENERIC, "del", name);
     }
-    Ok(Effect::Verbatim)
+    Ok(Effect::Several(requests))
+}
+
+/// The list itself, in so many requests: what is a number in an element, and how strings are compared, is not the same for every server.
+fn propagate(effect: &mut Vec<u8>, name: &[u8], values: &[Option<Member>]) -> usize {
+    append_request(effect, &[b"DEL", name]);
+    let parts = values.chunks(PROPAGATED_LEN);
+    let requests = 1 + parts.len();
+    for values in parts {
+        let values = values.iter().map(|value| value.as_deref().unwrap_or_default());
+        append_request(effect, &[&b"RPUSH"[..], name].into_iter().chain(values).collect::<Vec<_>>());
+    }
+    requests
 }

@@ -1,6 +1,7 @@
 //! Sorted sets: <https://redis.io/docs/latest/commands/?group=sorted-set>.
 
 mod combination;
+mod decimal;
 mod pop;
 
 use std::ops::Range;
@@ -8,6 +9,7 @@ use std::ops::Range;
 pub(super) use combination::{zdiff, zdiffstore, zinter, zintercard, zinterstore, zunion, zunionstore};
 pub(super) use pop::{bzmpop, bzpopmax, bzpopmin, zmpop, zpopmax, zpopmin};
 
+use self::decimal::in_decimal;
 use super::key::{ScanOptions, parse_cursor, reply_scan};
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
 use crate::config::Config;
@@ -145,7 +147,8 @@ fn parse_and_add(context: &mut WriteContext, args: Args, options: AddOptions) ->
     let (options, first) = options.parse(args)?;
     let entry = |index| Ok(Entry { score: parse_score(args.get(index))?, member: args.get(index + 1) });
     let entries: Vec<Entry> = (first..args.len()).step_by(2).map(entry).collect::<Result<_>>()?;
-    add(context, args.first_key(), options, &entries)
+    let effect = add(context, args.first_key(), options, &entries)?;
+    Ok(in_decimal(context, args, effect, |index| index >= first && (index - first).is_multiple_of(2)))
 }
 
 pub(super) fn zadd(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -346,7 +349,8 @@ fn remove_interval(context: &mut WriteContext, args: Args, by: By) -> Result<Eff
         By::Score => "zremrangebyscore",
         By::Member => "zremrangebylex",
     };
-    Ok(answer_removed(context, args, event, removed.unwrap_or(0)))
+    let effect = answer_removed(context, args, event, removed.unwrap_or(0));
+    Ok(in_decimal(context, args, effect, |index| by == By::Score && index >= 2))
 }
 
 pub(super) fn zremrangebyrank(context: &mut WriteContext, args: Args) -> Result<Effect> {
@@ -505,7 +509,9 @@ pub(super) fn zrangestore(context: &mut WriteContext, args: Args) -> Result<Effe
             selected.insert(entry.member, entry.score, small);
         }
     }
-    Ok(store(context, args.first_key(), selected, "zrangestore"))
+    let effect = store(context, args.first_key(), selected, "zrangestore");
+    let is_by_score = matches!(selection.interval, Interval::Score(..));
+    Ok(in_decimal(context, args, effect, |index| is_by_score && matches!(index, 3 | 4)))
 }
 
 /// Puts a result in the place of whatever is there, and answers with its length.

@@ -47,6 +47,16 @@ impl Instance {
         self.transaction_stream = Some(stream);
     }
 
+    /// Sends several encoded requests, which no replica may see a part of: as a transaction, unless they are in one.
+    pub(crate) fn propagate_together(&mut self, db: usize, requests: &[u8], count: usize) {
+        if self.transaction_stream.is_some() {
+            return self.propagate(db, requests, count);
+        }
+        self.begin_transaction_stream();
+        self.propagate(db, requests, count);
+        self.end_transaction_stream();
+    }
+
     /// Collects what is propagated until [`Instance::end_transaction_stream`].
     pub(crate) fn begin_transaction_stream(&mut self) {
         self.transaction_stream = Some(TransactionStream::default());

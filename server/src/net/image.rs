@@ -8,9 +8,10 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
 
+use super::Payload;
 use super::aof::{BaseFile, Rewriting};
-use super::{Payload, step_back};
 use crate::keyspace::Chunk;
+use crate::priority;
 use crate::rdb::{Encoder, Format, Reader};
 use crate::replication::ReplicationId;
 use crate::snapshot::{self, DumpFile, Image};
@@ -145,7 +146,7 @@ pub(super) fn encode(
     mark: ReplicationId,
     use_of_it: &Weak<()>,
 ) -> Made {
-    step_back();
+    priority::step_back();
     let mut outputs = outputs(image, files, targets, mark);
     let encoded = encode_chunks(image, chunks, &mut outputs, use_of_it);
     let copy = |error: &io::Error| io::Error::new(error.kind(), error.to_string());

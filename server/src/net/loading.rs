@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-use super::{Server, now_ms, step_back};
+use super::{Server, now_ms};
 use crate::instance::Loading;
+use crate::priority;
 use crate::snapshot::{self, LoadError, Loaded, Loader, SLICE_BYTES};
 
 /// How often those who ask are told how far a load is.
@@ -72,7 +73,7 @@ pub(super) fn announce(server: &Server, total_bytes: u64, serves_old_data: bool)
 }
 
 fn load(mut loader: Loader, mut source: Source, progress: &Weak<AtomicU64>) -> Result<Loaded, LoadError> {
-    step_back();
+    priority::step_back();
     let (mut buffer, mut read, mut written) = (Vec::new(), 0, 0);
     loop {
         let more = match &mut source {

@@ -404,14 +404,6 @@ const PROTECTED: &str = "-DENIED Redis is running in protected mode because prot
     is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to \
     connect from external computers, set a password (requirepass), or turn protected mode off (protected-mode no).\r\n";
 
-/// Lets those who serve clients go first where there are fewer cores than threads with work: an image may take longer, an
-/// answer may not. For threads that do nothing else, since it cannot be undone.
-fn step_back() {
-    const NICE: libc::c_int = 10;
-    // SAFETY: the call takes numbers; 0 stands for the calling thread. It can only fail to have an effect.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-}
-
 /// Small writes go out at once, and a peer that has vanished is noticed.
 fn prepare_socket(stream: &TcpStream, config: &Config) {
     use rustix::net::sockopt;

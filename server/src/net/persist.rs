@@ -25,6 +25,7 @@ use crate::client::Client;
 use crate::instance::Instance;
 use crate::keyspace::Chunk;
 use crate::log::log;
+use crate::priority;
 use crate::rdb::{Contents, Reader};
 use crate::replication::{Feed, FeedState, Remains};
 use crate::snapshot::{self, Image, LoadError, Loaded, Loader, Point, SLICE_BYTES};
@@ -353,6 +354,7 @@ fn send_file(mut file: File, feeds: &[Rc<Feed>], targets: Vec<Target>) {
     let mut senders: Vec<_> = targets.into_iter().map(|(_, sender)| sender).collect();
     feeds.iter().for_each(|feed| feed.state.set(FeedState::ReceivesSnapshot { is_marked: false }));
     spawn_blocking(move || {
+        priority::step_back();
         let mut send = |senders: &mut Vec<mpsc::Sender<Payload>>| -> io::Result<()> {
             let mut left = file.metadata()?.len();
             broadcast(senders, format!("${left}\r\n").into_bytes());

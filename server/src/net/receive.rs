@@ -24,6 +24,7 @@ use super::{Server, now_ms};
 use crate::config::DisklessLoad;
 use crate::instance::Promise;
 use crate::log::log;
+use crate::priority;
 use crate::replication::{Link, Payload};
 use crate::snapshot::{self, DumpFile, KeyCounter, LoadError, Loaded, Loader};
 
@@ -62,7 +63,10 @@ pub(super) async fn full_resync(server: &Rc<Server>, wire: &mut Wire, promise: P
 
 /// Frees what may be large where it holds up nobody.
 fn discard<T: Send + 'static>(old: T) {
-    spawn_blocking(move || drop(old));
+    spawn_blocking(move || {
+        priority::step_back();
+        drop(old);
+    });
 }
 
 fn announce(payload: Payload, place: &str) {

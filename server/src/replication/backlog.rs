@@ -621,7 +621,11 @@ impl Backlog {
         larger.write(middle, right);
         let smaller = self.exchange(larger, self.start, &ahead(&self.path))?;
         // To give its pages back takes a while as well; without a thread it is done here.
-        let _ = std::thread::Builder::new().name("shrink-backlog".into()).spawn(move || drop(smaller));
+        let shrink = move || {
+            crate::priority::step_back();
+            drop(smaller);
+        };
+        let _ = std::thread::Builder::new().name("shrink-backlog".into()).spawn(shrink);
         Ok(())
     }
 

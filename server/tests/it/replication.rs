@@ -749,6 +749,31 @@ fn redis_cli_is_served_with_an_image_or_with_the_stream() {
 }
 
 #[test]
+fn what_one_command_does_by_several_arrives_as_one_transaction() {
+    let Some(master) = Kind::Repld.server() else { return };
+    let master = master.start();
+    let mut client = master.connect();
+    client.run("RPUSH unsorted 3 0x10 1");
+    let members: Vec<String> = (0..3000).map(|number| number.to_string()).collect();
+    client.run(&format!("SADD many {}", members.join(" ")));
+    let mut hand = ByHand::connect(&master);
+    hand.client.send(b"SYNC\r\n").expect("a live server");
+    hand.snapshot();
+
+    client.run("SORT unsorted STORE sorted");
+    client.run("SPOP many 2500");
+    client.ok("MULTI");
+    client.run("SORT unsorted LIMIT 0 1 STORE sorted");
+    client.run("EXEC");
+    let names = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
+    let name = |command: Vec<u8>| command.split(|byte| *byte == b'\n').nth(2).expect("a name").trim_ascii().to_vec();
+    let told: Vec<Vec<u8>> = (0..14).map(|_| name(hand.command())).collect();
+    let sorted = ["MULTI", "DEL", "RPUSH", "EXEC"];
+    let popped = ["MULTI", "SREM", "SREM", "SREM", "EXEC"];
+    assert_eq!(told, names(&[&["SELECT"][..], &sorted, &popped, &sorted].concat()));
+}
+
+#[test]
 fn what_clients_write_on_a_writable_replica_expires_there() {
     let Some(launcher) = Kind::Repld.server() else { return };
     let master = launcher.clone().start();

@@ -1,5 +1,6 @@
 //! A drill's report for people.
 
+use replctl::drill::overhead::{LinkOverhead, Way};
 use replctl::drill::timing::Latency;
 use replctl::drill::{DrillReport, Findings, Verdict};
 use replctl::group::Resync;
@@ -31,6 +32,9 @@ pub fn show(report: &DrillReport, topology: &Topology, printer: &Printer) {
     printer.data(format_args!("{}\n", table::plain(&[">at", ">took", "step", "what happened"], steps)));
     show_writes(findings, printer);
     show_times(findings, printer);
+    if let Some(overhead) = &findings.link_overhead {
+        show_overhead(overhead, printer);
+    }
     let nodes = findings.nodes.iter().map(|node| {
         let number = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
         vec![
@@ -66,6 +70,19 @@ fn show_writes(findings: &Findings, printer: &Printer) {
         let truth = findings.account.as_ref().map(|account| format!("; in truth {} acknowledged writes", account.lost));
         printer.data(format_args!("lost, as promote said: {}{}", claim.words, truth.unwrap_or_default()));
     }
+}
+
+/// What a link's proxy adds to each request that goes by it.
+fn show_overhead(overhead: &LinkOverhead, printer: &Printer) {
+    let LinkOverhead { from, to, direct, by_proxy } = overhead;
+    let megabytes = |way: &Way| way.bytes_per_sec / 1_000_000;
+    printer.data(format_args!(
+        "the link {from} -> {to} by its proxy: a round trip takes {}, directly {}; {} MB/s, directly {}\n",
+        table::milliseconds(by_proxy.round_trip_us),
+        table::milliseconds(direct.round_trip_us),
+        megabytes(by_proxy),
+        megabytes(direct),
+    ));
 }
 
 fn show_times(findings: &Findings, printer: &Printer) {

@@ -114,7 +114,14 @@ pub fn view(mut nodes: Vec<NodeView>) -> GroupView {
             })
             .collect();
     }
-    GroupView { group: "test".to_owned(), recorded_replid: Some(id('a')), kill_note: None, is_disputed: false, nodes }
+    GroupView {
+        group: "test".to_owned(),
+        recorded_replid: Some(id('a')),
+        kill_note: None,
+        is_disputed: false,
+        nodes,
+        sentinels: Vec::new(),
+    }
 }
 
 fn plan(nodes: Vec<NodeView>) -> Result<FailoverPlan, Refusal> {
@@ -645,10 +652,10 @@ fn a_candidate_that_was_cut_off_long_before_the_end_and_lacks_something_is_promo
 }
 
 /// A small generator, so that a failing group can be made again from its seed.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }

@@ -166,7 +166,7 @@ impl Reader<'_> {
     }
 
     /// A time such as `500ms`, of an hour at most.
-    fn time(&mut self, key: &Key, value: &Value) -> Option<Duration> {
+    pub(super) fn time(&mut self, key: &Key, value: &Value) -> Option<Duration> {
         let text = self.string(key, value)?;
         let time = humantime::parse_duration(text.get_ref()).ok().filter(|time| *time <= TIME_MAX);
         if time.is_none() {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::decimal::in_decimal;
 use super::{array_of_entries, reply_entry, small_form, store};
 use crate::command::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_count, parse_integer};
 use crate::keyspace::EntryRef;
@@ -268,7 +269,9 @@ fn store_combination(context: &mut WriteContext, args: Args, operation: Operatio
     let find = |name: &[u8]| context.get(context.keyspace.key(name));
     let combination = Combination::parse(args, 2, operation, Use::Store, find)?;
     let result = combination.result(small_form(context.config));
-    Ok(store(context, args.first_key(), result, event))
+    let effect = store(context, args.first_key(), result, event);
+    let keys = counted_keys(args, 2)?;
+    Ok(in_decimal(context, args, effect, |index| index >= keys.end))
 }
 
 pub(in crate::command) fn zunionstore(context: &mut WriteContext, args: Args) -> Result<Effect> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
 use super::{Mapping, RING};
+use crate::priority;
 
 /// Bytes copied at a time.
 const COPIED_BYTES: usize = 256 * 1024;
@@ -30,6 +31,7 @@ impl Growth {
         let grow = {
             let path = path.clone();
             move || {
+                priority::step_back();
                 let mut larger = Mapping::allocate(&path, capacity)?;
                 let (mut buffer, mut at) = (vec![0; COPIED_BYTES], from);
                 while at < to {

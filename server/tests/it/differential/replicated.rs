@@ -17,19 +17,23 @@ type Data = Vec<(Vec<u8>, [Vec<u8>; 2])>;
 struct Writer {
     clients: [Client; 2],
     random: Random,
+    /// A command that is left out.
+    except: Option<&'static str>,
 }
 
 impl Writer {
-    fn new(server: &Server, random: Random) -> Writer {
-        Writer { clients: [server.connect(), server.connect()], random }
+    fn new(server: &Server, random: Random, except: Option<&'static str>) -> Writer {
+        Writer { clients: [server.connect(), server.connect()], random, except }
     }
 
     fn write(&mut self, commands: usize) {
+        let except = self.except;
+        let is_written =
+            |line: &str| !super::steps::is_composite(line) && except.is_none_or(|except| !line.starts_with(except));
         let mut done = 0;
         while done < commands {
             let steps = (0..BATCH).flat_map(|_| step(&mut self.random, Script::Lively));
-            let lines: Vec<String> =
-                steps.filter(|line| !super::steps::is_composite(line.trim_start_matches("2> "))).collect();
+            let lines: Vec<String> = steps.filter(|line| is_written(line.trim_start_matches("2> "))).collect();
             done += lines.len();
             let mut sent = [0, 0];
             for line in &lines {
@@ -49,7 +53,9 @@ fn follows(master_kind: Kind, replica_kind: Kind, seed: u64, commands: usize) {
     println!("seed {seed}");
     let is_told_all = master_kind == Kind::Repld;
     let master = master.start();
-    let mut writer = Writer::new(&master, Random::new(seed));
+    // Redis 7.0 sets a stream's last id below those that were deleted, and so does repld; Valkey refuses to, whoever says it.
+    let except = [master_kind, replica_kind].contains(&Kind::Valkey).then_some("XSETID");
+    let mut writer = Writer::new(&master, Random::new(seed), except);
     writer.write(commands / 4);
     // What is there already comes as an image.
     let replica = replica.replica_of(&master).start();
@@ -64,7 +70,7 @@ fn follows(master_kind: Kind, replica_kind: Kind, seed: u64, commands: usize) {
     replica.connect().ok("REPLICAOF NO ONE");
     let Writer { random, .. } = writer;
     master.connect().ok(&format!("REPLICAOF 127.0.0.1 {}", replica.port()));
-    let mut writer = Writer::new(&replica, random);
+    let mut writer = Writer::new(&replica, random, except);
     writer.write(commands / 4);
     wait_until_equal(false, &replica, &master);
 }
@@ -150,6 +156,27 @@ fn a_redis_replica_has_what_random_commands_made_on_repld() {
 #[test]
 fn a_valkey_replica_has_what_random_commands_made_on_repld() {
     follows(Kind::Repld, Kind::Valkey, 4, COMMANDS);
+}
+
+/// Valkey refuses them since 9.0.
+#[test]
+fn hexadecimal_numbers_arrive_at_a_valkey_replica() {
+    let (Some(master), Some(replica)) = (Kind::Repld.server(), Kind::Valkey.server()) else { return };
+    let master = master.start();
+    let replica = replica.replica_of(&master).start();
+    let mut client = master.connect();
+    for (command, reply) in [
+        ("ZADD z 0x10 a -0x1p-1 b +0xff 0x1f", ":3"),
+        ("ZINCRBY z 0x2 a", "$2\r\n18"),
+        ("ZRANGESTORE range z (0x1 0x20 BYSCORE", ":1"),
+        ("ZADD members 0 0x1e 0 0x1f", ":2"),
+        ("ZRANGESTORE later members (0x1e + BYLEX", ":1"),
+        ("ZUNIONSTORE union 2 z range WEIGHTS 0x2 0x3", ":3"),
+        ("ZREMRANGEBYSCORE z 0x12 (0xff", ":1"),
+    ] {
+        assert_eq!(client.run(command), format!("{reply}\r\n"), "{command}");
+    }
+    wait_until_equal(true, &master, &replica);
 }
 
 /// `COMMANDS` each, in each direction.
