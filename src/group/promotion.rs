@@ -30,7 +30,7 @@ use crate::event::{Event, Recorder};
 use crate::process::launch::{log_length, text_since};
 use crate::process::{Durability, GroupDir, Promoting, RunNode, Unfenced};
 use crate::topology::{Address, EngineFamily};
-use crate::wire::{NodeClient, NodeReport, Replication, WireError};
+use crate::wire::{NodeClient, NodeReport, Replication, ReplicationId, WireError};
 
 /// How long replicas may take to read what a dead master has sent: it lies in their own socket buffers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -610,7 +610,7 @@ impl<'a> Promotion<'a> {
     /// ends by itself soon, should this program end before.
     async fn hand_over(&mut self, step: &Step, from: &str, to: &str) -> Result<StepOutcome, GroupError> {
         let (old, new) = (self.client(from)?.clone(), self.client(to)?.clone());
-        self.intend(true)?;
+        self.intend(Some(self.plan().lineage.clone()))?;
         let began = Instant::now();
         let mut exchange = HandOver::new(self.limits.patience, new.announced().clone());
         let end = loop {
@@ -636,7 +636,7 @@ impl<'a> Promotion<'a> {
                 Ok(StepOutcome::Done)
             }
             HandOverEnd::Restored(reason) => {
-                self.intend(false)?;
+                self.renounce()?;
                 let reason = format!("{to} {reason}; {from} is the master as before");
                 Err(GroupError::StepFailed { step: step.clone(), reason })
             }
@@ -656,10 +656,10 @@ impl<'a> Promotion<'a> {
     /// middle of a hand-over obeys only when that is called off.
     async fn promote(&mut self, step: &Step, node: &str) -> Result<StepOutcome, GroupError> {
         let client = self.client(node)?.clone();
-        self.intend(true)?;
         let now = client.replication().await.map_err(|error| failed(step, &error))?;
+        self.intend((!now.is_master()).then(|| now.replid.clone()))?;
         if !self.failover.fits(&now) {
-            self.intend(false)?;
+            self.renounce()?;
             return Ok(StepOutcome::Misfit);
         }
         if now.is_handing_over {
@@ -682,12 +682,19 @@ impl<'a> Promotion<'a> {
         Ok(StepOutcome::Done)
     }
 
-    /// Writes down who is about to be the master: should this program end before it sees what came of that, and that node not
-    /// say what it is by then, it may take writes.
-    fn intend(&mut self, is_about_to: bool) -> Result<(), GroupError> {
+    /// Writes down who is about to be the master, and of which history it is until then (`None`: it is one already): should this
+    /// program end before it sees what came of that, and that node not say what it is by then, it may take writes.
+    fn intend(&mut self, replid: Option<ReplicationId>) -> Result<(), GroupError> {
         let plan = self.failover.plan();
-        let promoting = Promoting { node: plan.candidate.clone(), upstreams: plan.upstreams.clone() };
-        self.group.run.promoting = is_about_to.then_some(promoting);
+        let (node, upstreams) = (plan.candidate.clone(), plan.upstreams.clone());
+        let replid = replid.map(|replid| replid.to_string());
+        self.group.run.promoting = Some(Promoting { node, upstreams, replid });
+        Ok(self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?)
+    }
+
+    /// Nothing came of it, for certain.
+    fn renounce(&mut self) -> Result<(), GroupError> {
+        self.group.run.promoting = None;
         Ok(self.group.dir.save_run_state(&self.group.run, Durability::PageCache)?)
     }
 

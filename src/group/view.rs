@@ -233,11 +233,12 @@ impl GroupView {
     }
 
     /// Counts a node as the master that was about to be made one when replctl ended, and that does not say what it is: it may
-    /// take writes, or have taken some. One whose backlog file shows that it still was of the recorded history was not.
+    /// take writes, or have taken some. One whose backlog file shows that it still was of the history that it had before was not;
+    /// nor does one count that kept nothing, where the file of the master before it has the history that it was to continue.
     pub fn assume(&mut self, promoting: &Promoting) {
         let Some(node) = self.node(&promoting.node) else { return };
         let is_promoted = match &node.kept_stream {
-            KeptStream::Dead { replid, .. } => self.recorded_replid.as_ref().is_none_or(|id| id.to_string() != *replid),
+            KeptStream::Dead { replid, .. } => promoting.replid.as_ref() != Some(replid),
             _ => true,
         };
         // The recorded master, if it lives and is silent, may be the master as well: it is ended first, and then all are looked at
@@ -245,7 +246,12 @@ impl GroupView {
         let root = self.meant_master();
         let may_both_be =
             root.name != promoting.node && root.is_managed() && root.is_alive() && root.report().is_none();
-        if node.report().is_some() || !is_promoted || may_both_be || planted!(RecordTrusted) {
+        // Whatever it took in memory is gone with it; what it was to continue is still there.
+        let has_left_nothing = node.is_dead()
+            && node.kept_stream == KeptStream::Nothing
+            && matches!(&root.kept_stream, KeptStream::Dead { replid, .. } if promoting.replid.as_ref() == Some(replid));
+        let is_master = is_promoted && !may_both_be && !has_left_nothing;
+        if node.report().is_some() || !is_master || planted!(RecordTrusted) {
             return;
         }
         for node in &mut self.nodes {

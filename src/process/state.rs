@@ -681,6 +681,9 @@ pub struct Promoting {
     pub node: String,
     /// Whom the others follow then.
     pub upstreams: BTreeMap<String, String>,
+    /// The replication id that it had before: as long as it has that, it was not made the master. `None`: it was one already.
+    #[serde(default)]
+    pub replid: Option<String>,
 }
 
 /// One node of a group.

@@ -574,7 +574,10 @@ impl Tool {
 fn intend(world: &mut World, failover: &Failover) {
     let plan = failover.plan();
     let above = |node: Place| plan.upstreams.get(&name(node)).map(|above| place(above));
-    world.record.promoting = Some((place(&plan.candidate), world.places().map(above).collect()));
+    let candidate = place(&plan.candidate);
+    let node = &world.nodes[candidate];
+    let before = (!node.is_master()).then_some(node.replid);
+    world.record.promoting = Some((candidate, world.places().map(above).collect(), before));
 }
 
 /// Roles as they are meant by now.

@@ -91,10 +91,14 @@ pub fn view(record: &Record, processes: &[Node], answering: &[Node]) -> GroupVie
         nodes: (0..processes.len()).map(|place| node_view(record, place, &processes[place], answering)).collect(),
         sentinels: Vec::new(),
     };
-    if let Some((candidate, upstreams)) = &record.promoting {
+    if let Some((candidate, upstreams, replid)) = &record.promoting {
         let above = |place: Place| upstreams[place].map(|above| (name(place), name(above)));
         let upstreams = (0..processes.len()).filter_map(above).collect();
-        view.assume(&Promoting { node: name(*candidate), upstreams });
+        view.assume(&Promoting {
+            node: name(*candidate),
+            upstreams,
+            replid: replid.map(|replid| id(replid).to_string()),
+        });
     }
     view
 }
@@ -108,7 +112,7 @@ fn node_view(record: &Record, place: Place, process: &Node, answering: &[Node]) 
         _ => Condition::Dead,
     };
     let meant_upstream = record.upstreams[place].map(name);
-    let may_be_master = meant_upstream.is_none() || record.promoting.as_ref().is_some_and(|(node, _)| *node == place);
+    let may_be_master = meant_upstream.is_none() || record.promoting.as_ref().is_some_and(|(node, ..)| *node == place);
     let kept_stream = if may_be_master { kept_stream(process, condition) } else { KeptStream::Nothing };
     let identity = |start: u8| ProcessIdentity {
         pid: pid(place, start),

@@ -60,8 +60,9 @@ pub struct Record {
     pub started: Vec<Option<u8>>,
     pub replid: Option<u8>,
     pub before_kill: Option<(Place, u8, usize)>,
-    /// Who is about to be the master, and whom the others follow then.
-    pub promoting: Option<(Place, Vec<Option<Place>>)>,
+    /// Who is about to be the master, whom the others follow then, and which history that node has until it is (none: it is
+    /// one already).
+    pub promoting: Option<(Place, Vec<Option<Place>>, Option<u8>)>,
 }
 
 impl Record {
@@ -174,7 +175,8 @@ impl World {
         matches!(self.nodes[place].link, Link::Up { has_ended: true, .. })
     }
 
-    /// Whether more is on its way to a replica: its own stream has ended unread, or that of one that feeds it, or one of those has more.
+    /// Whether more is on its way to a replica: its own stream has ended unread, or that of one that feeds it or is about to, or one of
+    /// those has more.
     pub fn still_reads(&self, place: Place) -> bool {
         let above = |place: &Place| {
             let is_fed = matches!(self.nodes[*place].link, Link::Up { has_ended: false, .. });

@@ -248,6 +248,16 @@ fn a_replica_of_a_dead_replica_comes_under_the_new_master() {
 }
 
 #[test]
+fn a_circle_through_a_server_that_nobody_knows_is_undone() {
+    let follower = NodeReport { process_id: 99, ..report(upstream(BASE_PORT + 3, Link::Down { seconds: None }), 5) };
+    let stranger = node(2, Some(1), Answer::Stranger { report: Box::new(follower) }, Condition::Dead);
+    let seen = view(vec![master(1, 5), stranger, replica(3, 2, 5)]);
+    assert!(matches!(diagnose(&seen), Diagnosis::Cycle { nodes, .. } if nodes == ["n3", "n2"]));
+    let plan = FailoverPlan::new(&seen, &Policy::default()).expect("n3 can follow n1");
+    assert!(steps_of(&plan).contains(&"let n3 follow n1".to_owned()), "{:?}", steps_of(&plan));
+}
+
+#[test]
 fn a_hung_master_is_ended_and_drained_before_anybody_is_promoted() {
     let hung = node(1, None, Answer::Silent, Condition::Stopped);
     let linked = with(replica(2, 1, 5), |report| upstream_of(report).link = Link::Up);
@@ -264,6 +274,7 @@ fn where_the_old_and_the_new_master_of_a_broken_change_are_both_silent_both_are_
     let promoting = crate::process::Promoting {
         node: "n2".to_owned(),
         upstreams: [("n1", "n2"), ("n3", "n2")].map(|(below, above)| (below.to_owned(), above.to_owned())).into(),
+        replid: None,
     };
     let steps = |master: NodeView| {
         let linked = with(replica(3, 1, 5), |report| upstream_of(report).link = Link::Up);
@@ -277,13 +288,35 @@ fn where_the_old_and_the_new_master_of_a_broken_change_are_both_silent_both_are_
 }
 
 #[test]
-fn a_circle_through_a_server_that_nobody_knows_is_undone() {
-    let follower = NodeReport { process_id: 99, ..report(upstream(BASE_PORT + 3, Link::Down { seconds: None }), 5) };
-    let stranger = node(2, Some(1), Answer::Stranger { report: Box::new(follower) }, Condition::Dead);
-    let seen = view(vec![master(1, 5), stranger, replica(3, 2, 5)]);
-    assert!(matches!(diagnose(&seen), Diagnosis::Cycle { nodes, .. } if nodes == ["n3", "n2"]));
-    let plan = FailoverPlan::new(&seen, &Policy::default()).expect("n3 can follow n1");
-    assert!(steps_of(&plan).contains(&"let n3 follow n1".to_owned()), "{:?}", steps_of(&plan));
+fn a_dead_node_that_still_has_the_history_it_was_to_leave_was_not_made_the_master() {
+    // Its history is an older one than what the group was last recorded with.
+    let kept = KeptStream::Dead { replid: id('b').to_string(), former: None, start: 0, end: 5 };
+    // None: it was a master already when it was told to be one once more.
+    for (before, master) in [(Some('b'), "n1"), (Some('c'), "n2"), (None, "n2")] {
+        let mut seen = view(vec![dead(1, None), NodeView { kept_stream: kept.clone(), ..dead(2, Some(1)) }]);
+        seen.assume(&promoting_n2(before));
+        assert_eq!(seen.meant_master().name, master, "{before:?}");
+    }
+}
+
+#[test]
+fn a_dead_node_that_kept_nothing_is_not_started_as_the_master_before_one_whose_file_has_everything() {
+    let kept = KeptStream::Dead { replid: id('a').to_string(), former: None, start: 0, end: 5 };
+    // Of another history than the one that n2 was to continue, the file is no better than nothing.
+    for (before, master) in [(Some('a'), "n1"), (Some('b'), "n2"), (None, "n2")] {
+        let mut seen = view(vec![NodeView { kept_stream: kept.clone(), ..dead(1, None) }, dead(2, Some(1))]);
+        seen.assume(&promoting_n2(before));
+        assert_eq!(seen.meant_master().name, master, "{before:?}");
+    }
+}
+
+/// n2 was about to be made the master in place of n1, and had this history.
+fn promoting_n2(replid: Option<char>) -> crate::process::Promoting {
+    crate::process::Promoting {
+        node: "n2".to_owned(),
+        upstreams: [("n1".to_owned(), "n2".to_owned())].into(),
+        replid: replid.map(|replid| id(replid).to_string()),
+    }
 }
 
 #[test]
