@@ -809,12 +809,7 @@ impl Instance {
             (Effect::None, _) => {}
             (Effect::Rewritten, _) => {
                 let requests = std::mem::take(&mut self.effect);
-                self.propagate(db, &requests, 1);
-                self.effect = requests;
-            }
-            (Effect::Several(count), _) => {
-                let requests = std::mem::take(&mut self.effect);
-                self.propagate_together(db, &requests, count);
+                self.propagate_together(db, &requests);
                 self.effect = requests;
             }
             (Effect::Verbatim, Some(bytes)) => self.propagate(db, bytes, 1),

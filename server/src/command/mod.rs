@@ -422,10 +422,8 @@ pub enum Effect {
     None,
     /// The request as it came.
     Verbatim,
-    /// Another request, which the handler has encoded.
+    /// Other requests, which the handler has encoded and which are done together.
     Rewritten,
-    /// So many other requests, which the handler has encoded and which are done together.
-    Several(usize),
 }
 
 /// What became of a command that may wait.

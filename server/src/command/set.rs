@@ -138,14 +138,12 @@ fn pop_several(context: &mut WriteContext, args: Args) -> Result<Effect> {
     }
     context.edit(key, Absent::Skip, |set: &mut Set| popped.iter().for_each(|member| _ = set.remove(member)))?;
     context.notify(Classes::SET, "spop", key.bytes);
-    let parts = popped.chunks(REMOVED_TOGETHER_MAX);
-    let count = parts.len();
-    for part in parts {
+    for part in popped.chunks(REMOVED_TOGETHER_MAX) {
         let members = part.iter().map(Vec::as_slice);
         let request: Vec<&[u8]> = [b"SREM", key.bytes].into_iter().chain(members).collect();
         append_request(context.effect, &request);
     }
-    Ok(Effect::Several(count))
+    Ok(Effect::Rewritten)
 }
 
 /// Removes a key, if it is there.

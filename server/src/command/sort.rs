@@ -226,7 +226,7 @@ pub(super) fn sort(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let target = context.keyspace.key(name);
     let changes = !list.is_empty() || context.get(target).is_some();
     context.reply.integer(list.len() as i64);
-    let requests = propagate(context.effect, name, &values);
+    propagate(context.effect, name, &values);
     let is_stored = !list.is_empty();
     context.store(target, list);
     if !changes {
@@ -237,17 +237,14 @@ pub(super) fn sort(context: &mut WriteContext, args: Args) -> Result<Effect> {
     } else {
         context.notify(Classes::GENERIC, "del", name);
     }
-    Ok(Effect::Several(requests))
+    Ok(Effect::Rewritten)
 }
 
-/// The list itself, in so many requests: what is a number in an element, and how strings are compared, is not the same for every server.
-fn propagate(effect: &mut Vec<u8>, name: &[u8], values: &[Option<Member>]) -> usize {
+/// The list itself: what is a number in an element, and how strings are compared, is not the same for every server.
+fn propagate(effect: &mut Vec<u8>, name: &[u8], values: &[Option<Member>]) {
     append_request(effect, &[b"DEL", name]);
-    let parts = values.chunks(PROPAGATED_LEN);
-    let requests = 1 + parts.len();
-    for values in parts {
+    for values in values.chunks(PROPAGATED_LEN) {
         let values = values.iter().map(|value| value.as_deref().unwrap_or_default());
         append_request(effect, &[&b"RPUSH"[..], name].into_iter().chain(values).collect::<Vec<_>>());
     }
-    requests
 }

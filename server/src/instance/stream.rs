@@ -9,7 +9,7 @@ use crate::client::{ClientKind, Session};
 use crate::log::log;
 use crate::rdb::Reader;
 use crate::replication::{Appended, Backlog, Feed, FeedState, History, SyncAnswer, backlog};
-use crate::resp::append_request;
+use crate::resp::{append_request, count_requests};
 
 impl Instance {
     /// Sends one request to the replicas, made in database `db`.
@@ -47,9 +47,10 @@ impl Instance {
         self.transaction_stream = Some(stream);
     }
 
-    /// Sends several encoded requests, which no replica may see a part of: as a transaction, unless they are in one.
-    pub(crate) fn propagate_together(&mut self, db: usize, requests: &[u8], count: usize) {
-        if self.transaction_stream.is_some() {
+    /// Sends encoded requests, which no replica may see a part of: several are a transaction, unless they are in one.
+    pub(crate) fn propagate_together(&mut self, db: usize, requests: &[u8]) {
+        let count = count_requests(requests);
+        if count == 1 || self.transaction_stream.is_some() {
             return self.propagate(db, requests, count);
         }
         self.begin_transaction_stream();

@@ -13,5 +13,5 @@
 mod reply;
 mod request;
 
-pub use reply::{Protocol, Reply, append_request};
+pub use reply::{Protocol, Reply, append_request, count_requests};
 pub use request::{Limits, ProtocolError, Request, RequestParser, Span};

@@ -182,9 +182,40 @@ pub fn append_request(out: &mut Vec<u8>, arguments: &[&[u8]]) {
     }
 }
 
+/// How many requests `append_request` has put into `requests`.
+pub fn count_requests(mut requests: &[u8]) -> usize {
+    let mut count = 0;
+    while !requests.is_empty() {
+        let (arguments, rest) = split_header(requests);
+        requests = (0..arguments).fold(rest, |rest, _| {
+            let (len, rest) = split_header(rest);
+            &rest[len + 2..]
+        });
+        count += 1;
+    }
+    count
+}
+
+/// The number in a line of a type and a number, and what is behind that.
+fn split_header(line: &[u8]) -> (usize, &[u8]) {
+    let digits = line[1..].iter().take_while(|byte| byte.is_ascii_digit());
+    let number = digits.clone().fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
+    (number, &line[1 + digits.count() + 2..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_requests_that_were_appended_are_counted() {
+        let mut out = Vec::new();
+        assert_eq!(count_requests(&out), 0);
+        for count in 1..4 {
+            append_request(&mut out, &[b"SET", b"", b"*1\r\n$4\r\nPING\r\n", &[b'x'; 1234]]);
+            assert_eq!(count_requests(&out), count);
+        }
+    }
 
     #[test]
     fn the_same_replies_have_each_version_s_types() {

@@ -277,7 +277,9 @@ fn read_as(
                 Some(entry) => {
                     reply_entry(reply, &entry);
                     if let Some(delivery) = group.delivery(id).cloned() {
-                        group.deliver(id, Delivery { ms: now_ms, count: delivery.count + 1, ..delivery });
+                        let again = Delivery { ms: now_ms, count: delivery.count + 1, ..delivery };
+                        claim::append_claim(&mut effect, name, group_name, group.last_id, id, &again);
+                        group.deliver(id, again);
                     }
                 }
                 None => {
