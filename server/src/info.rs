@@ -318,8 +318,10 @@ fn upstream(instance: &Instance, text: &mut String) {
         let down_s = (instance.now_ms / 1000 - following.down_since_ms / 1000).max(0);
         field!(text, "master_link_down_since_seconds", if following.synced { down_s } else { -1 });
     }
-    // Who has not finished a first sync has no data to be promoted with, and 0 is what every Sentinel understands.
-    field!(text, "slave_priority", if following.synced { instance.config.replica_priority } else { 0 });
+    // Who has not finished a first sync, and did not start with data either, has none to be promoted with; 0 is what every
+    // Sentinel understands.
+    let is_promotable = following.synced || following.restored;
+    field!(text, "slave_priority", if is_promotable { instance.config.replica_priority } else { 0 });
     field!(text, "slave_read_only", u8::from(instance.config.replica_read_only));
     field!(text, "replica_announced", u8::from(instance.config.replica_announced));
 }

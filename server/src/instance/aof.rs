@@ -154,7 +154,7 @@ impl Instance {
             replication.history.previous = Some((id, offset));
         } else {
             replication.history = History { replid: id, previous: None };
-            replication.resumable = true;
+            replication.restore();
         }
         let room = usize::try_from(self.config.repl_backlog_size).unwrap_or(usize::MAX);
         let recent = &restored.recent[restored.recent.len().saturating_sub(room)..];

@@ -186,6 +186,9 @@ impl Follower {
                 if instance.replication.resumable {
                     log!(Notice, "Discarding previously cached master state.");
                 }
+                if let Some(following) = instance.replication.following_mut() {
+                    following.restored = false;
+                }
                 instance.set_link(Link::Transfer { total_bytes: None, read_bytes: 0 });
                 self.stage = Stage::Announcement(id, offset);
             }

@@ -439,7 +439,7 @@ impl Instance {
         replication.stream_db = point.db;
         if !replication.is_master() {
             replication.history = History { replid: point.id, previous: None };
-            replication.resumable = true;
+            replication.restore();
             return Ok(());
         }
         replication.history.previous = Some((point.id, point.offset));

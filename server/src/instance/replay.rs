@@ -89,7 +89,9 @@ impl Instance {
         self.replication.history = remains.history;
         self.replication.offset = remains.end;
         self.replication.stream_db = db;
-        self.replication.resumable = !is_master;
+        if !is_master {
+            self.replication.restore();
+        }
         self.create_backlog_with((remains.start, bytes))?;
         if is_master {
             let replid = self.random.id();

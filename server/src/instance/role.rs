@@ -13,12 +13,13 @@ impl Instance {
     pub fn follow(&mut self, upstream: Upstream) {
         let was_master = self.replication.is_master();
         let following = self.replication.following();
-        let synced = following.is_some_and(|following| following.synced);
+        let (synced, restored) = following.map_or((false, false), |following| (following.synced, following.restored));
         // What those below were told of those above holds until another upstream says otherwise; so they stay, and may go on
         // if the data do.
         let chain = following.map_or_else(Vec::new, |following| following.ancestry.chain.clone());
         self.replication.role = Role::Replica(Following {
             synced: synced && self.replication.resumable,
+            restored: restored && self.replication.resumable,
             ancestry: Ancestry { chain, lineage: Vec::new() },
             ..Following::new(upstream.clone(), self.now_ms)
         });
@@ -73,7 +74,7 @@ impl Instance {
         self.replication.offset = 0;
         self.replication.resumable = false;
         if let Some(following) = self.replication.following_mut() {
-            following.synced = false;
+            (following.synced, following.restored) = (false, false);
         }
         old
     }

@@ -186,6 +186,9 @@ pub struct Following {
     pub unapplied_bytes: u64,
     /// The data are this upstream's: a first sync was finished, or this server's own history is asked to be continued.
     pub synced: bool,
+    /// The data are those that this server has started with, a point of a history, and no upstream has said yet that they are
+    /// not its own.
+    pub restored: bool,
     /// Why the upstream is not followed for now.
     pub refusal: Option<Refusal>,
     /// What the upstream has said of itself, if it is a repld.
@@ -213,6 +216,7 @@ impl Following {
             heard_ms: now_ms,
             unapplied_bytes: 0,
             synced: false,
+            restored: false,
             refusal: None,
             ancestry: Ancestry::default(),
             identified: false,
@@ -302,6 +306,14 @@ impl Replication {
         match &mut self.role {
             Role::Master | Role::Ghost => None,
             Role::Replica(following) => Some(following),
+        }
+    }
+
+    /// What a replica has started with is a point of its history: it may be asked to be continued, and promoted.
+    pub fn restore(&mut self) {
+        self.resumable = true;
+        if let Some(following) = self.following_mut() {
+            following.restored = true;
         }
     }
 

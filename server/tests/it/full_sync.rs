@@ -132,6 +132,26 @@ fn a_sync_that_breaks_leaves_the_data_of_before() {
 }
 
 #[test]
+fn a_replica_that_starts_with_data_may_be_promoted_until_they_turn_out_to_be_others() {
+    let mut master = repld().start();
+    fill(&master, "old");
+    let mut replica = repld().replica_of(&master).start();
+    wait_until_equal(&master, &replica);
+    replica.connect().ok("SAVE");
+    master.kill();
+    replica.restart();
+    let mut client = replica.connect();
+    assert_eq!(client.info("master_link_status"), "down");
+    assert_eq!(client.info("slave_priority"), "100", "what it has is whole, and its master is gone");
+
+    let other = repld().directive("rdb-key-save-delay", SLOWLY).start();
+    fill(&other, "new");
+    follow(&replica, &other);
+    wait_for_transfer(&mut client);
+    assert_eq!(client.info("slave_priority"), "0", "what it has is not what the others have");
+}
+
+#[test]
 fn of_the_same_history_old_data_are_served_until_the_new_ones_are_whole() {
     for master in masters() {
         let master = master.directive("repl-backlog-size", "16kb").start();
