@@ -252,7 +252,7 @@ impl Group {
     pub async fn promote(&mut self) -> Result<Promotion, Error> {
         let policy = self.policy();
         let began = Instant::now();
-        let report = group::promote(&mut self.inner, &policy, began, LIMIT, &mut self.recorder).await?;
+        let report = group::promote("promote", &mut self.inner, &policy, began, LIMIT, &mut self.recorder).await?;
         Ok(promotion(report))
     }
 

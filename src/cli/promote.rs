@@ -93,7 +93,7 @@ impl PromoteArgs {
         let report = context.record(
             &dir,
             |event| context.narrate(event),
-            async |recorder| Ok(group::promote(group, policy, began, self.timeout, recorder).await?),
+            async |recorder| Ok(group::promote("promote", group, policy, began, self.timeout, recorder).await?),
         )?;
         if context.printer.is_json() {
             context.printer.object(&report);

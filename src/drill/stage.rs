@@ -296,7 +296,7 @@ impl<'a> Stage<'a> {
 
     async fn promote(&mut self, node: Option<&Target>, recorder: &mut Recorder) -> Result<String, GroupError> {
         let policy = self.policy(node);
-        let report = group::promote(&mut self.group, &policy, Instant::now(), LINK_LIMIT, recorder).await?;
+        let report = group::promote("promote", &mut self.group, &policy, Instant::now(), LINK_LIMIT, recorder).await?;
         self.claims.push(Claim {
             node: report.plan.candidate.clone(),
             words: report.loss.to_string(),

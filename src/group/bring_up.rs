@@ -30,12 +30,12 @@ use tokio::task::JoinSet;
 use super::diagnosis::{Diagnosis, diagnose};
 use super::links::{ReplicasOf, await_link, watch_replicas};
 use super::salvage::{self, KeptStream};
-use super::sentinel_launch::SentinelLaunch;
+use super::sentinel::SentinelLaunch;
 use super::stop::end_processes;
 use super::tail::{self, TailReport};
 use super::unmanaged::{self, Untouchable, refuse_unmanaged};
 use super::view::observe;
-use super::{Group, GroupError, GroupView, NodeView, endpoint, link_faults, save_config};
+use super::{Group, GroupError, GroupView, NodeView, QUOTED_LINES, endpoint, link_faults, save_config};
 use crate::event::{Event, Recorder};
 use crate::host;
 use crate::process::{
@@ -55,9 +55,6 @@ const CONNECT_EVERY: Duration = Duration::from_millis(2);
 const RESPONSE_LIMIT: Duration = Duration::from_secs(60);
 /// A password is shorter.
 const PASSWORD_FILE_BYTES_MAX: u64 = 64 << 10;
-/// How many lines of a dead server's log are quoted.
-const QUOTED_LINES: usize = 10;
-
 /// What `up` is about to do.
 #[derive(Debug, Serialize)]
 pub struct LaunchPlan {
@@ -906,9 +903,7 @@ impl Launch {
     }
 
     fn died(&self, name: &str) -> GroupError {
-        let log = self.dir.log_file(name);
-        let status = self.started().get_mut(name).map_or_else(|| "unknown status".to_owned(), Started::exit_words);
-        GroupError::NodeDied { node: name.to_owned(), status, log_tail: log_tail(&log, QUOTED_LINES), log }
+        GroupError::died(&self.dir, name, self.started().get_mut(name))
     }
 
     fn show(&self, event: Event) {

@@ -31,7 +31,6 @@ mod repoint;
 mod restart;
 mod salvage;
 mod sentinel;
-mod sentinel_launch;
 mod signal;
 mod stop;
 mod tail;
@@ -44,7 +43,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::event::Event;
-use crate::process::{EngineError, GroupDir, RunNode, RunState, Server, StateError, Stranger, render_config};
+use crate::process::{
+    EngineError, GroupDir, RunNode, RunState, Server, Started, StateError, Stranger, log_tail, render_config,
+};
 use crate::topology::{Address, Login};
 use crate::wire::{Endpoint, FormerHistory, WireError, split_words};
 
@@ -238,6 +239,18 @@ fn living_words(living: &[(String, u32)]) -> String {
         "; none of the group's processes lives".to_owned()
     } else {
         format!("; these live: {}", words.join(", "))
+    }
+}
+
+/// How many lines of a log an error quotes.
+const QUOTED_LINES: usize = 10;
+
+impl GroupError {
+    /// A process of this node has ended; `started` is what it was started as, if it was just now.
+    fn died(dir: &GroupDir, node: &str, started: Option<&mut Started>) -> GroupError {
+        let log = dir.log_file(node);
+        let status = started.map_or_else(|| "unknown status".to_owned(), Started::exit_words);
+        GroupError::NodeDied { node: node.to_owned(), status, log_tail: log_tail(&log, QUOTED_LINES), log }
     }
 }
 

@@ -113,23 +113,12 @@ pub enum Resync {
     Unknown,
 }
 
-/// Replaces a lost master: observes, decides, executes, observes again. `began` is when the command started; `limit` bounds
-/// the wait for links.
+/// Replaces a lost master: observes, decides, executes, observes again. `command` is what the journal calls it; `began` is when
+/// it started; `limit` bounds the wait for links.
 ///
 /// # Errors
 /// [`GroupError::Refused`]: there is no plan. [`GroupError::StepFailed`]: the plan broke off; the same command again resumes.
 pub async fn promote(
-    group: &mut Group,
-    policy: &Policy,
-    began: Instant,
-    limit: Duration,
-    recorder: &mut Recorder,
-) -> Result<FailoverReport, GroupError> {
-    promote_by("promote", group, policy, began, limit, recorder).await
-}
-
-/// The same by another command, which the journal names.
-pub(super) async fn promote_by(
     command: &'static str,
     group: &mut Group,
     policy: &Policy,

@@ -26,7 +26,7 @@ pub async fn settle(group: &mut Group, limit: Duration, recorder: &mut Recorder)
     let (view, _) = observe_calm(group).await?;
     let policy = Policy { finishes: unfinished(group, None)?, ..Policy::default() };
     if policy.finishes.is_some() || is_half_done(group, &view, None)? {
-        promote(group, &policy, Instant::now(), limit, recorder).await?;
+        promote("promote", group, &policy, Instant::now(), limit, recorder).await?;
         return Ok(());
     }
     match group.run.nodes.len() {

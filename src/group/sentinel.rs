@@ -14,6 +14,8 @@
 //! (`SENTINEL REMOVE`) and gives it back with the new master afterwards (`SENTINEL MONITOR`). One that lives and cannot be told
 //! could act meanwhile, so then nothing is done.
 
+mod launch;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ use redis::Value;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+pub(super) use self::launch::SentinelLaunch;
 use super::journal::{Journal, RECENT_BYTES, read_end};
 use super::plan::Policy;
 use super::{Group, GroupError, endpoint, listed};

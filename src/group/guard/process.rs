@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::group::journal::{JournalEntry, read_recent_of};
 use crate::group::stop::end_processes;
 use crate::group::{Group, GroupError};
-use crate::process::{Condition, Durability, GUARD, log_tail, spawn_guard};
+use crate::process::{Condition, Durability, GUARD, spawn_guard};
 use crate::topology::By;
 
 /// How long it may take to watch.
@@ -18,9 +18,6 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// Between two looks at one that starts.
 const POLL_EVERY: Duration = Duration::from_millis(2);
-/// How many lines of a dead guard's log are quoted.
-const QUOTED_LINES: usize = 10;
-
 /// A group's guard as it is.
 #[derive(Debug, Clone, Serialize)]
 pub struct GuardState {
@@ -86,9 +83,7 @@ pub async fn start_guard(group: &mut Group) -> Result<u32, GroupError> {
     while !watches(group, identity.pid)? {
         if identity.condition()? == Condition::Dead || Instant::now() > give_up {
             stop_guard(group).await?;
-            let log = group.dir.log_file(GUARD);
-            let (status, log_tail) = (started.exit_words(), log_tail(&log, QUOTED_LINES));
-            return Err(GroupError::NodeDied { node: GUARD.to_owned(), status, log, log_tail });
+            return Err(GroupError::died(&group.dir, GUARD, Some(&mut started)));
         }
         tokio::time::sleep(POLL_EVERY).await;
     }

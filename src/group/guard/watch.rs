@@ -17,7 +17,7 @@ use crate::group::ephemeral::reap;
 use crate::group::journal::{Journal, RECENT_BYTES, read_end};
 use crate::group::kill::disarm;
 use crate::group::plan::{Policy, Refusal};
-use crate::group::promotion::promote_by;
+use crate::group::promotion::promote;
 use crate::group::stop::end_strays;
 use crate::group::unfinished::unfinished;
 use crate::group::view::observe;
@@ -130,7 +130,7 @@ async fn enrol(
     if policy.finishes.is_some() {
         let mut recorder = Recorder::new(Journal::open(&dir.journal_file())?, display.clone());
         // If that is not the moment for it, what is wrong is seen soon.
-        let _ = promote_by(COMMAND, &mut group, &policy, Instant::now(), LINK_LIMIT, &mut recorder).await;
+        let _ = promote(COMMAND, &mut group, &policy, Instant::now(), LINK_LIMIT, &mut recorder).await;
     }
     Ok(Some(Group::open(dir.clone())?))
 }
@@ -320,7 +320,7 @@ impl Watch {
         // A lost master is replaced, whatever was not seen to its end before.
         let finishes = if replaces { None } else { unfinished(&group, None)? };
         let policy = Policy { finishes, ..policy(&group.run) };
-        Ok(match promote_by(COMMAND, &mut group, &policy, began, LINK_LIMIT, &mut recorder).await {
+        Ok(match promote(COMMAND, &mut group, &policy, began, LINK_LIMIT, &mut recorder).await {
             Ok(_) => GuardDone::Done,
             Err(GroupError::Refused(Refusal::MasterAlive { .. })) => GuardDone::Moot,
             Err(GroupError::Refused(refusal)) => GuardDone::Refused(Box::new(refusal)),

@@ -14,19 +14,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
-use super::sentinel::{Aim, Watch, Written, aim, watch_of, write_config};
-use super::{GroupError, listed};
+use super::{Aim, Watch, Written, aim, watch_of, write_config};
 use crate::event::Event;
+use crate::group::{GroupError, listed};
 use crate::process::{
     Condition, Durability, GroupDir, LiveProcess, Program, RunNode, RunProcess, RunSentinel, RunState, Started,
-    log_tail, spawn_sentinel,
+    spawn_sentinel,
 };
 use crate::wire::{NodeClient, WireError};
 
 /// Between two looks at a Sentinel that starts.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-const QUOTED_LINES: usize = 10;
 
 /// The periods of a Sentinel in a hurry, as `SENTINEL DEBUG` of Redis 7.0 sets them, in milliseconds.
 const FAST: [&str; 14] = [
@@ -56,7 +55,7 @@ fn ping_period_ms(down_after_ms: u64) -> u64 {
 }
 
 /// Sentinels that are started, or found running.
-pub(super) struct SentinelLaunch<'a> {
+pub(in crate::group) struct SentinelLaunch<'a> {
     pub dir: &'a GroupDir,
     pub run: &'a Mutex<RunState>,
     /// What this run of `up` started, to be ended if it fails.
@@ -159,9 +158,7 @@ impl SentinelLaunch<'_> {
     }
 
     fn died(&self, name: &str) -> GroupError {
-        let log = self.dir.log_file(name);
-        let status = self.started().get_mut(name).map_or_else(|| "unknown status".to_owned(), Started::exit_words);
-        GroupError::NodeDied { node: name.to_owned(), status, log_tail: log_tail(&log, QUOTED_LINES), log }
+        GroupError::died(self.dir, name, self.started().get_mut(name))
     }
 
     fn show(&self, event: Event) {
