@@ -23,7 +23,8 @@ use rustix::process::{Pid, Signal};
 
 use super::engine::Program;
 use super::identity::ProcessIdentity;
-use super::state::{GUARD, GroupDir, LINKS, ManagedServer, RunNode, RunSentinel, RunState, Server};
+use super::run::{ManagedServer, RunNode, RunSentinel, RunState, Server};
+use super::state::{GUARD, GroupDir, LINKS};
 use crate::failpoint;
 use crate::topology::{Address, EngineFamily};
 

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod launch;
 pub mod port;
 pub mod rdb;
+pub mod run;
 pub mod state;
 
 pub use engine::{EngineError, EngineNameError, Program, engine_named};
@@ -18,8 +19,8 @@ pub use launch::{
 };
 pub use port::{Listeners, Stranger, free_ports};
 pub use rdb::{Build, Reading};
-pub use state::{
-    Durability, GUARD, GroupDir, GroupLock, LINKS, LinkPort, ManagedServer, Promoting, RunGuard, RunLinks, RunNode,
-    RunProcess, RunSentinel, RunSentinels, RunState, Server, StateDir, StateError, Unfenced, UnmanagedServer,
-    WishedEngine,
+pub use run::{
+    LinkPort, ManagedServer, Promoting, RunGuard, RunLinks, RunNode, RunProcess, RunSentinel, RunSentinels, RunState,
+    Server, Unfenced, UnmanagedServer, WishedEngine,
 };
+pub use state::{Durability, GUARD, GroupDir, GroupLock, LINKS, StateDir, StateError};
