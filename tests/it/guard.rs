@@ -265,6 +265,20 @@ fn a_master_that_flaps_is_given_up_until_somebody_has_looked() {
 }
 
 #[test]
+fn what_cannot_be_written_down_is_tried_again() {
+    let live = Live::trio("repld");
+    let _guard = Guard::over(&live);
+    let (there, aside) = (live.state("trio").join("nodes/n1"), live.state("trio").join("nodes/n1.aside"));
+    std::fs::rename(&there, &aside).expect("it is ours");
+    std::fs::write(&there, "in the way").expect("it is ours");
+    kill(live.pid("n1"), "KILL");
+    live.eventually("it has failed", || verdicts(&live).contains(&"fails".to_owned()));
+    std::fs::remove_file(&there).expect("it is ours");
+    std::fs::rename(&aside, &there).expect("it is ours");
+    live.eventually("another takes writes", || live.status()["diagnosis"]["name"] == "replicas-unreachable");
+}
+
+#[test]
 fn a_stray_is_led_back() {
     for engine in engines() {
         let live = guarded(engine, "deadline = \"200ms\"\n");

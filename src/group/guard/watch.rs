@@ -233,12 +233,14 @@ impl Watch {
                         continue;
                     }
                     GuardOrder::Note(note) => {
-                        self.note(note)?;
+                        self.note_or_say(note);
                         continue;
                     }
-                    GuardOrder::Promote(note) => self.promote(note).await?,
-                    GuardOrder::Start(nodes, note) => self.start(&nodes, note).await?,
+                    GuardOrder::Promote(note) => self.promote(note).await,
+                    GuardOrder::Start(nodes, note) => self.start(&nodes, note).await,
                 };
+                // What cannot be done now, on a full disk for one, is tried again; who watches must not end of it.
+                let done = done.unwrap_or_else(|error| GuardDone::Failed(error.to_string()));
                 told.push_back(GuardEvent::Done(done));
                 match self.reread()? {
                     Some(event) => told.push_back(event),
@@ -383,6 +385,16 @@ impl Watch {
 
     fn note(&self, note: GuardNote) -> Result<(), GroupError> {
         self.recorder()?.record(Event::Guard { note })
+    }
+
+    /// The same for what has no consequences if nobody can read it later.
+    fn note_or_say(&self, note: GuardNote) {
+        let reason = note.reason.clone();
+        if let Err(error) = self.note(note) {
+            let text = format!("{reason}; the journal does not tell, for it cannot be written: {error}");
+            // Whoever has started this guard may have gone.
+            let _ = self.display.send(Event::Warning { text });
+        }
     }
 
     /// When guards of this group have replaced masters, as far as that still counts. The journal has the time of day: one that
