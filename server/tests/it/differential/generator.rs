@@ -14,8 +14,10 @@ const DEPTH_MAX: usize = 12;
 const ODD_WORDS: [&str; 11] =
     ["x", "\"\"", "-1", "0", "nan", "9223372036854775807", "-9223372036854775808", "l:1", "h:1", "s:1", "\"\\xff\""];
 
-/// Their odd forms stand in the grammar: a wrong timeout waits for ever, and a made-up cursor finds anything.
-const NEVER_MUTATED: [&str; 13] = [
+/// Their odd forms stand in the grammar: a wrong timeout waits for ever, and a made-up cursor finds anything, and without
+/// its count chance decides what a SPOP takes.
+const NEVER_MUTATED: [&str; 14] = [
+    "SPOP",
     "BLPOP",
     "BRPOP",
     "BLMOVE",
