@@ -251,12 +251,13 @@ impl GroupView {
             && node.kept_stream == KeptStream::Nothing
             && matches!(&root.kept_stream, KeptStream::Dead { replid, .. } if promoting.replid.as_ref() == Some(replid));
         // One that was ended before another took its place does not come back as a master, and one that handed over is none.
-        let is_there = root.is_managed()
+        let is_replaced = node.is_dead()
+            && root.is_managed()
             && root.report().is_some_and(|report| {
                 let own = &report.replication;
                 own.is_master() && promoting.replid.as_deref() == Some(own.replid.to_string().as_str())
             });
-        let is_master = is_promoted && !may_both_be && !has_left_nothing && !(node.is_dead() && is_there);
+        let is_master = is_promoted && !may_both_be && !has_left_nothing && !is_replaced;
         if node.report().is_some() || !is_master || planted!(RecordTrusted) {
             return;
         }
