@@ -330,8 +330,16 @@ pub struct WriteContext<'a> {
 }
 
 impl WriteContext<'_> {
+    /// The live entry, which is used with that.
     fn get(&self, key: Key) -> Option<EntryRef<'_>> {
-        self.keyspace.get(self.db, key, self.expiry_ms)
+        self.get_in(self.db, key)
+    }
+
+    /// The same in any database.
+    fn get_in(&self, db: usize, key: Key) -> Option<EntryRef<'_>> {
+        let entry = self.keyspace.get(db, key, self.expiry_ms)?;
+        entry.touch(self.keyspace.clock());
+        Some(entry)
     }
 
     /// The list, hash, set or sorted set that the key holds, if there is one.
