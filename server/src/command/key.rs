@@ -153,6 +153,18 @@ pub(super) fn dbsize(context: &mut ReadContext, _args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Puts what `from` holds, which is there, at `to` in that database, with how often it was used.
+fn relocate(context: &mut WriteContext, from: Key, db: usize, to: Key) {
+    let last_use = context.get(from).map(|entry| entry.last_use(context.keyspace.clock()));
+    let (value, deadline) = context.keyspace.take(context.db, from).expect("it is there");
+    // What was there before is deleted: the key is another one.
+    context.keyspace.remove(db, to);
+    context.keyspace.insert(db, to, value, deadline);
+    if let Some(last_use) = last_use {
+        context.keyspace.set_last_use(db, to, last_use);
+    }
+}
+
 /// Takes the value of `args[1]` away and puts it at `args[2]`; false if the target had to stay.
 fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bool> {
     let (from, to) = (args.first_key(), context.keyspace.key(args.get(2)));
@@ -165,10 +177,7 @@ fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bo
     if !replace && context.get(to).is_some() {
         return Ok(false);
     }
-    let (value, deadline) = context.keyspace.take(context.db, from).expect("the key was just seen");
-    // What was there before is deleted: the key is another one.
-    context.keyspace.remove(context.db, to);
-    context.keyspace.insert(context.db, to, value, deadline);
+    relocate(context, from, context.db, to);
     context.notify(Classes::GENERIC, "rename_from", from.bytes);
     context.notify(Classes::GENERIC, "rename_to", to.bytes);
     Ok(true)
@@ -210,8 +219,7 @@ pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect>
     }
     let possible = context.get(key).is_some() && context.get_in(target, key).is_none();
     if possible {
-        let (value, deadline) = context.keyspace.take(source, key).expect("the key was just seen");
-        context.keyspace.insert(target, key, value, deadline);
+        relocate(context, key, target, key);
         context.notify(Classes::GENERIC, "move_from", key.bytes);
         context.notify_in(target, Classes::GENERIC, "move_to", key.bytes);
     }

@@ -260,7 +260,7 @@ impl<'a> ReadContext<'a> {
     fn get(&self, key: Key) -> Option<EntryRef<'a>> {
         let entry = self.glance(key);
         if let Some(entry) = entry {
-            entry.touch(self.keyspace.clock());
+            entry.touch(self.keyspace.clock(), key.hash);
         }
         entry
     }
@@ -338,7 +338,7 @@ impl WriteContext<'_> {
     /// The same in any database.
     fn get_in(&self, db: usize, key: Key) -> Option<EntryRef<'_>> {
         let entry = self.keyspace.get(db, key, self.expiry_ms)?;
-        entry.touch(self.keyspace.clock());
+        entry.touch(self.keyspace.clock(), key.hash);
         Some(entry)
     }
 
@@ -372,7 +372,7 @@ impl WriteContext<'_> {
     fn looked_up(&mut self, key: Key) {
         match self.keyspace.get(self.db, key, self.expiry_ms) {
             Some(entry) => {
-                entry.touch(self.keyspace.clock());
+                entry.touch(self.keyspace.clock(), key.hash);
                 self.stats.keyspace_hits.update(|hits| hits + 1);
             }
             None => {
