@@ -178,7 +178,7 @@ impl<'a> Args<'a> {
     }
 
     #[inline]
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.spans.len()
     }
 
@@ -193,7 +193,7 @@ impl<'a> Args<'a> {
         Args { request: self.request, spans: &self.spans[first..], first_key_hash: 0 }
     }
 
-    fn maybe(&self, index: usize) -> Option<&'a [u8]> {
+    pub(crate) fn maybe(&self, index: usize) -> Option<&'a [u8]> {
         (index < self.len()).then(|| self.get(index))
     }
 
