@@ -11,6 +11,26 @@ use crate::server::{Kind, Server};
 /// A command per line, of every command with keys. Each is also tried with each key absent, and of a wrong type.
 const COMMANDS: &str = include_str!("uses.txt");
 
+/// Commands that redis-server 7.0 has not, and valkey-server has.
+const OF_FIELDS: &str = "\
+HEXPIRE h 100 FIELDS 1 f1
+HEXPIRE h 0 FIELDS 1 f1
+HEXPIRE h 100 XX FIELDS 1 f1
+HEXPIREAT h 4102444800 FIELDS 1 nofield
+HEXPIRETIME h FIELDS 1 f1
+HGETEX h FIELDS 1 f1
+HGETEX h FIELDS 1 nofield
+HGETEX h PX 100000 FIELDS 1 f1
+HPERSIST h FIELDS 1 f1
+HPEXPIRE h 100000 FIELDS 1 f1
+HPEXPIREAT h 4102444800000 FIELDS 1 f1
+HPEXPIRETIME h FIELDS 1 f1
+HPTTL h FIELDS 1 f1
+HSETEX h EX 100 FIELDS 1 f1 new
+HSETEX h FNX FIELDS 1 f1 new
+HSETEX h FXX FIELDS 1 f9 new
+HTTL h FIELDS 1 f1";
+
 /// What the keys hold. They are numbered where a command takes several of a type, and `e` has a deadline; those of any
 /// other name are absent.
 const DATA: [&str; 24] = [
@@ -155,14 +175,19 @@ fn variants(command: &[Vec<u8>], server: &mut Client) -> Vec<Vec<Vec<u8>>> {
 
 #[test]
 fn every_command_uses_the_keys_that_it_uses_on_redis_server() {
-    [Noted::Recency, Noted::Frequency].into_iter().for_each(compare);
+    [Noted::Recency, Noted::Frequency].into_iter().for_each(|noted| compare(COMMANDS, Kind::Redis, noted));
 }
 
-fn compare(noted: Noted) {
+#[test]
+fn commands_of_fields_use_the_keys_that_they_use_on_valkey_server() {
+    [Noted::Recency, Noted::Frequency].into_iter().for_each(|noted| compare(OF_FIELDS, Kind::Valkey, noted));
+}
+
+fn compare(commands: &str, peer: Kind, noted: Noted) {
     let start = |kind| Subject::start(kind, noted);
-    let (Some(mut ours), Some(mut theirs)) = (start(Kind::Repld), start(Kind::Redis)) else { return };
+    let (Some(mut ours), Some(mut theirs)) = (start(Kind::Repld), start(peer)) else { return };
     let mut differences = Vec::new();
-    for line in COMMANDS.lines() {
+    for line in commands.lines() {
         let command = words_of(line);
         for (index, variant) in variants(&command, &mut theirs.client).iter().enumerate() {
             let (reply, mut expected) = theirs.uses(variant);
