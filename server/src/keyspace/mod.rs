@@ -358,6 +358,12 @@ impl Keyspace {
         self.clock.set_tracking(tracking);
     }
 
+    /// From here on it is another command that uses keys.
+    #[inline]
+    pub fn begin_command(&self) {
+        self.clock.begin_command();
+    }
+
     /// Whether uses do not count for the moment.
     pub fn hold_access(&self, is_held: bool) {
         self.clock.hold(is_held);
