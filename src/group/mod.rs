@@ -81,7 +81,7 @@ pub use tail::{Tail, TailError, TailFate, TailReport};
 pub use unfinished::{forget_if_nothing_came, unfinished};
 pub use unmanaged::{Diverged, Untouchable, refuse_unmanaged};
 pub use upgrade::{Former, Upgrade, build_of, standing};
-pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};
+pub use view::{Answer, Clients, GroupView, HEARD_SECONDS_MAX, KillNote, NodeView, ServerView, observe};
 
 /// A group that was started once: its directory and what was launched.
 #[derive(Debug, Clone)]

@@ -27,8 +27,6 @@ use crate::process::{
 };
 use crate::wire::{Endpoint, NodeClient, WireError};
 
-/// `[guard] deadline`, unless the topology says otherwise.
-const DEADLINE: Duration = Duration::from_secs(1);
 /// How long links are waited for after a failover. Who needs longer follows all the same.
 const LINK_LIMIT: Duration = Duration::from_secs(2);
 /// How long a node that is started again may take to answer.
@@ -169,7 +167,7 @@ fn settings(run: &RunState) -> GuardSettings {
     let is_meant_to_run = master.unmanaged().is_some() || master.process().is_some();
     GuardSettings {
         master: is_meant_to_run.then(|| master.name.clone()),
-        deadline: run.guard.deadline_ms.map_or(DEADLINE, Duration::from_millis),
+        deadline: run.guard.deadline(),
         restarts: run.guard.restart,
         max_loss_bytes: run.max_loss_bytes,
         is_in_maintenance: run.guard.is_in_maintenance,
