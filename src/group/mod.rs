@@ -56,7 +56,7 @@ pub use ephemeral::{Ephemeral, reap};
 pub use failover::{Failover, Next, StepOutcome};
 pub use guard::{
     Evidence, Guard, GuardDone, GuardEnd, GuardEvent, GuardNote, GuardOrder, GuardSettings, GuardState, GuardVerdict,
-    LastNote, guard_state, start_guard, stop_guard, watch_over,
+    LastNote, check_decider, guard_state, start_guard, stop_guard, watch_over,
 };
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};

@@ -106,12 +106,7 @@ async fn enrol(
         }
     };
     let mut group = Group::open(dir.clone())?;
-    if group.run.sentinels.is_some() {
-        return Err(GroupError::Unsafe {
-            reason: format!("the Sentinels of {} decide who is its master", dir.name()),
-            hint: "there is one decider, never two: `[failover] by = \"guard\"`, and no `[sentinel]`".to_owned(),
-        });
-    }
+    check_decider(&group)?;
     if let Some(other) = group.run.guard.process.as_ref().filter(|other| Some(*other) != own.as_ref())
         && other.condition()? != Condition::Dead
     {
@@ -131,6 +126,20 @@ async fn enrol(
         let _ = promote(COMMAND, &mut group, &policy, Instant::now(), LINK_LIMIT, &mut recorder).await;
     }
     Ok(Some(Group::open(dir.clone())?))
+}
+
+/// Whether a guard may decide in this group.
+///
+/// # Errors
+/// Its Sentinels do.
+pub fn check_decider(group: &Group) -> Result<(), GroupError> {
+    match group.run.sentinels {
+        None => Ok(()),
+        Some(_) => Err(GroupError::Unsafe {
+            reason: format!("the sentinels of {} decide who is its master", group.run.group),
+            hint: "there is one decider, never two: `[failover] by = \"guard\"`, and no `[sentinel]`".to_owned(),
+        }),
+    }
 }
 
 /// Takes note that this guard has ended, unless somebody who holds the group does.
