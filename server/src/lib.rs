@@ -129,5 +129,11 @@ fn start(config: Config, remains: Option<Remains>) -> Result<(), String> {
     if let Some(Remains { history, start, end, .. }) = &remains {
         log!(Warning, "Ghost master of {}: serves offsets {start} to {end} of a dead server's backlog", history.replid);
     }
+    // Where the kernel has to clear two megabytes at once, a write waits milliseconds for its memory.
+    if config.disable_thp
+        && let Err(error) = rustix::thread::disable_transparent_huge_pages(true)
+    {
+        log!(Warning, "The kernel can't be kept from giving this process huge pages: {error}");
+    }
     net::serve(config, remains)
 }

@@ -633,6 +633,7 @@ impl Instance {
         handler: fn(&mut ReadContext, Args) -> super::Result<()>,
         out: &mut Vec<u8>,
     ) -> super::Result<()> {
+        self.keyspace.begin_command();
         let mut context = ReadContext {
             keyspace: &self.keyspace,
             db: caller.db,
@@ -682,6 +683,7 @@ impl Instance {
     #[inline]
     fn write_context<'a>(&'a mut self, caller: Caller, out: &'a mut Vec<u8>) -> WriteContext<'a> {
         let is_heard = self.is_heard(caller);
+        self.keyspace.begin_command();
         WriteContext {
             db: caller.db,
             now_ms: self.now_ms,

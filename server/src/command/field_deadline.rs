@@ -298,8 +298,12 @@ pub(super) fn hgetex(context: &mut WriteContext, args: Args) -> Result<Effect> {
 
 /// Replies the values of the fields from `args[first]` on, and returns those that are there, each once.
 fn reply_values<'a>(context: &mut WriteContext, args: Args<'a>, first: usize) -> Result<Vec<&'a [u8]>> {
-    let hash = match context.keyspace.get(context.db, args.first_key(), context.expiry_ms) {
-        Some(entry) => Some(super::aggregate::<Hash>(entry)?.live(context.expiry_ms)),
+    let key = args.first_key();
+    let hash = match context.keyspace.get(context.db, key, context.expiry_ms) {
+        Some(entry) => {
+            entry.touch(context.keyspace.clock(), key.hash);
+            Some(super::aggregate::<Hash>(entry)?.live(context.expiry_ms))
+        }
         None => None,
     };
     context.reply.array(args.len() - first);

@@ -153,22 +153,31 @@ pub(super) fn dbsize(context: &mut ReadContext, _args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Puts what `from` holds, which is there, at `to` in that database, with how often it was used.
+fn relocate(context: &mut WriteContext, from: Key, db: usize, to: Key) {
+    let last_use = context.get(from).map(|entry| entry.last_use(context.keyspace.clock()));
+    let (value, deadline) = context.keyspace.take(context.db, from).expect("it is there");
+    // What was there before is deleted: the key is another one.
+    context.keyspace.remove(db, to);
+    context.keyspace.insert(db, to, value, deadline);
+    if let Some(last_use) = last_use {
+        context.keyspace.set_last_use(db, to, last_use);
+    }
+}
+
 /// Takes the value of `args[1]` away and puts it at `args[2]`; false if the target had to stay.
 fn move_name(context: &mut WriteContext, args: Args, replace: bool) -> Result<bool> {
     let (from, to) = (args.first_key(), context.keyspace.key(args.get(2)));
-    if context.keyspace.get(context.db, from, context.expiry_ms).is_none() {
+    if context.get(from).is_none() {
         return Err(ErrorReply::NO_SUCH_KEY);
     }
     if from.bytes == to.bytes {
         return Ok(replace);
     }
-    if !replace && context.keyspace.get(context.db, to, context.expiry_ms).is_some() {
+    if !replace && context.get(to).is_some() {
         return Ok(false);
     }
-    let (value, deadline) = context.keyspace.take(context.db, from).expect("the key was just seen");
-    // What was there before is deleted: the key is another one.
-    context.keyspace.remove(context.db, to);
-    context.keyspace.insert(context.db, to, value, deadline);
+    relocate(context, from, context.db, to);
     context.notify(Classes::GENERIC, "rename_from", from.bytes);
     context.notify(Classes::GENERIC, "rename_to", to.bytes);
     Ok(true)
@@ -208,11 +217,9 @@ pub(super) fn move_key(context: &mut WriteContext, args: Args) -> Result<Effect>
     if target == source {
         return Err(ErrorReply::SAME_OBJECT);
     }
-    let possible = context.keyspace.get(source, key, context.expiry_ms).is_some()
-        && context.keyspace.get(target, key, context.expiry_ms).is_none();
+    let possible = context.get(key).is_some() && context.get_in(target, key).is_none();
     if possible {
-        let (value, deadline) = context.keyspace.take(source, key).expect("the key was just seen");
-        context.keyspace.insert(target, key, value, deadline);
+        relocate(context, key, target, key);
         context.notify(Classes::GENERIC, "move_from", key.bytes);
         context.notify_in(target, Classes::GENERIC, "move_to", key.bytes);
     }
@@ -327,7 +334,7 @@ fn expire_generic(context: &mut WriteContext, args: Args, unit: Unit, base_ms: i
     };
     let deadline = scaled.checked_add(base_ms).ok_or_else(invalid)?;
     let key = args.first_key();
-    let allowed = match context.keyspace.get(context.db, key, context.expiry_ms) {
+    let allowed = match context.get(key) {
         None => false,
         Some(entry) => condition.allows(entry.deadline_ms(), deadline),
     };
@@ -353,7 +360,7 @@ pub(super) fn pexpireat(context: &mut WriteContext, args: Args) -> Result<Effect
 
 pub(super) fn persist(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
-    if context.keyspace.get(context.db, key, context.expiry_ms).is_none() {
+    if context.get(key).is_none() {
         context.reply.integer(0);
         return Ok(Effect::None);
     }

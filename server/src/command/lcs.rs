@@ -1,7 +1,7 @@
 //! `LCS`: the longest common subsequence of two strings. <https://redis.io/docs/latest/commands/lcs/>
 
 use super::{Args, ErrorReply, ReadContext, Result, as_string, parse_integer};
-use crate::keyspace::Key;
+use crate::keyspace::EntryRef;
 
 #[derive(Default)]
 struct Options {
@@ -89,14 +89,15 @@ fn matches(first: &[u8], second: &[u8], lengths: &Lengths) -> Vec<Match> {
     found
 }
 
-fn read<'a>(context: &ReadContext<'a>, key: Key) -> Result<&'a [u8]> {
+/// What an entry holds, if there is one; nothing is as good as an empty string.
+fn string(entry: Option<EntryRef<'_>>) -> Result<&[u8]> {
     let not_strings = ErrorReply::new("ERR The specified keys must contain string values");
-    context.get(key).map(as_string).transpose().map(Option::unwrap_or_default).map_err(|_| not_strings)
+    entry.map(as_string).transpose().map(Option::unwrap_or_default).map_err(|_| not_strings)
 }
 
 pub(super) fn lcs(context: &mut ReadContext, args: Args) -> Result<()> {
-    let first = read(context, args.first_key())?;
-    let second = read(context, context.keyspace.key(args.get(2)))?;
+    let entries = (context.get(args.first_key()), context.get(context.keyspace.key(args.get(2))));
+    let (first, second) = (string(entries.0)?, string(entries.1)?);
     let options = Options::parse(args)?;
     let bytes = (first.len() as u128 + 1) * (second.len() as u128 + 1) * size_of::<u32>() as u128;
     if bytes > u128::from(context.config.proto_max_bulk_len) {

@@ -178,7 +178,7 @@ impl<'a> Args<'a> {
     }
 
     #[inline]
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.spans.len()
     }
 
@@ -193,7 +193,7 @@ impl<'a> Args<'a> {
         Args { request: self.request, spans: &self.spans[first..], first_key_hash: 0 }
     }
 
-    fn maybe(&self, index: usize) -> Option<&'a [u8]> {
+    pub(crate) fn maybe(&self, index: usize) -> Option<&'a [u8]> {
         (index < self.len()).then(|| self.get(index))
     }
 
@@ -260,7 +260,7 @@ impl<'a> ReadContext<'a> {
     fn get(&self, key: Key) -> Option<EntryRef<'a>> {
         let entry = self.glance(key);
         if let Some(entry) = entry {
-            entry.touch(self.keyspace.clock());
+            entry.touch(self.keyspace.clock(), key.hash);
         }
         entry
     }
@@ -330,8 +330,16 @@ pub struct WriteContext<'a> {
 }
 
 impl WriteContext<'_> {
+    /// The live entry, which is used with that.
     fn get(&self, key: Key) -> Option<EntryRef<'_>> {
-        self.keyspace.get(self.db, key, self.expiry_ms)
+        self.get_in(self.db, key)
+    }
+
+    /// The same in any database.
+    fn get_in(&self, db: usize, key: Key) -> Option<EntryRef<'_>> {
+        let entry = self.keyspace.get(db, key, self.expiry_ms)?;
+        entry.touch(self.keyspace.clock(), key.hash);
+        Some(entry)
     }
 
     /// The list, hash, set or sorted set that the key holds, if there is one.
@@ -364,7 +372,7 @@ impl WriteContext<'_> {
     fn looked_up(&mut self, key: Key) {
         match self.keyspace.get(self.db, key, self.expiry_ms) {
             Some(entry) => {
-                entry.touch(self.keyspace.clock());
+                entry.touch(self.keyspace.clock(), key.hash);
                 self.stats.keyspace_hits.update(|hits| hits + 1);
             }
             None => {

@@ -125,8 +125,10 @@ pub(super) fn copy(context: &mut WriteContext, args: Args) -> Result<Effect> {
     if options.db == context.db && from.bytes == to.bytes {
         return Err(ErrorReply::SAME_OBJECT);
     }
-    let is_taken = !options.replace && context.keyspace.get(options.db, to, context.expiry_ms).is_some();
-    let copy = context.get(from).filter(|_| !is_taken).map(|entry| (entry.value().to_value(), entry.deadline_ms()));
+    let copy = context
+        .get(from)
+        .filter(|_| context.get_in(options.db, to).is_none() || options.replace)
+        .map(|entry| (entry.value().to_value(), entry.deadline_ms()));
     context.reply.integer(i64::from(copy.is_some()));
     let Some((value, deadline_ms)) = copy else { return Ok(Effect::None) };
     // What was there before is deleted: the key is another one.

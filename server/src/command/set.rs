@@ -45,10 +45,11 @@ pub(super) fn srem(context: &mut WriteContext, args: Args) -> Result<Effect> {
 
 pub(super) fn smove(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let (from, to, member) = (args.first_key(), context.keyspace.key(args.get(2)), args.get(3));
-    let present = match context.value::<Set>(from)? {
-        None => false,
-        Some(set) => {
-            context.value::<Set>(to)?;
+    let present = match (context.get(from), context.get(to)) {
+        (None, _) => false,
+        (Some(source), target) => {
+            let set: &Set = super::aggregate(source)?;
+            target.map(super::aggregate::<Set>).transpose()?;
             set.contains(member)
         }
     };

@@ -50,8 +50,12 @@ impl<'a> Pattern<'a> {
 }
 
 impl<'a> Source<'a> {
+    /// The live entry, which is used with that.
     fn get(&self, name: &[u8]) -> Option<EntryRef<'a>> {
-        self.keyspace.get(self.db, self.keyspace.key(name), self.expiry_ms)
+        let key = self.keyspace.key(name);
+        let entry = self.keyspace.get(self.db, key, self.expiry_ms)?;
+        entry.touch(self.keyspace.clock(), key.hash);
+        Some(entry)
     }
 
     /// What a pattern means for an element.

@@ -140,7 +140,7 @@ pub(super) fn set(context: &mut WriteContext, args: Args) -> Result<Effect> {
         context.reply.bulk_or_null(old.as_deref());
         old.is_some()
     } else {
-        context.keyspace.get(context.db, key, context.expiry_ms).is_some()
+        context.get(key).is_some()
     };
     if (options.only_new && present) || (options.only_present && !present) {
         if !options.get {
@@ -195,7 +195,7 @@ pub(super) fn psetex(context: &mut WriteContext, args: Args) -> Result<Effect> {
 
 pub(super) fn setnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
-    let present = context.keyspace.get(context.db, key, context.expiry_ms).is_some();
+    let present = context.get(key).is_some();
     if !present {
         context.keyspace.set_str(context.db, key, args.get(2), Deadline::Clear);
         context.notify(Classes::STRING, "set", key.bytes);
@@ -257,7 +257,7 @@ pub(super) fn mset(context: &mut WriteContext, args: Args) -> Result<Effect> {
 pub(super) fn msetnx(context: &mut WriteContext, args: Args) -> Result<Effect> {
     check_pairs(args, "msetnx")?;
     for name in args.from(1).step_by(2) {
-        if context.keyspace.get(context.db, context.keyspace.key(name), context.expiry_ms).is_some() {
+        if context.get(context.keyspace.key(name)).is_some() {
             context.reply.integer(0);
             return Ok(Effect::None);
         }

@@ -190,6 +190,8 @@ directives! {
     oom_score_adj: OomScoreAdj = OomScoreAdj::No, ["oom-score-adj"], Choice(OOM_SCORES), Live;
     /// That score: of a master, of a replica, and of a process that saves, which there is none of.
     oom_score_adj_values: [i32; 3] = [0, 200, 800], ["oom-score-adj-values"], OomScores, Live;
+    /// Let the kernel give this process no huge pages.
+    disable_thp: bool = true, ["disable-thp"], YesNo, AtStart;
 
     // Who may do what.
     /// The password that clients must give.
@@ -389,7 +391,6 @@ static KEPT: &[Directive] = &[
     kept(&["crash-log-enabled"], Check::YesNo, "yes", Live),
     kept(&["crash-memcheck-enabled"], Check::YesNo, "yes", Live),
     kept(&["use-exit-on-panic"], Check::YesNo, "no", Live),
-    kept(&["disable-thp"], Check::YesNo, "yes", AtStart),
     kept(&["dynamic-hz"], Check::YesNo, "yes", Live),
     kept(&["activerehashing"], Check::YesNo, "yes", Live),
     kept(&["active-expire-effort"], Check::Integer(1, 10), "1", Live),

@@ -21,6 +21,8 @@ const COUNTER_BITS: u32 = 8;
 const MINUTES_MASK: u32 = 0xffff;
 /// The counter of a new key: one that starts from nothing would go before it could be used again.
 const COUNTER_NEW: u8 = 5;
+/// A command that uses one of the last so many keys again counts as one use of it.
+const REMEMBERED: usize = 4;
 
 /// What is noted of uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -53,13 +55,22 @@ pub struct AccessClock {
     seconds: Cell<i64>,
     /// Uses do not count.
     is_held: Cell<bool>,
+    /// Hashes of the keys that the command has used, the newest ones, and how many it has used. Looking a key up, and
+    /// then writing to it, is one use.
+    counted: Cell<([u64; REMEMBERED], usize)>,
     dice: RefCell<Dice>,
 }
 
 impl AccessClock {
     pub(super) fn new(seed: u64) -> AccessClock {
         let dice = RefCell::new(Dice::new(seed));
-        AccessClock { tracking: Tracking::default(), seconds: Cell::new(0), is_held: Cell::new(false), dice }
+        AccessClock {
+            tracking: Tracking::default(),
+            seconds: Cell::new(0),
+            is_held: Cell::new(false),
+            counted: Cell::default(),
+            dice,
+        }
     }
 
     /// What is noted.
@@ -79,6 +90,25 @@ impl AccessClock {
         self.is_held.set(is_held);
     }
 
+    /// From here on it is another command that uses keys.
+    #[inline]
+    pub(super) fn begin_command(&self) {
+        if self.tracking != Tracking::Recency {
+            self.counted.set(Default::default());
+        }
+    }
+
+    /// Whether this command has used the key before; by now it has.
+    fn is_counted(&self, hash: u64) -> bool {
+        let (mut hashes, count) = self.counted.get();
+        if hashes[..count.min(REMEMBERED)].contains(&hash) {
+            return true;
+        }
+        hashes[count % REMEMBERED] = hash;
+        self.counted.set((hashes, count + 1));
+        false
+    }
+
     fn minutes(&self) -> u32 {
         (self.seconds.get().div_euclid(60) as u32) & MINUTES_MASK
     }
@@ -96,12 +126,13 @@ impl AccessClock {
         }
     }
 
-    /// The bits after a use of the key that had these.
+    /// The bits after a use of the key of this hash that had these.
     #[inline]
-    pub(super) fn used(&self, old: u32) -> u32 {
+    pub(super) fn used(&self, old: u32, hash: u64) -> u32 {
         match self.tracking {
             _ if self.is_held.get() => old,
             Tracking::Recency => self.seconds.get() as u32 & ACCESS_MASK,
+            Tracking::Frequency { .. } if self.is_counted(hash) => old,
             Tracking::Frequency { log_factor, .. } => self.counted(self.grown(self.frequency(old), log_factor)),
         }
     }
@@ -171,7 +202,10 @@ mod tests {
         clock.set_tracking(Tracking::Frequency { log_factor: 10, decay_minutes: 1 });
         let mut bits = clock.fresh();
         let mut after = |uses: usize| {
-            (0..uses).for_each(|_| bits = clock.used(bits));
+            for _ in 0..uses {
+                clock.begin_command();
+                bits = clock.used(bits, 1);
+            }
             clock.frequency(bits)
         };
         let (hundred, thousand) = (after(100), after(900));

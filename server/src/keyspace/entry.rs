@@ -346,11 +346,11 @@ impl<'a> EntryRef<'a> {
         unsafe { self.header.as_ref() }.flags_and_access >> FLAG_BITS
     }
 
-    /// It is used.
+    /// It is used, as the key of this hash.
     #[inline]
-    pub fn touch(self, clock: &AccessClock) {
+    pub fn touch(self, clock: &AccessClock, hash: u64) {
         let old = self.access();
-        let new = clock.used(old);
+        let new = clock.used(old, hash);
         // Mostly it was used within the same second before: then its memory stays as it is.
         if new != old {
             self.set_last_use(new);

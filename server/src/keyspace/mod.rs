@@ -22,7 +22,7 @@
 //! Random reads cost cache misses, not instructions. Whoever has several keys at hand hashes them all, calls
 //! [`Keyspace::prefetch_slot`] for each, then [`Keyspace::prefetch_entry`] for each, and only then executes; for inserts
 //! of new keys the first phase is enough. 16 to 32 keys at a time hide most of the misses. Values other than strings lie
-//! elsewhere: [`Keyspace::prefetch_value`] and [`Keyspace::prefetch_elements`] for each follow the way to them.
+//! elsewhere: [`Keyspace::prefetch_value`] and what [`Keyspace::likely_value`] points to follow the way to them.
 //!
 //! # Time
 //! The keyspace has no clock: callers pass the time, in milliseconds since the Unix epoch. An expired entry is absent to
@@ -186,11 +186,10 @@ impl Keyspace {
         self.tables[db].as_ref().is_some_and(|table| table.segment(hash).prefetch_value(hash))
     }
 
-    /// Fourth phase: asks for what the value points to, where its elements or the way to them begins.
-    pub fn prefetch_elements(&self, db: usize, hash: u64) {
-        if let Some(table) = &self.tables[db] {
-            table.segment(hash).prefetch_elements(hash);
-        }
+    /// What an entry with this hash points to, if it does: most likely, but not surely, that of the key which was hashed. Good
+    /// for asking the cache for more of it.
+    pub fn likely_value(&self, db: usize, hash: u64) -> Option<&Value> {
+        self.tables[db].as_ref()?.segment(hash).likely_value(hash)
     }
 
     /// The live entry. An expired one counts as absent and raises the flag of [`Keyspace::take_saw_expired`].
@@ -357,6 +356,12 @@ impl Keyspace {
     /// From here on this is noted.
     pub fn set_tracking(&mut self, tracking: Tracking) {
         self.clock.set_tracking(tracking);
+    }
+
+    /// From here on it is another command that uses keys.
+    #[inline]
+    pub fn begin_command(&self) {
+        self.clock.begin_command();
     }
 
     /// Whether uses do not count for the moment.

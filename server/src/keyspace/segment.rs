@@ -214,15 +214,15 @@ impl Segment {
         is_elsewhere
     }
 
-    /// Asks for what that value has on the heap.
-    pub(super) fn prefetch_elements(&self, hash: u64) {
+    /// That value, unless it lies in the entry.
+    pub(super) fn likely_value(&self, hash: u64) -> Option<&crate::value::Value> {
+        let mut likely = None;
         self.probe(hash, |entry| {
-            // SAFETY: entries in slots live, and so do their boxes.
-            if let Some(value) = unsafe { entry.boxed().map(|value| &*value) } {
-                prefetch(value.elements_start());
-            }
+            // SAFETY: entries in slots live, and so do their boxes, for as long as nothing is written.
+            likely = unsafe { entry.boxed().map(|value| &*value) };
             true
         });
+        likely
     }
 
     /// Asks for all entries.

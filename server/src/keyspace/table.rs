@@ -143,7 +143,7 @@ impl Table {
         };
         let new_ms = deadline.after(old_ms);
         // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
-        let used = clock.used(unsafe { entry.as_ref() }.access());
+        let used = clock.used(unsafe { entry.as_ref() }.access(), key.hash);
         // SAFETY: as above.
         if unsafe { entry.overwrite(value, new_ms) } {
             // SAFETY: as above.
@@ -164,7 +164,7 @@ impl Table {
         match self.locate(key) {
             Some((place, entry, _)) => {
                 // SAFETY: the entry lives, and `&mut self` says that nobody changes it.
-                let used = clock.used(unsafe { entry.as_ref() }.access());
+                let used = clock.used(unsafe { entry.as_ref() }.access(), key.hash);
                 self.replace(key, place, deadline_ms, content, used);
             }
             None => {
@@ -208,7 +208,7 @@ impl Table {
     ) -> Option<R> {
         let (place, entry, deadline_ms) = self.locate(key)?;
         let found = self.segment(key.hash).entry_ref(place);
-        found.touch(clock);
+        found.touch(clock, key.hash);
         let access = found.access();
         // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
         if let Some(value) = unsafe { entry.boxed_mut() } {
@@ -247,7 +247,7 @@ impl Table {
             return Ok((absent == Absent::Create).then(|| self.create(key, clock, edit)));
         };
         // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
-        unsafe { entry.as_ref() }.touch(clock);
+        unsafe { entry.as_ref() }.touch(clock, key.hash);
         // SAFETY: the entry lives, and `&mut self` says that nobody borrows it.
         let value = unsafe { entry.boxed_mut() }.ok_or(WrongType)?;
         let before = value.heap_bytes();

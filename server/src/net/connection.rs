@@ -19,8 +19,11 @@ use super::{READ_BYTES, Server, feed};
 use crate::client::Session;
 use crate::command::{Args, Command, Flow, Planned};
 use crate::instance::Instance;
+use crate::keyspace::Keyspace;
 use crate::log::log;
+use crate::prefetch::prefetch;
 use crate::resp::{Limits, ProtocolError, Reply, RequestParser};
+use crate::value::Value;
 
 /// Requests planned together.
 const BATCH_REQUESTS: usize = 32;
@@ -344,14 +347,46 @@ impl Requests {
         let left = &self.batch[self.next..];
         if left.len() > 1 {
             let (keyspace, db) = (&instance.keyspace, session.db());
-            let mut hashes = left.iter().map(|planned| planned.hash).filter(|hash| *hash != 0);
-            hashes.clone().for_each(|hash| keyspace.prefetch_entry(db, hash));
+            let mut last = 0;
+            // Who uses one key all the time asks for it once.
+            let mut is_other =
+                |planned: &&Planned| planned.hash != 0 && std::mem::replace(&mut last, planned.hash) != planned.hash;
+            left.iter().filter(&mut is_other).for_each(|planned| keyspace.prefetch_entry(db, planned.hash));
             // What a client sends at once mostly concerns values of one type, and strings come with their entries.
-            if hashes.next().is_some_and(|hash| keyspace.prefetch_value(db, hash)) {
-                hashes.clone().for_each(|hash| _ = keyspace.prefetch_value(db, hash));
-                hashes.for_each(|hash| keyspace.prefetch_elements(db, hash));
+            let first = left.iter().find(|planned| planned.hash != 0);
+            if first.is_some_and(|first| keyspace.prefetch_value(db, first.hash)) {
+                left.iter().filter(&mut is_other).for_each(|planned| _ = keyspace.prefetch_value(db, planned.hash));
+                self.prefetch_elements(left, keyspace, db);
             }
         }
+    }
+
+    /// The same for what lies behind those entries.
+    fn prefetch_elements(&self, left: &[Planned], keyspace: &Keyspace, db: usize) {
+        let mut values = [None; BATCH_REQUESTS];
+        let (mut last, mut last_value) = (0, None);
+        for (value, planned) in values.iter_mut().zip(left) {
+            if planned.hash != 0 && planned.hash != last {
+                last_value = keyspace.likely_value(db, planned.hash);
+                last = planned.hash;
+                last_value.into_iter().for_each(|value| prefetch(value.elements_start()));
+            }
+            *value = last_value.filter(|_| planned.hash != 0);
+        }
+        let mut ways = [None; BATCH_REQUESTS];
+        for ((way, planned), value) in ways.iter_mut().zip(left).zip(values) {
+            let Some(value) = value else { continue };
+            let args =
+                Args::new(&self.input[planned.request.start..], self.parser.spans(&planned.request), planned.hash);
+            // Scores come before their members.
+            let index = if matches!(value, Value::SortedSet(_)) { args.len() - 1 } else { 2 };
+            let Some(element) = args.maybe(index) else { continue };
+            *way = value.prefetch_segment(element).map(|hash| (value, hash));
+            if way.is_none() {
+                break;
+            }
+        }
+        ways.iter().flatten().for_each(|(value, hash)| value.prefetch_place(*hash));
     }
 
     /// Drops the input up to the first request that was not run, and says how much that was.

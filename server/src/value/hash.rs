@@ -70,6 +70,15 @@ impl Hash {
         }
     }
 
+    /// Its table, if it is a big one.
+    pub(super) fn table(&self) -> Option<&Map<[u8]>> {
+        match &self.0 {
+            Form::Small(_) => None,
+            Form::Big(fields) => Some(fields),
+            Form::Expiring(expiring) => expiring.fields.table(),
+        }
+    }
+
     /// What it takes on the heap, in bytes.
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {

@@ -6,7 +6,8 @@
 //! ```text
 //! segments: Vec<Arc<Segment>>       6 of them: 2^2 runs, the first two of which have been split
 //!    0 000…    4 001…    2 01…    1 100…    5 101…    3 11…      (index: the top bits in reverse)
-//! segment = tags: a byte of each key's hash | places | records … | large records, each on its own
+//! segment = tags: the lowest byte of each key's hash | slots: its upper half, and the place | records … | large records, each
+//!           on its own
 //! ```
 //!
 //! One insert in [`LOAD`] adds one segment and moves half of another one into it, and removals go the same way back:
@@ -34,6 +35,8 @@ const SEGMENT_LEN_MAX: usize = 4 * LOAD;
 const INLINE_BYTES_MAX: usize = 256;
 /// A cursor is the upper part of a hash: clients may keep it in a signed integer or a double.
 const CURSOR_SHIFT: u32 = 16;
+/// More would need more bits than a slot has; it is some 10^11 elements.
+const LEVEL_MAX: u32 = 31;
 /// The two counts of an `Arc`.
 const ARC_HEADER_BYTES: usize = 2 * size_of::<usize>();
 
@@ -83,11 +86,26 @@ impl<P: Payload + ?Sized> Map<P> {
         self.segments.len() * size_of::<Arc<Segment>>()
     }
 
+    /// First step of a prefetch: asks the cache for the segment in which `key` is or will be. Returns what the second one
+    /// needs.
+    pub fn prefetch_segment(&self, key: &[u8]) -> u64 {
+        let hash = hash(key);
+        let segment: *const Segment = &*self.segments[self.locate(hash).0];
+        prefetch(segment.cast());
+        prefetch(segment.cast::<u8>().wrapping_add(size_of::<Segment>() - 1));
+        hash
+    }
+
+    /// Second step, when the segment has arrived: asks for what it points to.
+    pub fn prefetch_place(&self, hash: u64) {
+        self.segments[self.locate(hash).0].prefetch();
+    }
+
     /// What belongs to `key`.
     pub fn get(&self, key: &[u8]) -> Option<P::Ref<'_>> {
         let hash = hash(key);
         let segment = &self.segments[self.locate(hash).0];
-        prefetch(segment.places.as_ptr().cast());
+        prefetch(segment.slots.as_ptr().cast());
         segment.find::<P>(hash, key).map(|index| segment.element::<P>(index).1)
     }
 
@@ -98,26 +116,32 @@ impl<P: Payload + ?Sized> Map<P> {
 
     /// Adds an element, or replaces the one that has the same key; returns whether it is new.
     pub fn insert(&mut self, key: &[u8], payload: P::Ref<'_>) -> bool {
+        self.insert_over(key, payload, |_| ()).is_none()
+    }
+
+    /// The same; returns what `see` makes of the payload that is replaced, `None` if the element is new.
+    pub fn insert_over<R>(&mut self, key: &[u8], payload: P::Ref<'_>, see: impl FnOnce(P::Ref<'_>) -> R) -> Option<R> {
         let hash = hash(key);
         let number = self.locate(hash).0;
         self.segments[number].prefetch();
-        let is_new = self.edit(number, |segment| match segment.find::<P>(hash, key) {
+        let old = self.edit(number, |segment| match segment.find::<P>(hash, key) {
             Some(index) => {
+                let old = see(segment.element::<P>(index).1);
                 segment.replace::<P>(index, key, payload);
-                false
+                Some(old)
             }
             None => {
                 segment.push::<P>(hash, key, payload);
-                true
+                None
             }
         });
-        if is_new {
+        if old.is_none() {
             self.len += 1;
-            if self.len > self.segments.len() * LOAD {
+            if self.len > self.segments.len() * LOAD && self.segments.len().ilog2() <= LEVEL_MAX {
                 self.split();
             }
         }
-        is_new
+        old
     }
 
     /// Removes an element; returns whether it was there.
@@ -217,11 +241,10 @@ impl<P: Payload + ?Sized> Map<P> {
         let count = self.segments.len();
         let level = count.ilog2();
         let number = count - (1 << level);
-        let (mut lower, mut upper) = (Segment::default(), Segment::default());
         let whole = &self.segments[number];
+        let (mut lower, mut upper) = (Segment::for_half_of(whole), Segment::for_half_of(whole));
         for index in 0..whole.len() {
-            let (key, _) = whole.element::<P>(index);
-            let is_upper = hash(key) >> (63 - level) & 1 != 0;
+            let is_upper = whole.slots[index].top >> (31 - level) & 1 != 0;
             let target = if is_upper { &mut upper } else { &mut lower };
             target.push_from::<P>(whole, index);
         }
@@ -294,25 +317,44 @@ enum Place {
     Large(u16),
 }
 
+/// What is known of an element beside its tag.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// The upper half of the key's hash, so that nobody who splits a segment has to hash again.
+    top: u32,
+    place: Place,
+}
+
 /// Elements whose hashes have the same top bits.
 #[derive(Clone, Debug, Default)]
 struct Segment {
     /// The lowest byte of each hash.
     tags: Vec<u8>,
-    places: Vec<Place>,
+    slots: Vec<Slot>,
     /// The inline records, in any order, without gaps.
     records: Vec<u8>,
     large: Vec<Arc<[u8]>>,
 }
 
 impl Segment {
+    /// An empty one with room for half of the elements of another one, and some more.
+    fn for_half_of(whole: &Segment) -> Segment {
+        let half = |len: usize| len / 2 + len / 8;
+        Segment {
+            tags: Vec::with_capacity(half(whole.len())),
+            slots: Vec::with_capacity(half(whole.len())),
+            records: Vec::with_capacity(half(whole.records.len())),
+            large: Vec::new(),
+        }
+    }
+
     fn len(&self) -> usize {
         self.tags.len()
     }
 
     fn heap_bytes(&self) -> usize {
         let lists = self.tags.capacity()
-            + self.places.capacity() * size_of::<Place>()
+            + self.slots.capacity() * size_of::<Slot>()
             + self.records.capacity()
             + self.large.capacity() * size_of::<Arc<[u8]>>();
         let large: usize = self.large.iter().map(|record| record.len() + ARC_HEADER_BYTES).sum();
@@ -321,7 +363,7 @@ impl Segment {
 
     /// The record, and what follows it.
     fn record(&self, index: usize) -> &[u8] {
-        match self.places[index] {
+        match self.slots[index].place {
             Place::Inline(start) => &self.records[usize::from(start)..],
             Place::Large(number) => &self.large[usize::from(number)],
         }
@@ -338,7 +380,7 @@ impl Segment {
     /// Asks the cache for what an insertion will need, all at once: its ways there are none of each other's.
     fn prefetch(&self) {
         prefetch(self.tags.as_ptr());
-        prefetch(self.places.as_ptr().wrapping_add(self.len()).cast());
+        prefetch(self.slots.as_ptr().wrapping_add(self.len()).cast());
         prefetch(self.records.as_ptr().wrapping_add(self.records.len()));
     }
 
@@ -349,26 +391,28 @@ impl Segment {
     /// Adds an element whose key is not there.
     fn push<P: Payload + ?Sized>(&mut self, hash: u64, key: &[u8], payload: P::Ref<'_>) {
         let place = self.write::<P>(key, payload);
-        self.add(hash as u8, place);
+        self.add(hash as u8, Slot { top: (hash >> 32) as u32, place });
     }
 
     /// Adds the element that another segment has under `index`.
     fn push_from<P: Payload + ?Sized>(&mut self, other: &Segment, index: usize) {
-        let place = match other.places[index] {
+        let place = match other.slots[index].place {
             Place::Large(number) => self.add_large(other.large[usize::from(number)].clone()),
             Place::Inline(_) => {
-                let (key, payload) = other.element::<P>(index);
-                self.write::<P>(key, payload)
+                let record = other.record(index);
+                let mut rest = record;
+                record::take::<P>(&mut rest);
+                self.write_record(&record[..record.len() - rest.len()])
             }
         };
-        self.add(other.tags[index], place);
+        self.add(other.tags[index], Slot { place, ..other.slots[index] });
     }
 
-    fn add(&mut self, tag: u8, place: Place) {
+    fn add(&mut self, tag: u8, slot: Slot) {
         reserve(&mut self.tags, 1);
         self.tags.push(tag);
-        reserve(&mut self.places, 1);
-        self.places.push(place);
+        reserve(&mut self.slots, 1);
+        self.slots.push(slot);
     }
 
     fn add_large(&mut self, record: Arc<[u8]>) -> Place {
@@ -393,27 +437,35 @@ impl Segment {
         }
     }
 
+    /// Writes a record that another segment had among its own.
+    fn write_record(&mut self, record: &[u8]) -> Place {
+        let Ok(start) = u16::try_from(self.records.len()) else { return self.add_large(record.into()) };
+        reserve(&mut self.records, record.len());
+        self.records.extend_from_slice(record);
+        Place::Inline(start)
+    }
+
     /// Gives the element under `index` another payload.
     fn replace<P: Payload + ?Sized>(&mut self, index: usize, key: &[u8], payload: P::Ref<'_>) {
         self.erase::<P>(index);
-        self.places[index] = self.write::<P>(key, payload);
+        self.slots[index].place = self.write::<P>(key, payload);
     }
 
     fn remove<P: Payload + ?Sized>(&mut self, index: usize) {
         self.erase::<P>(index);
         self.tags.swap_remove(index);
-        self.places.swap_remove(index);
+        self.slots.swap_remove(index);
     }
 
     /// Removes the record of the element under `index`, whose place then means nothing.
     fn erase<P: Payload + ?Sized>(&mut self, index: usize) {
-        match self.places[index] {
+        match self.slots[index].place {
             Place::Inline(start) => {
                 let (key, payload) = self.element::<P>(index);
                 let len = record::len_bytes::<P>(key, payload);
                 self.records.drain(usize::from(start)..usize::from(start) + len);
-                for place in &mut self.places {
-                    if let Place::Inline(at) = place
+                for slot in &mut self.slots {
+                    if let Place::Inline(at) = &mut slot.place
                         && *at > start
                     {
                         *at -= len as u16;
@@ -423,8 +475,8 @@ impl Segment {
             Place::Large(number) => {
                 self.large.swap_remove(usize::from(number));
                 let moved = Place::Large(self.large.len() as u16);
-                if let Some(place) = self.places.iter_mut().find(|place| **place == moved) {
-                    *place = Place::Large(number);
+                if let Some(slot) = self.slots.iter_mut().find(|slot| slot.place == moved) {
+                    slot.place = Place::Large(number);
                 }
             }
         }

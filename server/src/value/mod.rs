@@ -137,6 +137,27 @@ impl Value {
         }
     }
 
+    /// First step of a prefetch of an element that a big hash, set or sorted set has or will have: asks for where the way to
+    /// it goes on, and returns what the second one needs; `None` if there is no such way.
+    pub fn prefetch_segment(&self, element: &[u8]) -> Option<u64> {
+        match self {
+            Value::Hash(hash) => hash.table().map(|table| table.prefetch_segment(element)),
+            Value::Set(set) => set.table().map(|table| table.prefetch_segment(element)),
+            Value::SortedSet(set) => set.table().map(|table| table.prefetch_segment(element)),
+            Value::Str(_) | Value::List(_) | Value::Stream(_) => None,
+        }
+    }
+
+    /// Second step: asks for the place of the element.
+    pub fn prefetch_place(&self, way: u64) {
+        match self {
+            Value::Hash(hash) => hash.table().into_iter().for_each(|table| table.prefetch_place(way)),
+            Value::Set(set) => set.table().into_iter().for_each(|table| table.prefetch_place(way)),
+            Value::SortedSet(set) => set.table().into_iter().for_each(|table| table.prefetch_place(way)),
+            Value::Str(_) | Value::List(_) | Value::Stream(_) => {}
+        }
+    }
+
     /// What it takes when boxed, in bytes.
     pub fn heap_bytes(&self) -> usize {
         let own = match self {

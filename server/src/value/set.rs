@@ -96,6 +96,11 @@ impl Set {
         }
     }
 
+    /// Its table, if it is a big one.
+    pub(super) fn table(&self) -> Option<&Map<()>> {
+        if let Form::Big(members) = &self.0 { Some(members) } else { None }
+    }
+
     /// What it takes on the heap, in bytes.
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {

@@ -87,6 +87,11 @@ impl SortedSet {
         }
     }
 
+    /// The table of its scores, if it is a big one.
+    pub(super) fn table(&self) -> Option<&Map<f64>> {
+        if let Form::Big(big) = &self.0 { Some(&big.scores) } else { None }
+    }
+
     /// What it takes on the heap, in bytes; of a big one an estimate.
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {
@@ -270,12 +275,11 @@ impl From<Run> for Big {
 
 impl Big {
     fn insert(&mut self, entry: Entry) -> bool {
-        let old = self.scores.get(entry.member);
+        let old = self.scores.insert_over(entry.member, entry.score, |score| score);
         match old {
             Some(score) => self.order.remove(Entry { score, ..entry }),
             None => self.member_bytes += entry.member.len(),
         }
-        self.scores.insert(entry.member, entry.score);
         self.order.insert(entry);
         old.is_none()
     }

@@ -2,7 +2,8 @@
 //! more memory than twice their length and a megabyte.
 //!
 //! Each target reads the files of its directory under `tests/corpus`, first as they are and then with seeded mutations.
-//! `FUZZ_SECONDS` says for how long; without it a fixed number of inputs is tried.
+//! `FUZZ_SECONDS` says for how long, in the target's own time on a processor, so that a run is as long on a busy machine;
+//! without it a fixed number of inputs is tried.
 
 mod allocation;
 mod mutation;
@@ -12,16 +13,17 @@ mod target;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use random::Random;
+use rustix::time::{ClockId, clock_gettime};
 
 #[global_allocator]
 static ALLOCATOR: allocation::Counting = allocation::Counting;
 
 /// What a reader may take beyond twice its input, in bytes.
 const ROOM_BYTES: usize = 1 << 20;
-/// No input keeps a reader busy for longer.
+/// No input keeps a reader busy for longer, in time on a processor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads bytes in some way; tells whether they were good.
@@ -35,17 +37,23 @@ fn fuzz(name: &str, read: Read, inputs: u64) {
         assert!(read(input, &mut Random::new(0)), "what was not damaged is good: {}", input.escape_ascii());
         check(name, 0, input, read);
     }
+    let begin = cpu_time();
     let end = std::env::var("FUZZ_SECONDS")
         .ok()
-        .map(|text| Instant::now() + Duration::from_secs(text.parse().expect("FUZZ_SECONDS is a number")));
+        .map(|text| begin + Duration::from_secs(text.parse().expect("FUZZ_SECONDS is a number")));
     let first = std::env::var("FUZZ_SEED").map_or(1, |text| text.parse().expect("FUZZ_SEED is a number"));
     let mut seed = first;
-    while end.map_or(seed < first + inputs, |end| Instant::now() < end) {
+    while end.map_or(seed < first + inputs, |end| cpu_time() < end) {
         let input = mutation::mutated(&mut Random::new(seed), &corpus);
         check(name, seed, &input, read);
         seed += 1;
     }
-    println!("{name}: {} inputs", seed - first);
+    println!("{name}: {} inputs in {:.0} s on a processor", seed - first, (cpu_time() - begin).as_secs_f64());
+}
+
+/// How long this thread has run on a processor.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("time spent is not negative")
 }
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
@@ -57,7 +65,7 @@ fn corpus(name: &str) -> Vec<Vec<u8>> {
 }
 
 fn check(name: &str, seed: u64, input: &[u8], read: Read) {
-    let begin = Instant::now();
+    let begin = cpu_time();
     let peak = std::panic::catch_unwind(|| allocation::peak_of(|| _ = read(input, &mut Random::new(seed))));
     let told = |problem: &str| {
         let file = std::env::temp_dir().join(format!("repld-fuzz-{name}-{seed}"));
@@ -67,7 +75,7 @@ fn check(name: &str, seed: u64, input: &[u8], read: Read) {
     match peak {
         Err(_) => told("a panic"),
         Ok(peak) if peak > 2 * input.len() + ROOM_BYTES => told(&format!("{peak} bytes were taken")),
-        Ok(_) if begin.elapsed() > PATIENCE => told("it took too long"),
+        Ok(_) if cpu_time() - begin > PATIENCE => told("it took too long"),
         Ok(_) => {}
     }
 }

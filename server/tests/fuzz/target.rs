@@ -8,6 +8,7 @@ use repld::instance::Instance;
 use repld::rdb::{Checksum, Decoder, restore};
 use repld::resp::{Limits, RequestParser};
 use repld::value::SmallForms;
+use tempfile::TempDir;
 
 use crate::random::Random;
 
@@ -15,6 +16,13 @@ use crate::random::Random;
 const NOW_MS: i64 = 1_800_000_000_000;
 /// No string may be longer, so that a request cannot ask for more than a file of requests holds.
 const STRING_BYTES_MAX: i64 = 16 << 10;
+
+thread_local! {
+    /// Where the append-only file is that is being read: in memory if that can be, so that the disk is not what is waited
+    /// for. A reader writes nothing there.
+    static DIRECTORY: TempDir =
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory");
+}
 
 /// A connection that receives in pieces.
 pub fn requests(input: &[u8], random: &mut Random) -> bool {
@@ -63,13 +71,12 @@ pub fn payload(input: &[u8], _random: &mut Random) -> bool {
 
 /// The only part of an append-only file.
 pub fn append_only_file(input: &[u8], random: &mut Random) -> bool {
-    let directory = tempfile::tempdir().expect("a temporary directory");
     let mut config = Config::default();
-    config.dir = directory.path().to_path_buf();
+    config.dir = DIRECTORY.with(|directory| directory.path().to_path_buf());
     config.proto_max_bulk_len = STRING_BYTES_MAX as _;
     config.repl_backlog_size = 16 << 10;
     let parts = config.dir.join(&config.appenddirname);
-    fs::create_dir(&parts).expect("a new directory");
+    fs::create_dir_all(&parts).expect("a directory");
     let (name, kind) = (format!("{}.1.aof", config.appendfilename), random.pick(&["b", "i"]));
     fs::write(parts.join(&name), input).expect("a written file");
     let manifest = Manifest::parse(format!("file {name} seq 1 type {kind}\n").as_bytes()).expect("a right manifest");

@@ -6,6 +6,7 @@ mod generator;
 mod random;
 mod replicated;
 mod steps;
+mod uses;
 
 use repld::config::words;
 

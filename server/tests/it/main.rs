@@ -14,6 +14,7 @@ mod field_ttl;
 mod full_sync;
 mod functions;
 mod guards;
+mod huge_pages;
 mod hyperloglog;
 mod introspection;
 mod links;

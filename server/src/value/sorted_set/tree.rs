@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Few in tests, for the sake of depth.
-pub(super) const RUN_ENTRIES_MAX: usize = if cfg!(test) { 8 } else { 64 };
+pub(super) const RUN_ENTRIES_MAX: usize = if cfg!(test) { 8 } else { 32 };
 /// A run of long members has fewer of them, so that a write moves no more than this, or one member.
 const RUN_BYTES_MAX: usize = 4096;
 const CHILDREN_MAX: usize = if cfg!(test) { 8 } else { 64 };

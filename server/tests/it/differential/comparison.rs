@@ -48,7 +48,7 @@ impl Tree {
         }
     }
 
-    fn text(&self) -> &[u8] {
+    pub fn text(&self) -> &[u8] {
         match self {
             Tree::Leaf(_, text) => text,
             Tree::Node(..) => b"",

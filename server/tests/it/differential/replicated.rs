@@ -28,8 +28,11 @@ impl Writer {
 
     fn write(&mut self, commands: usize) {
         let except = self.except;
-        let is_written =
-            |line: &str| !super::steps::is_composite(line) && except.is_none_or(|except| !line.starts_with(except));
+        let is_written = |line: &str| {
+            !super::steps::is_composite(line)
+                && !is_untold(line)
+                && except.is_none_or(|except| !line.starts_with(except))
+        };
         let mut done = 0;
         while done < commands {
             let steps = (0..BATCH).flat_map(|_| step(&mut self.random, Script::Lively));
@@ -46,6 +49,11 @@ impl Writer {
             }
         }
     }
+}
+
+/// A string grows for a number that then does not fit: the masters but repld do not tell their replicas of that.
+fn is_untold(line: &str) -> bool {
+    line.starts_with("BITFIELD ") && line.contains("OVERFLOW FAIL")
 }
 
 fn follows(master_kind: Kind, replica_kind: Kind, seed: u64, commands: usize) {
