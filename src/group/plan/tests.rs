@@ -1,7 +1,7 @@
 //! Plans on hand-made groups, and on random ones against a trivial model of what must hold.
 
 use super::*;
-use crate::group::{KeptStream, KillNote, NodeView, ServerView};
+use crate::group::{HEARD_SECONDS_MAX, KeptStream, KillNote, NodeView, ServerView};
 use crate::process::{Condition, ProcessIdentity};
 use crate::topology::{Address, EngineFamily};
 use crate::wire::{AttachedReplica, Link, NodeReport, Role, Upstream};
@@ -120,6 +120,7 @@ pub fn view(mut nodes: Vec<NodeView>) -> GroupView {
         kill_note: None,
         is_disputed: false,
         nodes,
+        heard_seconds_max: HEARD_SECONDS_MAX,
         sentinels: Vec::new(),
     }
 }
