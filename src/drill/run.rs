@@ -169,6 +169,7 @@ async fn rehearse_on(
     tokio::time::sleep(AFTERWARDS).await;
     let load_end = began.elapsed();
     let history = writers.finish().await;
+    stage.free_cpu();
     course.length = load_end;
     course.offsets = watcher.finish().await;
     if drill.load.workload == Workload::Mixed {

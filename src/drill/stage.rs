@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::timing::{Span, micros};
 use super::verdict::{Claim, StepTime};
 use crate::event::{Event, Recorder};
-use crate::fault;
+use crate::fault::{self, CpuHog};
 use crate::group::{
     self, FailoverReport, Group, GroupError, GuardVerdict, KillPlan, LaunchPlan, LinkPlan, NodeSignal, Policy,
     RepointPlan, break_link, end_nodes, kill_master, living_process, restart_order, signal_node,
@@ -37,6 +37,7 @@ pub struct Stage<'a> {
     disturbances: Vec<Span>,
     /// Whether the last of them is not over.
     is_disturbed: bool,
+    hog: Option<CpuHog>,
     pub claims: Vec<Claim>,
 }
 
@@ -48,7 +49,8 @@ impl<'a> Stage<'a> {
     pub fn new(group: Group, shared: Option<&'a GroupLock>, began: Instant) -> Result<Self, GroupError> {
         let old_master = group.run.master().name.clone();
         let (steps, disturbances, claims) = (Vec::new(), Vec::new(), Vec::new());
-        let stage = Self { group, shared, old_master, began, steps, disturbances, is_disturbed: false, claims };
+        let (is_disturbed, hog) = (false, None);
+        let stage = Self { group, shared, old_master, began, steps, disturbances, is_disturbed, hog, claims };
         stage.release()?;
         Ok(stage)
     }
@@ -129,6 +131,8 @@ impl<'a> Stage<'a> {
             Act::Wipe(nodes) => self.wipe(&self.names(nodes)),
             Act::FillDisk(node) => self.fill_disk(&self.name(node)).await,
             Act::FreeDisk(node) => self.free_disk(&self.name(node)),
+            Act::HogCpu => self.hog_cpu(),
+            Act::FreeCpu => Ok(self.free_cpu()),
             Act::Restart(node) => self.restart_replica(&self.name(node), recorder).await,
             Act::RestartAll => self.restart_all(recorder).await,
             Act::Promote(node) => self.promote(node.as_ref(), recorder).await,
@@ -266,6 +270,22 @@ impl<'a> Stage<'a> {
     fn free_disk(&self, node: &str) -> Result<String, GroupError> {
         fault::free_disk(&self.group.dir.node_dir(node)).map_err(|source| unsafe_disk(node, &source))?;
         Ok(format!("the disk of {node} has room again"))
+    }
+
+    fn hog_cpu(&mut self) -> Result<String, GroupError> {
+        let hog = CpuHog::start()?;
+        let busy = if hog.threads() == 1 { "1 thread is busy" } else { &format!("{} threads are busy", hog.threads()) };
+        let done = format!("{busy} doing nothing");
+        self.hog = Some(hog);
+        Ok(done)
+    }
+
+    /// Also at the end of the load: what is looked at then is no part of the drill.
+    pub fn free_cpu(&mut self) -> String {
+        match self.hog.take() {
+            Some(_) => "the processors are free again".to_owned(),
+            None => "nobody kept the processors busy".to_owned(),
+        }
     }
 
     async fn restart(&mut self, node: &str, recorder: &mut Recorder) -> Result<String, GroupError> {

@@ -80,7 +80,7 @@ pub struct DrillStep {
     pub act: Act,
 }
 
-/// What happens in a step: replctl's own verbs, and `wipe`.
+/// What happens in a step: replctl's own verbs, and what befalls files, disks and processors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
     /// The master's process is killed.
@@ -104,6 +104,10 @@ pub enum Act {
     FillDisk(Target),
     /// There is room again.
     FreeDisk(Target),
+    /// All processors are kept busy by others.
+    HogCpu,
+    /// They are let go.
+    FreeCpu,
     /// A replica ends and is started again.
     Restart(Target),
     /// Every node ends and is started again, one after the other.
@@ -176,7 +180,7 @@ pub enum WishedResync {
     Full,
 }
 
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 15] = [
     "kill-master",
     "kill",
     "pause",
@@ -185,6 +189,8 @@ const VERBS: [&str; 13] = [
     "wipe",
     "fill-disk",
     "free-disk",
+    "hog-cpu",
+    "free-cpu",
     "restart",
     "promote",
     "switchover",
@@ -217,6 +223,8 @@ impl Act {
             ["wipe", node] => Self::Wipe(any(node)?),
             ["fill-disk", node] => Self::FillDisk(target(node)?),
             ["free-disk", node] => Self::FreeDisk(target(node)?),
+            ["hog-cpu"] => Self::HogCpu,
+            ["free-cpu"] => Self::FreeCpu,
             ["restart", "--all"] => Self::RestartAll,
             ["restart", node] => Self::Restart(target(node)?),
             ["promote"] => Self::Promote(None),
@@ -279,6 +287,7 @@ impl Act {
                 | Self::Start { .. }
                 | Self::Wipe(_)
                 | Self::FreeDisk(_)
+                | Self::FreeCpu
                 | Self::Promote(_)
                 | Self::Link { fault: LinkFault::Heal, .. }
         )
@@ -286,8 +295,9 @@ impl Act {
 
     /// Whether what it does goes on when it is done, until something is done about it.
     pub fn goes_on(&self) -> bool {
-        let is_of_a_node = matches!(self, Self::KillMaster | Self::Kill(_) | Self::Pause(_) | Self::FillDisk(_));
-        is_of_a_node || (self.needs_link_faults() && self.is_disturbance())
+        let lasts =
+            matches!(self, Self::KillMaster | Self::Kill(_) | Self::Pause(_) | Self::FillDisk(_) | Self::HogCpu);
+        lasts || (self.needs_link_faults() && self.is_disturbance())
     }
 }
 
@@ -300,6 +310,7 @@ fn no_act(text: &str, verb: &str) -> (String, String) {
         }
         _ => match nearest(verb, VERBS) {
             Some(near) if near != verb => format!("did you mean `{near}`?"),
+            Some(near @ ("hog-cpu" | "free-cpu")) => format!("`{near}`, and nothing else"),
             Some(near) => format!("`{near}`, and nothing else or one node"),
             None => format!("there are {}", VERBS.join(", ")),
         },
@@ -345,6 +356,8 @@ impl fmt::Display for Act {
             Self::Wipe(target) => write!(out, "wipe {target}"),
             Self::FillDisk(target) => write!(out, "fill-disk {target}"),
             Self::FreeDisk(target) => write!(out, "free-disk {target}"),
+            Self::HogCpu => out.write_str("hog-cpu"),
+            Self::FreeCpu => out.write_str("free-cpu"),
             Self::Restart(target) => write!(out, "restart {target}"),
             Self::RestartAll => out.write_str("restart --all"),
             Self::Promote(target) => optional(out, "promote", target),

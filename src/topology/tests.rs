@@ -71,6 +71,7 @@ fn a_drill_is_read_with_its_load_steps_and_expectations() {
           { after = "1s", do = "kill-master" }, { do = "kill n2" }, { do = "pause  master" }, { do = "resume old-master" },
           { do = "start n1" }, { do = "wipe n1" }, { do = "restart n2" }, { do = "restart --all" }, { do = "promote" },
           { do = "promote n2" }, { do = "switchover" }, { do = "switchover n1" }, { do = "repoint n2 --to n1" },
+          { do = "hog-cpu" }, { do = "free-cpu" },
         ]
         expect = { lost = 3, outage = "250ms", resync = "partial", master-count = 2, converged = false }
         [[drill]]
@@ -88,7 +89,16 @@ fn a_drill_is_read_with_its_load_steps_and_expectations() {
     assert_eq!(acts[1..4], ["kill n2", "pause master", "resume old-master"]);
     assert_eq!(
         acts[7..],
-        ["restart --all", "promote", "promote n2", "switchover", "switchover n1", "repoint n2 --to n1"]
+        [
+            "restart --all",
+            "promote",
+            "promote n2",
+            "switchover",
+            "switchover n1",
+            "repoint n2 --to n1",
+            "hog-cpu",
+            "free-cpu"
+        ]
     );
     assert_eq!((defaults.load, &defaults.expect), (Load::default(), &Expectations::default()));
     assert!(defaults.steps.is_empty());
@@ -252,7 +262,7 @@ fn errors_name_their_place_and_the_way_out() {
         ),
         (
             "steps of drills",
-            "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill-mastr' }, { do = 'kill n2' }, { do = 'repoint n1' }, { do = 'pause' }]\n[[drill]]\nname = 'x'\n",
+            "[[node]]\nname = 'n1'\n[[drill]]\nname = 'x'\nsteps = [{ do = 'kill-mastr' }, { do = 'kill n2' }, { do = 'repoint n1' }, { do = 'pause' }, { do = 'hog-cpu n1' }]\n[[drill]]\nname = 'x'\n",
         ),
         ("two masters", "[[node]]\nname = 'a'\n[[node]]\nname = 'b'\n"),
         ("several masters by count", "[[node]]\nname = 'a'\ncount = 3\n"),

@@ -340,6 +340,17 @@ fn a_master_whose_disk_is_full_refuses_writes_and_loses_none() {
     Live::prepared("").run(&["drill", "disk-full", "--keep"]).exits(2);
 }
 
+#[test]
+fn a_master_dies_on_a_machine_that_is_busy_with_other_things() {
+    let drills = "[[drill]]\nname = 'busy'\nload = { writers = 4 }\nsteps = [{ after = '200ms', do = 'hog-cpu' }, \
+                  { after = '300ms', do = 'kill-master' }, { do = 'promote' }, { do = 'free-cpu' }, { do = 'start n1' }]\n";
+    let report = drill(&with_drills("repld", drills), &["group.toml"], 0).remove(0);
+    adds_up(&report);
+    let done = |step: usize| report["steps"][step]["done"].as_str().expect("it says what it did");
+    assert!(done(0).ends_with("busy doing nothing") && done(3) == "the processors are free again", "{report}");
+    assert_eq!(report["account"]["lost"], 0, "{report}");
+}
+
 /// Every process has at most one request on its way, and none after one that was not answered.
 #[test]
 fn a_history_is_one_that_jepsen_takes() {
