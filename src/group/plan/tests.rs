@@ -566,6 +566,20 @@ fn what_a_dead_master_left_is_salvaged_or_the_plan_says_why_not() {
 }
 
 #[test]
+fn what_a_node_left_that_was_about_to_be_the_master_is_salvaged_where_the_old_one_lives_as_a_replica() {
+    let mut handed_over = with(replica(1, 2, 100), |report| report.replication.priority = 0);
+    handed_over.meant_upstream = None;
+    let ended = |end| NodeView { kept_stream: kept('a', 0, end), ..dead(2, Some(1)) };
+    let planned = |end| plan(vec![handed_over.clone(), ended(end), replica(3, 1, 60)]).expect("n3 can be promoted");
+    let salvaging = planned(100);
+    assert_eq!(steps_of(&salvaging)[..2], ["salvage what n2 had not sent to n3", "promote n3"]);
+    assert_eq!((salvaging.loss.salvaged_bytes, salvaging.not_salvaged), (40, None));
+    // What has nothing that the candidate lacks is left alone.
+    let plan = planned(60);
+    assert_eq!((steps_of(&plan)[0].as_str(), plan.not_salvaged), ("promote n3", Some(NoSalvage::Alive)));
+}
+
+#[test]
 fn a_master_that_others_still_hear_from_is_ended_by_force_only() {
     let hears = with(replica(2, 1, 5), |report| upstream_of(report).link = Link::Up);
     let nodes = vec![node(1, None, Answer::Silent, Condition::Running), hears];
