@@ -32,6 +32,9 @@ pub fn parse_i64(text: &[u8]) -> Option<i64> {
 /// A whole text as C's `strtod` reads it, and whether it is out of the range of doubles: then it is an infinity or zero.
 /// `None` if it is no number, or `nan`.
 fn strtod(text: &[u8]) -> Option<(f64, bool)> {
+    if let Some(integer) = parse_i64(text) {
+        return Some((integer as f64, false));
+    }
     let unsigned = text.strip_prefix(b"-").or(text.strip_prefix(b"+")).unwrap_or(text);
     if let [b'0', b'x' | b'X', ..] = unsigned {
         return LongDouble::parse(text).map(|value| (value.to_f64(), false));

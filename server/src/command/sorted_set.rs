@@ -146,8 +146,12 @@ pub(super) fn add(context: &mut WriteContext, key: Key, options: AddOptions, ent
 fn parse_and_add(context: &mut WriteContext, args: Args, options: AddOptions) -> Result<Effect> {
     let (options, first) = options.parse(args)?;
     let entry = |index| Ok(Entry { score: parse_score(args.get(index))?, member: args.get(index + 1) });
-    let entries: Vec<Entry> = (first..args.len()).step_by(2).map(entry).collect::<Result<_>>()?;
-    let effect = add(context, args.first_key(), options, &entries)?;
+    let effect = if args.len() == first + 2 {
+        add(context, args.first_key(), options, &[entry(first)?])?
+    } else {
+        let entries: Vec<Entry> = (first..args.len()).step_by(2).map(entry).collect::<Result<_>>()?;
+        add(context, args.first_key(), options, &entries)?
+    };
     Ok(in_decimal(context, args, effect, |index| index >= first && (index - first).is_multiple_of(2)))
 }
 

@@ -10,7 +10,8 @@ use std::ops::Range;
 
 const COUNT_BYTES: usize = size_of::<u32>();
 
-/// Room is taken in steps of so many bytes, as the allocator gives it: what lies between would be lost anyway.
+/// Room is taken in steps of so many bytes, or of an eighth of the next power of two, as the allocator gives it: what lies
+/// between would be lost anyway.
 const STEP_BYTES: usize = 16;
 
 /// See the module's documentation. Offsets are those of the elements, the first of which is at 0.
@@ -99,7 +100,8 @@ impl Counted {
         let old = self.0.len().max(COUNT_BYTES);
         let new = old + size;
         if new > self.0.capacity() {
-            self.0.reserve_exact(new.next_multiple_of(STEP_BYTES) - self.0.len());
+            let step = STEP_BYTES.max(new.next_power_of_two() / 8);
+            self.0.reserve_exact(new.next_multiple_of(step) - self.0.len());
         }
         self.0.resize(new, 0);
         self.0.copy_within(COUNT_BYTES + offset..old, COUNT_BYTES + offset + size);

@@ -233,8 +233,29 @@ fn unzigzag(code: u64) -> i64 {
     (code >> 1) as i64 ^ -((code & 1) as i64)
 }
 
-#[inline]
+#[inline(always)]
 fn take_varint(from: &mut &[u8]) -> u64 {
+    let (&byte, rest) = from.split_first().expect("a run is whole");
+    if byte < 0x80 {
+        *from = rest;
+        return u64::from(byte);
+    }
+    let word = from.first_chunk().map_or(u64::MAX, |chunk| u64::from_le_bytes(*chunk));
+    let ends = !word & 0x8080_8080_8080_8080;
+    if ends == 0 {
+        return take_varint_bytewise(from);
+    }
+    *from = &from[ends.trailing_zeros() as usize / 8 + 1..];
+    // Up to the first byte that ends it, without the eighth bits; then neighbours of 7, 14 and 28 bits close up.
+    let word = word & (ends ^ (ends - 1)) & 0x7f7f_7f7f_7f7f_7f7f;
+    let word = word & 0x007f_007f_007f_007f | (word & 0x7f00_7f00_7f00_7f00) >> 1;
+    let word = word & 0x0000_3fff_0000_3fff | (word & 0x3fff_0000_3fff_0000) >> 2;
+    word & 0x0fff_ffff | (word & 0x0fff_ffff_0000_0000) >> 4
+}
+
+/// The same for one of more than eight bytes, or with fewer behind its start.
+#[cold]
+fn take_varint_bytewise(from: &mut &[u8]) -> u64 {
     let mut value = 0;
     let mut shift = 0;
     loop {
