@@ -12,7 +12,7 @@ use replctl::drill::{self, DRILL_PRESETS, DrillPreset, DrillReport, Rehearsal, V
 use replctl::event::Event;
 use replctl::fault::{self, Disks};
 use replctl::process::{Program, StateDir};
-use replctl::topology::{By, Drill, Engine, EngineFamily, FILE_NAME, Topology};
+use replctl::topology::{Act, By, Drill, Engine, EngineFamily, FILE_NAME, Topology};
 use serde_json::json;
 
 use super::context::Context;
@@ -69,6 +69,19 @@ impl Planned {
     /// Whether one of its steps fills a disk.
     fn needs_disks(&self) -> bool {
         self.drill.steps.iter().any(|step| step.act.needs_disks())
+    }
+
+    /// Where Sentinels decide, each of its steps would be refused that promotes by hand.
+    fn check_decider(&self) -> anyhow::Result<()> {
+        let promotes = self.drill.steps.iter().any(|step| matches!(step.act, Act::Promote(_)));
+        if !promotes || self.topology.by() != By::Sentinel {
+            return Ok(());
+        }
+        let (drill, group) = (&self.drill.name, self.topology.name());
+        let message = format!("{drill} promotes a node itself, and in {group} the sentinels do that");
+        let hint =
+            "sentinel-kill and sentinel-partition are for groups with sentinels; there `kill-master` waits for them";
+        Err(Failure::new(ExitCode::Usage, message).hint(hint).into())
     }
 
     /// Its links can be broken if one of its steps does that, and its disks have something to lack.
@@ -194,6 +207,7 @@ impl DrillArgs {
                 }
             });
         }
+        planned.iter().try_for_each(Planned::check_decider)?;
         Ok(planned)
     }
 

@@ -54,6 +54,7 @@ impl GuardArgs {
     /// The guard reads it from the run state, whenever there is one.
     fn tell(&self, context: &Context<'_>) -> anyhow::Result<ExitCode> {
         let (mut group, _lock) = context.locked_group("guard")?;
+        group::check_decider(&group)?;
         let guard = &mut group.run.guard;
         let (verdict, reason) = match self.maintenance {
             Some(switch) => {

@@ -10,9 +10,6 @@ use super::view::{Answer, GroupView, NodeView};
 use crate::process::Condition;
 use crate::wire::{Link, Replication, ReplicationId, Upstream};
 
-/// A master writes to its replicas every ten seconds, if nothing else then a PING: what was heard longer ago was said by one
-/// that has fallen silent since.
-const HEARD_SECONDS_MAX: u64 = 11;
 /// A link that is down for longer is no hiccup: it is tried anew every second.
 const CUT_OFF_SECONDS_MIN: u64 = 30;
 /// Who is linked and lacks more than this does not keep up: as much as the backlog that replctl gives to every node.
@@ -408,12 +405,12 @@ fn diagnose_silent_master(view: &GroupView, meant: &NodeView) -> Diagnosis {
     }
 }
 
-/// The replicas that a silent master still speaks to.
+/// The replicas that a silent master still speaks to, as far as anybody can tell who is as patient as the view.
 fn heard_lately(view: &GroupView, master: &NodeView) -> Vec<String> {
     let hears = |name: &String| {
         let replication = view.node(name).and_then(NodeView::report).map(|report| &report.replication);
         let silent_seconds = replication.and_then(Replication::upstream).and_then(|upstream| upstream.silent_seconds);
-        silent_seconds.is_none_or(|seconds| seconds <= HEARD_SECONDS_MAX)
+        silent_seconds.is_none_or(|seconds| seconds <= view.heard_seconds_max)
     };
     linked_to(view, master).into_iter().filter(hears).collect()
 }

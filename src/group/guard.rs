@@ -16,4 +16,4 @@ mod watch;
 pub use decision::{Guard, GuardDone, GuardEvent, GuardOrder, GuardSettings};
 pub use note::{Evidence, GuardNote, GuardVerdict};
 pub use process::{GuardState, LastNote, guard_state, start_guard, stop_guard};
-pub use watch::{GuardEnd, watch_over};
+pub use watch::{GuardEnd, check_decider, watch_over};

@@ -56,7 +56,7 @@ pub use ephemeral::{Ephemeral, reap};
 pub use failover::{Failover, Next, StepOutcome};
 pub use guard::{
     Evidence, Guard, GuardDone, GuardEnd, GuardEvent, GuardNote, GuardOrder, GuardSettings, GuardState, GuardVerdict,
-    LastNote, guard_state, start_guard, stop_guard, watch_over,
+    LastNote, check_decider, guard_state, start_guard, stop_guard, watch_over,
 };
 pub use hand_over::{HandOver, HandOverEnd, HandOverOrder, Word};
 pub use history::{Episode, Outcome, episodes};
@@ -81,7 +81,7 @@ pub use tail::{Tail, TailError, TailFate, TailReport};
 pub use unfinished::{forget_if_nothing_came, unfinished};
 pub use unmanaged::{Diverged, Untouchable, refuse_unmanaged};
 pub use upgrade::{Former, Upgrade, build_of, standing};
-pub use view::{Answer, Clients, GroupView, KillNote, NodeView, ServerView, observe};
+pub use view::{Answer, Clients, GroupView, HEARD_SECONDS_MAX, KillNote, NodeView, ServerView, observe};
 
 /// A group that was started once: its directory and what was launched.
 #[derive(Debug, Clone)]

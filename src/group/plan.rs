@@ -467,13 +467,13 @@ impl FailoverPlan {
         (lineage, ranked, rejected, loss): (ReplicationId, Vec<Ranked>, Vec<Rejected>, LossEstimate),
     ) -> Self {
         let upstreams = upstreams_after(view, old, candidate);
-        let salvage = salvage(old, candidate, &lineage);
+        let salvage = salvage(view, old, candidate, &lineage);
         Self {
             group: view.group.clone(),
             old_master: old.name.clone(),
             candidate: candidate.name.clone(),
             lineage,
-            steps: steps(view, old, (candidate, &ranked), &upstreams, salvage.is_ok(), &loss),
+            steps: steps(view, old, (candidate, &ranked), &upstreams, salvage.as_ref().ok().copied(), &loss),
             ranked,
             rejected,
             loss,

@@ -12,13 +12,17 @@ use tokio::task::JoinSet;
 use super::salvage::KeptStream;
 use super::sentinel::{SentinelView, observe_sentinels};
 use super::{Group, GroupError, endpoint, unmanaged};
-use crate::process::{Condition, ProcessIdentity, Promoting, RunNode, Server, Unfenced};
+use crate::process::{Condition, ProcessIdentity, Promoting, RunGuard, RunNode, Server, Unfenced};
 use crate::topology::Address;
 use crate::wire::{Endpoint, NodeClient, NodeReport, ReplicationId, WireError};
 
 /// How long a node may take to answer before it counts as silent. A command that blocks a server for longer than this
 /// makes it look hung; a process that is stopped by a signal is not waited for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// A master writes to its replicas every ten seconds, if nothing else then a PING: what was heard longer ago was said by one
+/// that has fallen silent since.
+pub const HEARD_SECONDS_MAX: u64 = 11;
 
 /// Open connections by node name.
 pub type Clients = BTreeMap<String, NodeClient>;
@@ -35,6 +39,10 @@ pub struct GroupView {
     /// A change of masters broke off before anybody saw what came of it: a node may be about to become a master by itself.
     #[serde(skip)]
     pub is_disputed: bool,
+    /// Whole seconds. A replica that heard from the master longer ago is no witness that the master lives:
+    /// [`HEARD_SECONDS_MAX`], or the deadline of the group's guard.
+    #[serde(skip)]
+    pub heard_seconds_max: u64,
     /// All nodes, in topology order.
     pub nodes: Vec<NodeView>,
     /// The Sentinels that watch it.
@@ -317,6 +325,7 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
         recorded_replid: group.run.replid.as_deref().and_then(ReplicationId::parse),
         kill_note: group.kill_note()?,
         is_disputed: group.run.promoting.is_some(),
+        heard_seconds_max: heard_seconds_max(&group.run.guard),
         nodes,
         sentinels,
     };
@@ -327,6 +336,16 @@ pub async fn observe(group: &Group) -> Result<(GroupView, Clients), GroupError> 
         clients.remove(&stranger);
     }
     Ok((view, clients))
+}
+
+/// A guard asks all the time, and a busy master as well as an idle one answers within its deadline. Its replicas, which are
+/// as near, have that long to hear more.
+fn heard_seconds_max(guard: &RunGuard) -> u64 {
+    match guard.process {
+        // They count whole seconds.
+        Some(_) => (guard.deadline().as_secs_f64().ceil() as u64).min(HEARD_SECONDS_MAX),
+        None => HEARD_SECONDS_MAX,
+    }
 }
 
 fn server_view(node: &RunNode) -> Result<ServerView, GroupError> {

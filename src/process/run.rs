@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,9 @@ pub struct RunGuard {
 }
 
 impl RunGuard {
+    /// `[guard] deadline`, unless the topology says otherwise.
+    const DEADLINE: Duration = Duration::from_secs(1);
+
     /// Takes over what a topology says.
     pub fn wish(&mut self, wish: &GuardWish) {
         self.deadline_ms = wish.deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
@@ -122,6 +126,11 @@ impl RunGuard {
 
     fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// For how long a master may leave a question of this guard without an answer.
+    pub fn deadline(&self) -> Duration {
+        self.deadline_ms.map_or(Self::DEADLINE, Duration::from_millis)
     }
 
     /// Whether its process lives.

@@ -105,7 +105,8 @@ fn refusals(span: &Range<usize>, nodes: &[Node]) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
     if let Some(node) = nodes.iter().find(|node| node.managed().is_none()) {
         let name = quoted(&node.name);
-        errors.push(refused(format!("the sentinels watch nodes that replctl starts, and {name} is none")));
+        let error = refused(format!("the sentinels watch nodes that replctl starts, and {name} is none"));
+        errors.push(error.hint("take `managed = false` away, or `[sentinel]` and start sentinels of your own"));
     }
     if let Some(node) = nodes.iter().find(|node| node.name.starts_with(NAME_PREFIX)) {
         let error = refused(format!("the name {} is one of a sentinel", quoted(&node.name)));

@@ -179,6 +179,21 @@ fn a_master_that_the_sentinels_replace_comes_back_as_a_replica() {
 }
 
 #[test]
+fn a_drill_that_promotes_by_hand_does_not_begin_where_sentinels_decide() {
+    let own = "[sentinel]\n[[drill]]\nname = \"own\"\nsteps = [{ do = \"kill-master\" }, { do = \"promote\" }]\n";
+    let live = with_drills("redis-server", own);
+    for name in ["own", "kill-master", "zombie-master", "split-brain"] {
+        let run = live.run(&["drill", "group.toml", name]).exits(2);
+        assert!(
+            run.stderr.contains(&format!("{name} promotes a node itself, and in rehearsed the sentinels do")),
+            "{}",
+            run.stderr
+        );
+        assert!(run.stderr.contains("hint: sentinel-kill"), "{}", run.stderr);
+    }
+}
+
+#[test]
 fn a_master_that_is_cut_off_from_its_sentinels_is_replaced_and_loses_what_it_took_meanwhile() {
     if !engines().contains(&"redis-server") {
         return;

@@ -121,6 +121,29 @@ fn a_hung_master_is_replaced_after_the_deadline_and_a_short_stop_is_none() {
 }
 
 #[test]
+fn a_master_that_runs_and_answers_nothing_is_replaced_after_about_the_deadline() {
+    for engine in engines() {
+        let nodes = topology("trio", engine, &TRIO);
+        let live = Live::up(&(nodes + "[defaults.config]\nenable-debug-command = \"yes\"\n"));
+        let _guard = Guard::over(&live);
+        live.ask("n1", &["SET", "k", "v"]);
+        live.arrives("n2", "k", "v");
+        live.arrives("n3", "k", "v");
+        let (pid, port) = (live.pid("n1"), live.port("n1"));
+        let mut busy = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        let began = Instant::now();
+        busy.write_all(b"DEBUG SLEEP 60\r\n").expect("it reads");
+        live.eventually("it is fenced", || !live.processes().contains(&pid));
+        // The replicas heard from it within the last seconds: they count these whole, and Redis writes every ten.
+        assert!(began.elapsed() < Duration::from_secs(8), "{engine}: {:?}", began.elapsed());
+        live.eventually("another takes writes", || live.status()["diagnosis"]["name"] == "replicas-unreachable");
+        let told = verdicts(&live);
+        let replaced = told.iter().filter(|verdict| *verdict == "replaces").count();
+        assert_eq!((replaced, told.last().map(String::as_str)), (1, Some("replaces")), "{engine}: {told:?}");
+    }
+}
+
+#[test]
 fn what_other_commands_do_is_meant() {
     let live = Live::trio("repld");
     let mut guard = Guard::over(&live);

@@ -261,7 +261,10 @@ fn a_guard_is_no_second_decider() {
     assert!(run.stderr.contains("the sentinels of watched decide"), "{}", run.stderr);
     assert!(live.processes().is_empty(), "nothing was started");
     live.run(&["up", "group.toml"]).exits(0);
-    live.run(&["guard"]).exits(3);
+    for words in [&["guard"][..], &["guard", "--maintenance", "on"], &["guard", "--acknowledge"]] {
+        let run = live.run(words).exits(3);
+        assert!(run.stderr.contains("the sentinels of watched decide"), "{}", run.stderr);
+    }
 }
 
 #[test]

@@ -185,6 +185,12 @@ pub fn finally(world: &mut World) -> Checked<()> {
     run_out(world)?;
     settle(world)?;
     world.last = last;
+    if matches!(diagnose(&view(&world.record, &world.nodes, &world.nodes)), Diagnosis::Cycle { .. }) {
+        // A server that nobody knows follows the node that was just started below it: `status` tells, and names the remedy.
+        world.apply(&Happening::Begin(Command::Promote { wanted: None, force: false }))?;
+        run_out(world)?;
+        settle(world)?;
+    }
     judge(world)
 }
 

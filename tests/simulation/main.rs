@@ -39,10 +39,11 @@ fn all_seeds_hold() {
 /// Each broke a rule once: a circle through a server that nobody knows (181937 to 507523), a broken-off change that was taken for
 /// done or not (149036, 216743, 8022, 18635), a loss beside a lost grant that nobody told (98098 to 479667), a node promoted before one that got
 /// more from a replica whose link came back (307473, 462477), a rival fed by a server that has died since (358486), and a dead
-/// candidate that was taken for the master beside one that works (636047).
-const ONCE_BROKEN: [u64; 23] = [
+/// candidate that was taken for the master beside one that works (636047), what an ended candidate had left and nobody salvaged
+/// (555099), circles that the last start made (607507 to 796390), and a rival that was through with loading (786632).
+const ONCE_BROKEN: [u64; 28] = [
     98098, 167251, 352122, 374610, 422140, 479667, 307473, 358486, 416487, 462477, 149036, 216743, 181937, 253949,
-    269188, 285311, 420728, 507523, 8022, 18635, 54258, 56484, 636047,
+    269188, 285311, 420728, 507523, 8022, 18635, 54258, 56484, 636047, 555099, 607507, 749358, 796390, 786632,
 ];
 
 #[test]

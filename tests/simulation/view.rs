@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use replctl::group::{Answer, GroupView, KeptStream, KillNote, NodeView, ServerView};
+use replctl::group::{Answer, GroupView, HEARD_SECONDS_MAX, KeptStream, KillNote, NodeView, ServerView};
 use replctl::process::{Condition, ProcessIdentity, Promoting};
 use replctl::topology::{Address, EngineFamily};
 use replctl::wire::{
@@ -89,6 +89,7 @@ pub fn view(record: &Record, processes: &[Node], answering: &[Node]) -> GroupVie
         is_disputed: record.promoting.is_some(),
         kill_note: before_kill.map(|(.., offset)| KillNote { offset: Some(offset as u64), seconds_ago: 0 }),
         nodes: (0..processes.len()).map(|place| node_view(record, place, &processes[place], answering)).collect(),
+        heard_seconds_max: HEARD_SECONDS_MAX,
         sentinels: Vec::new(),
     };
     if let Some((candidate, upstreams, replid)) = &record.promoting {

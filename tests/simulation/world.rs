@@ -228,7 +228,11 @@ impl World {
             Happening::Deliver(place) => self.deliver(*place),
             Happening::Connect(place) => self.connect(*place),
             Happening::Synced(place) => self.synced(*place),
-            Happening::Loaded(place) => self.nodes[*place].is_loading = false,
+            Happening::Loaded(place) => {
+                self.nodes[*place].is_loading = false;
+                // Nobody waits for one that loads, and who looked before cannot see that it is through.
+                self.touched[*place] = true;
+            }
             Happening::Demote(place) => self.demote(*place),
             Happening::TakeRequest(place) => self.take_request(*place),
             Happening::TakeReply(place) => self.take_reply(*place),

@@ -370,7 +370,9 @@ impl Guard {
     fn judge(&mut self, now: Duration, view: &GroupView) -> Vec<GuardOrder> {
         let Work::Looking { since } = self.work else { return Vec::new() };
         self.work = Work::Idle;
-        self.look_at = now + (now.saturating_sub(since) * LOOK_SHARE).clamp(LOOK_EVERY, LOOK_EVERY_MAX);
+        let pause = (now.saturating_sub(since) * LOOK_SHARE).clamp(LOOK_EVERY, LOOK_EVERY_MAX);
+        // A silent master makes each look long, and is what the next one is for.
+        self.look_at = now + if self.is_alarmed { LOOK_EVERY } else { pause };
         let diagnosis = diagnose(view);
         let kind = discriminant(&diagnosis);
         let since = match self.odd {

@@ -27,8 +27,6 @@ use crate::process::{
 };
 use crate::wire::{Endpoint, NodeClient, WireError};
 
-/// `[guard] deadline`, unless the topology says otherwise.
-const DEADLINE: Duration = Duration::from_secs(1);
 /// How long links are waited for after a failover. Who needs longer follows all the same.
 const LINK_LIMIT: Duration = Duration::from_secs(2);
 /// How long a node that is started again may take to answer.
@@ -108,12 +106,7 @@ async fn enrol(
         }
     };
     let mut group = Group::open(dir.clone())?;
-    if group.run.sentinels.is_some() {
-        return Err(GroupError::Unsafe {
-            reason: format!("the Sentinels of {} decide who is its master", dir.name()),
-            hint: "there is one decider, never two: `[failover] by = \"guard\"`, and no `[sentinel]`".to_owned(),
-        });
-    }
+    check_decider(&group)?;
     if let Some(other) = group.run.guard.process.as_ref().filter(|other| Some(*other) != own.as_ref())
         && other.condition()? != Condition::Dead
     {
@@ -133,6 +126,20 @@ async fn enrol(
         let _ = promote(COMMAND, &mut group, &policy, Instant::now(), LINK_LIMIT, &mut recorder).await;
     }
     Ok(Some(Group::open(dir.clone())?))
+}
+
+/// Whether a guard may decide in this group.
+///
+/// # Errors
+/// Its Sentinels do.
+pub fn check_decider(group: &Group) -> Result<(), GroupError> {
+    match group.run.sentinels {
+        None => Ok(()),
+        Some(_) => Err(GroupError::Unsafe {
+            reason: format!("the sentinels of {} decide who is its master", group.run.group),
+            hint: "there is one decider, never two: `[failover] by = \"guard\"`, and no `[sentinel]`".to_owned(),
+        }),
+    }
 }
 
 /// Takes note that this guard has ended, unless somebody who holds the group does.
@@ -169,7 +176,7 @@ fn settings(run: &RunState) -> GuardSettings {
     let is_meant_to_run = master.unmanaged().is_some() || master.process().is_some();
     GuardSettings {
         master: is_meant_to_run.then(|| master.name.clone()),
-        deadline: run.guard.deadline_ms.map_or(DEADLINE, Duration::from_millis),
+        deadline: run.guard.deadline(),
         restarts: run.guard.restart,
         max_loss_bytes: run.max_loss_bytes,
         is_in_maintenance: run.guard.is_in_maintenance,

@@ -164,7 +164,8 @@ pub(super) fn estimate_loss(
         .filter(|own| own.replid == *lineage)
         .map(|own| own.offset)
         .or(view.kill_note.and_then(|note| note.offset));
-    let (master_end, salvaged_bytes) = match &old.kept_stream {
+    let source = salvage(view, old, candidate, lineage).unwrap_or(old);
+    let (master_end, salvaged_bytes) = match &source.kept_stream {
         kept @ KeptStream::Dead { start, end, .. } if kept.continues(lineage, candidate_offset) => {
             (Some(*end), if candidate_offset >= *start { end.saturating_sub(candidate_offset) } else { 0 })
         }
@@ -261,9 +262,31 @@ pub(super) fn loss_of_returned(old: &NodeView, master: &NodeView) -> LossEstimat
     }
 }
 
-/// Whether the candidate can be handed what the old master had not sent; the file of one that is still to be ended is
-/// looked at when it has ended.
-pub(super) fn salvage(old: &NodeView, candidate: &NodeView, lineage: &ReplicationId) -> Result<(), NoSalvage> {
+/// Whose backlog can be handed to the candidate: the old master's, or, if that is none or lives as a replica, that of a node that
+/// was about to take its place and was ended, if it goes further than the candidate.
+pub(super) fn salvage<'a>(
+    view: &'a GroupView,
+    old: &'a NodeView,
+    candidate: &NodeView,
+    lineage: &ReplicationId,
+) -> Result<&'a NodeView, NoSalvage> {
+    let of_old = can_salvage(old, candidate, lineage).map(|()| old);
+    of_old.or_else(|reason| {
+        let others = view.nodes.iter().filter(|node| node.name != old.name && node.name != candidate.name);
+        let ahead = others.filter(|node| kept_end(node).is_some_and(|end| end > offset_of(candidate)));
+        let usable = ahead.filter(|node| can_salvage(node, candidate, lineage).is_ok());
+        usable.max_by_key(|node| kept_end(node)).ok_or(reason)
+    })
+}
+
+/// Where what a dead process kept ends.
+fn kept_end(node: &NodeView) -> Option<u64> {
+    if let KeptStream::Dead { end, .. } = node.kept_stream { Some(end) } else { None }
+}
+
+/// Whether the candidate can be handed what a node had not sent; the file of one that is still to be ended is looked at when it has
+/// ended.
+fn can_salvage(old: &NodeView, candidate: &NodeView, lineage: &ReplicationId) -> Result<(), NoSalvage> {
     if !is_replica(candidate) {
         return Err(NoSalvage::TakenOver);
     }

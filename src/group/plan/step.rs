@@ -128,7 +128,7 @@ pub(super) fn steps(
     old: &NodeView,
     (candidate, ranked): (&NodeView, &[Ranked]),
     upstreams: &BTreeMap<String, String>,
-    salvages: bool,
+    salvage_from: Option<&NodeView>,
     loss: &LossEstimate,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -140,9 +140,10 @@ pub(super) fn steps(
     };
     let fence = fence(old, candidate).filter(|_| !is_given_up(old));
     let is_fenced = matches!(fence, Some(Step::Fence { .. }));
-    let has_a_tail = matches!(old.kept_stream, KeptStream::Dead { .. }) && !salvages && loss.gone().is_some();
+    let is_salvaged = salvage_from.is_some_and(|from| from.name == old.name);
+    let has_a_tail = matches!(old.kept_stream, KeptStream::Dead { .. }) && !is_salvaged && loss.gone().is_some();
     // Also a master that is ended though it answers, and leaves nothing to be salvaged.
-    let can_tell = is_fenced && old.is_answering_master() && !salvages;
+    let can_tell = is_fenced && old.is_answering_master() && !is_salvaged;
     if has_a_tail || can_tell {
         steps.push(Step::KeepTail { node: old.name.clone() });
     }
@@ -172,8 +173,8 @@ pub(super) fn steps(
     if !draining.is_empty() && !planted!(DrainSkipped) {
         steps.push(Step::AwaitDrain { nodes: draining });
     }
-    if salvages && !planted!(SalvageSkipped) {
-        steps.push(Step::Salvage { node: old.name.clone(), to: candidate.name.clone() });
+    if let Some(from) = salvage_from.filter(|_| !planted!(SalvageSkipped)) {
+        steps.push(Step::Salvage { node: from.name.clone(), to: candidate.name.clone() });
     }
     steps.push(Step::Promote { node: candidate.name.clone() });
     steps.push(Step::Confirm { node: candidate.name.clone() });

@@ -1,7 +1,7 @@
 //! Plans on hand-made groups, and on random ones against a trivial model of what must hold.
 
 use super::*;
-use crate::group::{KeptStream, KillNote, NodeView, ServerView};
+use crate::group::{HEARD_SECONDS_MAX, KeptStream, KillNote, NodeView, ServerView};
 use crate::process::{Condition, ProcessIdentity};
 use crate::topology::{Address, EngineFamily};
 use crate::wire::{AttachedReplica, Link, NodeReport, Role, Upstream};
@@ -120,6 +120,7 @@ pub fn view(mut nodes: Vec<NodeView>) -> GroupView {
         kill_note: None,
         is_disputed: false,
         nodes,
+        heard_seconds_max: HEARD_SECONDS_MAX,
         sentinels: Vec::new(),
     }
 }
@@ -562,6 +563,20 @@ fn what_a_dead_master_left_is_salvaged_or_the_plan_says_why_not() {
     let taken = with(replica(2, 1, 60), |report| report.replication.role = Role::Master);
     let plan = plan(vec![with_kept(dead(1, None), kept('a', 0, 100)), taken]).expect("a plan");
     assert_eq!(plan.not_salvaged, Some(NoSalvage::TakenOver));
+}
+
+#[test]
+fn what_a_node_left_that_was_about_to_be_the_master_is_salvaged_where_the_old_one_lives_as_a_replica() {
+    let mut handed_over = with(replica(1, 2, 100), |report| report.replication.priority = 0);
+    handed_over.meant_upstream = None;
+    let ended = |end| NodeView { kept_stream: kept('a', 0, end), ..dead(2, Some(1)) };
+    let planned = |end| plan(vec![handed_over.clone(), ended(end), replica(3, 1, 60)]).expect("n3 can be promoted");
+    let salvaging = planned(100);
+    assert_eq!(steps_of(&salvaging)[..2], ["salvage what n2 had not sent to n3", "promote n3"]);
+    assert_eq!((salvaging.loss.salvaged_bytes, salvaging.not_salvaged), (40, None));
+    // What has nothing that the candidate lacks is left alone.
+    let plan = planned(60);
+    assert_eq!((steps_of(&plan)[0].as_str(), plan.not_salvaged), ("promote n3", Some(NoSalvage::Alive)));
 }
 
 #[test]
