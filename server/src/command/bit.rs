@@ -203,6 +203,11 @@ pub(super) fn bitop(context: &mut WriteContext, args: Args) -> Result<Effect> {
         b"not" => return Err(ErrorReply::new("ERR BITOP NOT must be called with a single source key.")),
         _ => return Err(ErrorReply::SYNTAX),
     };
+    for name in args.from(3) {
+        let key = context.keyspace.key(name);
+        context.looked_up(key);
+        context.get(key).map(as_string).transpose()?;
+    }
     let source = |name| Ok(context.get(context.keyspace.key(name)).map(as_string).transpose()?.unwrap_or_default());
     let sources: Vec<&[u8]> = args.from(3).map(source).collect::<Result<_>>()?;
     let len = sources.iter().map(|source| source.len()).max().unwrap_or(0);
@@ -370,6 +375,7 @@ pub(super) fn bitfield(context: &mut WriteContext, args: Args) -> Result<Effect>
     let operations = parse_operations(args, context.config.proto_max_bulk_len)?;
     let written = operations.iter().filter(|operation| operation.change.is_some());
     let Some(last) = written.map(|operation| operation.field.last()).max() else {
+        context.looked_up(args.first_key());
         let bytes = context.get(args.first_key()).map(as_string).transpose()?.unwrap_or_default();
         let values: Vec<i64> = operations.iter().map(|operation| operation.field.get(bytes)).collect();
         context.reply.array(values.len());

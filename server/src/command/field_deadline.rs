@@ -280,6 +280,7 @@ pub(super) fn hgetex(context: &mut WriteContext, args: Args) -> Result<Effect> {
         at += 1;
     }
     let first = counted(args, at + 1, 1)?;
+    context.looked_up(args.first_key());
     let present = reply_values(context, args, first)?;
     match change {
         None | Some(Change::Keep) => {}

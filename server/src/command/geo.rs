@@ -383,7 +383,9 @@ fn search(context: &mut ReadContext, args: Args, form: Form) -> Result<()> {
 
 fn search_and_store(context: &mut WriteContext, args: Args, form: Form) -> Result<Effect> {
     let source = if form == (Form::Search { stores: true }) { args.get(2) } else { args.get(1) };
-    let set = context.value::<SortedSet>(context.keyspace.key(source))?;
+    let source = context.keyspace.key(source);
+    context.looked_up(source);
+    let set = context.value::<SortedSet>(source)?;
     let search = Search::parse(args, form, set)?;
     let found = set.map(|set| search.run(set)).unwrap_or_default();
     let Some(target) = search.store else {

@@ -106,10 +106,12 @@ struct Merged {
 }
 
 /// The values of the keys from argument `first` on.
-fn merged(context: &WriteContext, args: Args, first: usize) -> Result<Merged> {
+fn merged(context: &mut WriteContext, args: Args, first: usize) -> Result<Merged> {
     let mut merged = Merged { registers: Registers::default(), has_dense: false };
     for name in args.from(first) {
-        if let Some(value) = lookup(context, context.keyspace.key(name))? {
+        let key = context.keyspace.key(name);
+        context.looked_up(key);
+        if let Some(value) = lookup(context, key)? {
             merged.has_dense |= value.is_dense();
             merged.registers.merge(&value)?;
         }

@@ -125,6 +125,7 @@ pub(super) fn copy(context: &mut WriteContext, args: Args) -> Result<Effect> {
     if options.db == context.db && from.bytes == to.bytes {
         return Err(ErrorReply::SAME_OBJECT);
     }
+    context.looked_up(from);
     let copy = context
         .get(from)
         .filter(|_| context.get_in(options.db, to).is_none() || options.replace)

@@ -277,7 +277,12 @@ pub(super) fn sintercard(context: &mut ReadContext, args: Args) -> Result<()> {
 }
 
 impl WriteContext<'_> {
-    fn sets(&self, args: Args, first: usize) -> Result<Vec<Option<&Set>>> {
+    fn sets(&mut self, args: Args, first: usize) -> Result<Vec<Option<&Set>>> {
+        for name in args.from(first) {
+            let key = self.keyspace.key(name);
+            self.looked_up(key);
+            self.value::<Set>(key)?;
+        }
         args.from(first).map(|name| self.value(self.keyspace.key(name))).collect()
     }
 
@@ -294,17 +299,20 @@ impl WriteContext<'_> {
 }
 
 pub(super) fn sinterstore(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let result = collect(intersection(context.sets(args, 2)?), integers_max(context));
+    let integers_max = integers_max(context);
+    let result = collect(intersection(context.sets(args, 2)?), integers_max);
     Ok(context.store_result(args, result, "sinterstore"))
 }
 
 pub(super) fn sunionstore(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let result = union(&context.sets(args, 2)?, integers_max(context));
+    let integers_max = integers_max(context);
+    let result = union(&context.sets(args, 2)?, integers_max);
     Ok(context.store_result(args, result, "sunionstore"))
 }
 
 pub(super) fn sdiffstore(context: &mut WriteContext, args: Args) -> Result<Effect> {
-    let result = collect(difference(context.sets(args, 2)?), integers_max(context));
+    let integers_max = integers_max(context);
+    let result = collect(difference(context.sets(args, 2)?), integers_max);
     Ok(context.store_result(args, result, "sdiffstore"))
 }
 

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::{Args, Effect, ErrorReply, ReadContext, Result, WriteContext, parse_integer};
+use crate::instance::Stats;
 use crate::keyspace::{EntryRef, Keyspace};
 use crate::notify::Classes;
 use crate::number::parse_f64;
@@ -18,6 +19,7 @@ struct Source<'a> {
     keyspace: &'a Keyspace,
     db: usize,
     expiry_ms: i64,
+    stats: &'a Stats,
 }
 
 /// A pattern such as `weight_*` or `user:*->age`: the name of a key, with an element in place of the asterisk, and of a
@@ -53,9 +55,15 @@ impl<'a> Source<'a> {
     /// The live entry, which is used with that.
     fn get(&self, name: &[u8]) -> Option<EntryRef<'a>> {
         let key = self.keyspace.key(name);
-        let entry = self.keyspace.get(self.db, key, self.expiry_ms)?;
-        entry.touch(self.keyspace.clock(), key.hash);
-        Some(entry)
+        let entry = self.keyspace.get(self.db, key, self.expiry_ms);
+        match entry {
+            Some(entry) => {
+                entry.touch(self.keyspace.clock(), key.hash);
+                self.stats.keyspace_hits.update(|hits| hits + 1);
+            }
+            None => self.stats.keyspace_misses.update(|misses| misses + 1),
+        }
+        entry
     }
 
     /// What a pattern means for an element.
@@ -185,9 +193,9 @@ impl<'a> Order<'a> {
         weighed.into_iter().map(|(_, element)| element).collect()
     }
 
-    /// What is asked for of each element.
-    fn run(&self, source: &Source<'a>, name: &[u8]) -> Result<Vec<Option<Member<'a>>>> {
-        let Some(entry) = source.get(name) else { return Ok(Vec::new()) };
+    /// What is asked for of each element of what is sorted.
+    fn run(&self, source: &Source<'a>, sorted: Option<EntryRef<'a>>) -> Result<Vec<Option<Member<'a>>>> {
+        let Some(entry) = sorted else { return Ok(Vec::new()) };
         let elements = self.elements(source, entry.value())?;
         if self.get.is_empty() {
             return Ok(elements.into_iter().map(Some).collect());
@@ -208,8 +216,9 @@ pub(super) fn sort_ro(context: &mut ReadContext, args: Args) -> Result<()> {
     if order.store.is_some() {
         return Err(ErrorReply::SYNTAX);
     }
-    let source = Source { keyspace: context.keyspace, db: context.db, expiry_ms: context.expiry_ms };
-    let values = order.run(&source, args.get(1))?;
+    let ReadContext { keyspace, db, expiry_ms, stats, .. } = *context;
+    let source = Source { keyspace, db, expiry_ms, stats };
+    let values = order.run(&source, context.get(args.first_key()))?;
     context.reply.array(values.len());
     values.into_iter().for_each(|value| context.reply.bulk_or_null(value.as_deref()));
     Ok(())
@@ -218,8 +227,10 @@ pub(super) fn sort_ro(context: &mut ReadContext, args: Args) -> Result<()> {
 pub(super) fn sort(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let order = Order::parse(args)?;
     context.looked_up(args.first_key());
-    let source = Source { keyspace: context.keyspace, db: context.db, expiry_ms: context.expiry_ms };
-    let values = order.run(&source, args.get(1))?;
+    let source =
+        Source { keyspace: context.keyspace, db: context.db, expiry_ms: context.expiry_ms, stats: context.stats };
+    let sorted = source.keyspace.get(source.db, args.first_key(), source.expiry_ms);
+    let values = order.run(&source, sorted)?;
     let Some(name) = order.store else {
         context.reply.array(values.len());
         values.into_iter().for_each(|value| context.reply.bulk_or_null(value.as_deref()));

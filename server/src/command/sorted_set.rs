@@ -247,7 +247,7 @@ enum Interval<'a> {
     /// Both inclusive and counted from the end if negative.
     Rank(i64, i64),
     Score(ScoreBound, ScoreBound),
-    /// Of a set whose scores are all equal; otherwise it is any part.
+    /// Of a set whose scores are all equal; otherwise it is any part: of a small set, the one that Redis finds.
     Member(MemberBound<'a>, MemberBound<'a>),
 }
 
@@ -293,11 +293,50 @@ impl<'a> MemberBound<'a> {
         match *self {
             MemberBound::Least => 0,
             MemberBound::Greatest => set.len(),
+            MemberBound::Member { .. } => set.rank_where(|entry| self.is_above(entry.member, is_upper)),
+        }
+    }
+
+    /// Whether a member is before it, or up to it.
+    fn is_above(&self, other: &[u8], is_upper: bool) -> bool {
+        match *self {
+            MemberBound::Least => false,
+            MemberBound::Greatest => true,
             MemberBound::Member { member, is_exclusive } => {
                 let with_equal = is_exclusive != is_upper;
-                set.rank_where(|entry| entry.member < member || with_equal && entry.member == member)
+                other < member || with_equal && other == member
             }
         }
+    }
+}
+
+fn has_one_score(set: &SortedSet) -> bool {
+    let score = |rank| set.range(rank..rank + 1).next().map(|entry| entry.score);
+    set.is_empty() || score(0) == score(set.len() - 1)
+}
+
+/// What Redis finds from `least` to `greatest` in a small set whose scores differ, so that its members are in no order: the
+/// first neighbours within them in the direction of reading, if the ends of the set do not speak against it.
+fn part_without_order(
+    set: &SortedSet,
+    least: &MemberBound,
+    greatest: &MemberBound,
+    direction: Direction,
+) -> Range<usize> {
+    let is_within = |entry: Entry| [!least.is_above(entry.member, false), greatest.is_above(entry.member, true)];
+    let mut members: Vec<[bool; 2]> = set.iter().map(is_within).collect();
+    if !members.first().is_some_and(|[_, is_low]| *is_low) || !members.last().is_some_and(|[is_high, _]| *is_high) {
+        return 0..0;
+    }
+    if direction == Direction::Descending {
+        members.reverse();
+        members.iter_mut().for_each(|bounds| bounds.reverse());
+    }
+    let start = members.iter().position(|[begins, _]| *begins).unwrap_or(members.len());
+    let len = members[start..].iter().take_while(|[_, goes_on]| *goes_on).count();
+    match direction {
+        Direction::Ascending => start..start + len,
+        Direction::Descending => members.len() - start - len..members.len() - start,
     }
 }
 
@@ -310,8 +349,8 @@ impl<'a> Interval<'a> {
         })
     }
 
-    /// The ranks of what it covers of `set`.
-    fn ranks(&self, set: &SortedSet) -> Range<usize> {
+    /// The ranks of what it covers of `set`, which is read in this direction.
+    fn ranks(&self, set: &SortedSet, direction: Direction) -> Range<usize> {
         let (start, end) = match self {
             Interval::Rank(first, last) => {
                 let len = set.len() as i64;
@@ -320,6 +359,9 @@ impl<'a> Interval<'a> {
                 (start as usize, end.max(0) as usize)
             }
             Interval::Score(least, greatest) => (least.rank(set, false), greatest.rank(set, true)),
+            Interval::Member(least, greatest) if set.is_small() && !has_one_score(set) => {
+                return part_without_order(set, least, greatest, direction);
+            }
             Interval::Member(least, greatest) => (least.rank(set, false), greatest.rank(set, true)),
         };
         start.min(end)..end
@@ -329,7 +371,7 @@ impl<'a> Interval<'a> {
 fn count(context: &mut ReadContext, args: Args, by: By) -> Result<()> {
     let interval = Interval::parse(by, args.get(2), args.get(3))?;
     let set = context.value::<SortedSet>(args.first_key())?;
-    context.reply.integer(set.map_or(0, |set| interval.ranks(set).len()) as i64);
+    context.reply.integer(set.map_or(0, |set| interval.ranks(set, Direction::Ascending).len()) as i64);
     Ok(())
 }
 
@@ -344,7 +386,7 @@ pub(super) fn zlexcount(context: &mut ReadContext, args: Args) -> Result<()> {
 fn remove_interval(context: &mut WriteContext, args: Args, by: By) -> Result<Effect> {
     let interval = Interval::parse(by, args.get(2), args.get(3))?;
     let removed = context.edit(args.first_key(), Absent::Skip, |set: &mut SortedSet| {
-        let ranks = interval.ranks(set);
+        let ranks = interval.ranks(set, Direction::Ascending);
         set.remove_range(ranks.clone());
         ranks.len()
     })?;
@@ -429,7 +471,7 @@ impl<'a> Selection<'a> {
     }
 
     fn ranks(&self, set: &SortedSet) -> Range<usize> {
-        let all = self.interval.ranks(set);
+        let all = self.interval.ranks(set, self.direction);
         let len = all.len();
         // Ranks are counted from the end that is read first.
         let (start, end) = match (&self.interval, self.direction) {
@@ -508,6 +550,7 @@ pub(super) fn zrangestore(context: &mut WriteContext, args: Args) -> Result<Effe
     let small = small_form(context.config);
     let mut selected = SortedSet::new();
     let source = context.keyspace.key(args.get(2));
+    context.looked_up(source);
     if let Some(set) = context.value::<SortedSet>(source)? {
         for entry in set.range(selection.ranks(set)) {
             selected.insert(entry.member, entry.score, small);

@@ -266,11 +266,16 @@ fn store_combination(context: &mut WriteContext, args: Args, operation: Operatio
         Operation::Intersection => "zinterstore",
         Operation::Difference => "zdiffstore",
     };
+    let keys = counted_keys(args, 2)?;
+    for index in keys.clone() {
+        let key = context.keyspace.key(args.get(index));
+        context.looked_up(key);
+        Operand::of(context.get(key))?;
+    }
     let find = |name: &[u8]| context.get(context.keyspace.key(name));
     let combination = Combination::parse(args, 2, operation, Use::Store, find)?;
     let result = combination.result(small_form(context.config));
     let effect = store(context, args.first_key(), result, event);
-    let keys = counted_keys(args, 2)?;
     Ok(in_decimal(context, args, effect, |index| index >= keys.end))
 }
 

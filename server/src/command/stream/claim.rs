@@ -102,7 +102,8 @@ impl Claim<'_> {
     }
 }
 
-fn require_group(context: &WriteContext, args: Args) -> Result<Id> {
+fn require_group(context: &mut WriteContext, args: Args) -> Result<Id> {
+    context.looked_up(args.first_key());
     let group = context.value::<Stream>(args.first_key())?.and_then(|stream| stream.group(args.get(2)));
     group.map(|group| group.last_id).ok_or_else(|| no_group(args.get(1), args.get(2), ""))
 }

@@ -143,6 +143,7 @@ pub(in super::super) fn xgroup_delconsumer(context: &mut WriteContext, args: Arg
 
 pub(in super::super) fn xack(context: &mut WriteContext, args: Args) -> Result<Effect> {
     let key = args.first_key();
+    context.looked_up(key);
     if context.value::<Stream>(key)?.and_then(|stream| stream.group(args.get(2))).is_none() {
         context.reply.integer(0);
         return Ok(Effect::None);

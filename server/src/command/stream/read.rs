@@ -125,7 +125,9 @@ pub(in super::super) fn xread(context: &mut WriteContext, args: Args, ready: Opt
     let limit = reading.limit(ready);
     let (mut streams, mut resolved) = (Vec::new(), Vec::new());
     for (name, index) in reading.wanted(args, ready) {
-        let stream = match context.value::<Stream>(context.keyspace.key(name)) {
+        let key = context.keyspace.key(name);
+        context.looked_up(key);
+        let stream = match context.value::<Stream>(key) {
             Err(_) if ready.is_some() => None,
             stream => stream?,
         };
@@ -170,7 +172,9 @@ pub(in super::super) fn xreadgroup(context: &mut WriteContext, args: Args, ready
     let (group_name, _) = reading.reader.expect("it was asked for");
     let mut wanted = Vec::new();
     for (name, index) in reading.wanted(args, ready) {
-        let stream = match context.value::<Stream>(context.keyspace.key(name)) {
+        let key = context.keyspace.key(name);
+        context.looked_up(key);
+        let stream = match context.value::<Stream>(key) {
             Ok(Some(stream)) => Some(stream),
             _ if ready.is_some() => return Err(ErrorReply::new("UNBLOCKED the stream key no longer exists")),
             stream => stream?,

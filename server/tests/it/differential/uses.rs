@@ -18,6 +18,8 @@ HEXPIRE h 0 FIELDS 1 f1
 HEXPIRE h 100 XX FIELDS 1 f1
 HEXPIREAT h 4102444800 FIELDS 1 nofield
 HEXPIRETIME h FIELDS 1 f1
+HGETDEL h FIELDS 1 f1
+HGETDEL h FIELDS 1 nofield
 HGETEX h FIELDS 1 f1
 HGETEX h FIELDS 1 nofield
 HGETEX h PX 100000 FIELDS 1 f1
@@ -103,6 +105,10 @@ impl Noted {
     }
 }
 
+/// Commands of which not the same lookups are counted as hits and misses: Redis looks twice for what `XREAD` reads, and for
+/// a key that it sorts out before.
+const COUNTED_OTHERWISE: [&str; 5] = ["OBJECT", "SCAN", "SPOP", "XREAD", "XREADGROUP"];
+
 /// One of the two servers, and how to give it the data anew.
 struct Subject {
     _server: Server,
@@ -135,25 +141,39 @@ impl Subject {
         Some(Subject { _server: server, client, noted, names, reset })
     }
 
-    /// The reply to a command on the data as they were, and which of them it has used, how often, or removed.
-    fn uses(&mut self, command: &[Vec<u8>]) -> (Vec<u8>, Vec<(String, Option<i64>)>) {
+    /// What a command does to the data as they were.
+    fn done(&mut self, command: &[Vec<u8>]) -> Done {
         let mut requests = self.reset.clone();
+        requests.extend(encode(&["CONFIG", "RESETSTAT"]));
         requests.extend(encode(command));
+        requests.extend(encode(&["INFO", "stats"]));
         for name in &self.names {
             requests.extend(encode(&[b"OBJECT".as_slice(), self.noted.name().as_bytes(), name]));
         }
         self.client.send(&requests).expect("a live server");
-        let mut replies = (0..=self.names.len()).map(|_| self.client.reply().expect("a reply"));
+        let mut replies = (0..self.names.len() + 2).map(|_| self.client.reply().expect("a reply"));
         assert!(replies.all(|reply| reply == b"+OK\r\n"), "all keys are restored");
-        let reply = self.client.reply().expect("a reply");
+        let [reply, stats] = [(); 2].map(|()| self.client.reply().expect("a reply"));
+        let stats = String::from_utf8(stats).expect("text");
+        let stat = |name: &str| stats.lines().find(|line| line.starts_with(name)).expect("a field").to_owned();
+        let lookups = ["keyspace_hits:", "keyspace_misses:"].map(stat);
         let uses = self.names.iter().filter_map(|name| {
             let number = self.client.reply().expect("a reply");
             let number = std::str::from_utf8(&number).expect("a number").trim_end().strip_prefix(':');
             let uses = number.map(|number| self.noted.uses(number.parse().expect("a number")));
             (uses != Some(0)).then(|| (String::from_utf8_lossy(name).into_owned(), uses))
         });
-        (reply, uses.collect())
+        Done { reply, uses: uses.collect(), lookups }
     }
+}
+
+/// What a command has done.
+struct Done {
+    reply: Vec<u8>,
+    /// The keys that it has used, and how often, or removed.
+    uses: Vec<(String, Option<i64>)>,
+    /// How many hits and misses are counted.
+    lookups: [String; 2],
 }
 
 /// The command, and the same with each of its keys exchanged for one that is absent or of another type.
@@ -190,15 +210,19 @@ fn compare(commands: &str, peer: Kind, noted: Noted) {
     for line in commands.lines() {
         let command = words_of(line);
         for (index, variant) in variants(&command, &mut theirs.client).iter().enumerate() {
-            let (reply, mut expected) = theirs.uses(variant);
+            let Done { reply, uses: mut expected, lookups } = theirs.done(variant);
             expected.iter_mut().for_each(|(_, uses)| *uses = uses.map(|uses| uses.min(1)));
             // One of the two is not known under each policy.
             let is_error = reply.starts_with(b"-") && !line.starts_with("OBJECT ");
             assert!(index > 0 || !is_error, "{line}: {}", shown(&reply));
-            let (_, found) = ours.uses(variant);
-            if found != expected {
-                let text = String::from_utf8_lossy(&variant.join(&b' ')).into_owned();
-                differences.push(format!("{text}: {found:?} instead of {expected:?}"));
+            let found = ours.done(variant);
+            let text = String::from_utf8_lossy(&variant.join(&b' ')).into_owned();
+            if found.uses != expected {
+                differences.push(format!("{text}: {:?} instead of {expected:?}", found.uses));
+            }
+            let is_counted = !COUNTED_OTHERWISE.contains(&line.split(' ').next().unwrap_or(line));
+            if is_counted && found.lookups != lookups {
+                differences.push(format!("{text}: {:?} instead of {lookups:?}", found.lookups));
             }
         }
     }
